@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/uuid.h"
+#include "model/field.h"
+#include "model/lifecycle.h"
+
+enum kind {
+    KIND_AUTO,
+    KIND_CONTAINER,
+    KIND_MICROVM,
+    KIND_VM,
+    KIND_FAKE, /* only where the configuration switches the fake driver on */
+    KIND_COUNT,
+};
+const char *kind_name(enum kind kind);
+int kind_from_name(const char *name);
+
+enum firmware {
+    FIRMWARE_BIOS,
+    FIRMWARE_UEFI,
+};
+
+/* A host directory, a tmpfs, … seen inside. */
+enum mount_type {
+    MOUNT_BIND,
+    MOUNT_TMPFS,
+};
+struct instance_mount {
+    int type;      /* enum mount_type */
+    char *source;  /* absolute host path, bind only; opened beneath an allowed root */
+    char *target;  /* absolute path inside */
+    bool read_only;
+    uint64_t size; /* bytes, tmpfs only; 0: half the memory */
+};
+
+enum protocol {
+    PROTOCOL_TCP,
+    PROTOCOL_UDP,
+};
+struct instance_port {
+    int protocol;       /* enum protocol */
+    char *host_address; /* NULL: all addresses */
+    int64_t host_port;  /* 1..65535 */
+    int64_t port;       /* inside */
+};
+
+enum restart_policy {
+    RESTART_NO,
+    RESTART_ON_FAILURE,
+    RESTART_ALWAYS,
+    RESTART_UNLESS_STOPPED,
+};
+
+/* The wish. Only users write it. */
+struct instance_spec {
+    int kind;              /* enum kind */
+    char *image;           /* alias or digest as asked */
+    uint64_t cpus;         /* thousandths */
+    uint64_t memory;       /* bytes */
+    uint64_t disk;         /* bytes of writable space; 0: the image's or the default */
+    char **command;        /* replaces the image's command */
+    char **entrypoint;     /* replaces the image's entrypoint */
+    char **environment;    /* "A=b" */
+    char **labels;         /* "a=b" */
+    char *user;            /* name|uid[:group|gid] */
+    char *working_directory;
+    char *hostname;        /* default: the instance's name */
+    bool tty;
+    bool stdin_open;
+    bool read_only;        /* root file system */
+    bool remove;           /* delete when it ends */
+    struct field_array mounts; /* struct instance_mount */
+    char *network;         /* "default" or "none" */
+    struct field_array publish; /* struct instance_port */
+    int restart;           /* enum restart_policy */
+    int64_t restart_limit; /* on-failure: 0 means no limit */
+    int64_t priority;      /* -100..100, higher first */
+    uint64_t timeout;      /* ms it may run; 0: no limit */
+    uint64_t stop_timeout; /* ms between the stop signal and the kill */
+    char *stop_signal;     /* "SIGTERM"; NULL: the image's */
+    int64_t pids;          /* most processes */
+    uint64_t io_read;      /* bytes/s; 0: no limit */
+    uint64_t io_write;
+    uint64_t log_size;     /* bytes of log kept */
+    int firmware;          /* enum firmware, vm */
+    char *cdrom;           /* name of an ISO image to boot from, vm */
+    bool graphics;         /* VGA and VNC, vm */
+    char *user_data;       /* cloud-init user data, vm */
+    char **ssh_keys;       /* vm */
+    char *description;
+};
+extern const struct table instance_spec_table;
+extern const struct table instance_mount_table;
+extern const struct table instance_port_table;
+
+/* Decided once and kept. */
+struct instance_assigned {
+    char *uuid;
+    char *project;
+    char *node;
+    int kind;
+    char *image_digest;
+    int64_t generation;
+    char *mac;       /* "52:54:…" or NULL without a network */
+    char *address;   /* IPv4 without prefix, or NULL */
+    int64_t uid_base; /* first of the instance's 65,536 host ids */
+    uint64_t created; /* wall time */
+    char *why_kind;  /* why auto chose this kind */
+};
+extern const struct table instance_assigned_table;
+
+/* Observed; may be rebuilt from the host at any time. */
+struct instance_status {
+    int state;          /* enum state */
+    char *reason;       /* wire name of an error code, or NULL */
+    char *message;      /* its sentence */
+    int64_t pid;        /* of the container's init or QEMU; 0 if none */
+    uint64_t started;   /* wall time of the last start */
+    uint64_t finished;
+    int64_t exit_code;  /* -1: none yet or unknown */
+    int64_t restarts;
+    bool out_of_memory;
+    int64_t queue_position; /* from 1 while queued */
+    char *hostname;     /* what the guest says it is called, escaped */
+    char **addresses;   /* what the guest says */
+};
+extern const struct table instance_status_table;
+
+/* The final merged spec, checked whole: contradictions, what a kind cannot take (NOT_SUPPORTED names the field),
+ * required fields. `kind` is the resolved kind, or KIND_AUTO before the choice. */
+int instance_spec_validate(const struct instance_spec *spec, enum kind kind, struct error *error);
+
+/* Every kind of name: ^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$ */
+bool name_is_valid(const char *name);
+int name_check(const char *name, struct error *error); /* BAD_NAME */
+/* "brisk-otter-3f": a free-looking name made from random bytes; the caller checks for collisions. */
+void name_invent(char *text, size_t size);
+/* "8080:80", "127.0.0.1:53:53/udp" -> port (init'ed). "/host:/in[:ro]" -> mount. docker's --mount form too. */
+int port_parse(const char *text, struct instance_port *ret, struct error *error);
+int mount_parse_volume(const char *text, struct instance_mount *ret, struct error *error);
+int mount_parse_options(const char *text, struct instance_mount *ret, struct error *error);
+/* "no", "on-failure:3", … as docker's --restart. */
+int restart_parse(const char *text, int *ret_policy, int64_t *ret_limit, struct error *error);
+/* "SIGTERM", "TERM", "15" -> number; -EINVAL. */
+int signal_from_name(const char *name);
