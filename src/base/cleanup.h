@@ -10,7 +10,7 @@
 
 #define _cleanup_(function) __attribute__((cleanup(function)))
 #define _unused_ __attribute__((unused))
-#define _printf_(format, first) __attribute__((format(printf, format, first)))
+#define _printf_(position, first) __attribute__((__format__(__printf__, position, first)))
 #define _noreturn_ __attribute__((noreturn))
 
 #define STEAL_PTR(pointer)                                                                                   \
