@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+/* cgroups v1, v2 and the hybrid layout behind one interface. Each instance has one group "polder/UUID" (in each v1
+ * hierarchy, or in the v2 tree beneath the root that the daemon was started in or may use), so it never moves when
+ * polderd restarts. */
+
+enum cgroup_layout {
+    CGROUP_NONE,
+    CGROUP_V1,
+    CGROUP_HYBRID, /* v1 controllers, an empty v2 tree beside them */
+    CGROUP_V2,
+};
+
+struct cgroup_host; /* where the trees are, which controllers there are */
+struct cgroup;
+
+int cgroup_host_open(struct cgroup_host **ret, struct error *error);
+void cgroup_host_free(struct cgroup_host *host);
+enum cgroup_layout cgroup_host_layout(const struct cgroup_host *host);
+bool cgroup_host_has(const struct cgroup_host *host, const char *controller); /* "cpu", "memory", "io", "pids", "freezer", "cpuset" */
+
+/* Absolute limits; 0 means none. */
+struct cgroup_limits {
+    uint64_t cpu_milli;   /* quota: thousandths of a CPU */
+    uint64_t cpu_weight;  /* 1..10000, 100 is normal */
+    uint64_t memory;      /* bytes, hard */
+    uint64_t memory_low;  /* bytes protected */
+    int64_t pids;
+    uint64_t io_read;     /* bytes/s on the device below state_path's file system */
+    uint64_t io_write;
+    uint64_t io_device;   /* dev_t */
+    const char *cpus;     /* cpuset list, NULL for all */
+};
+
+/* Makes the group (all parents and controllers), or finds it again. */
+int cgroup_ensure(struct cgroup_host *host, const char *uuid, struct cgroup **ret, struct error *error);
+void cgroup_free(struct cgroup *cgroup); /* the handle, not the group */
+int cgroup_set_limits(struct cgroup *cgroup, const struct cgroup_limits *limits, struct error *error);
+/* For process_spec: descriptors of the cgroup.procs files (owned by the handle). */
+const int *cgroup_procs_fds(const struct cgroup *cgroup, size_t *ret_count);
+/* The path crun takes as linux.cgroupsPath. */
+const char *cgroup_path(const struct cgroup *cgroup);
+/* Is the process in this group (any hierarchy)? */
+bool cgroup_holds(const struct cgroup *cgroup, int pid);
+int cgroup_freeze(struct cgroup *cgroup, bool frozen, uint64_t deadline, struct error *error);
+/* Kills everything in it, waits until it is empty, removes it. Fiber. Absent is success. */
+int cgroup_remove(struct cgroup_host *host, const char *uuid, uint64_t deadline, struct error *error);
+/* Kills all processes in it without removing it. */
+int cgroup_kill(struct cgroup *cgroup);
+bool cgroup_is_empty(const struct cgroup *cgroup);
+
+struct cgroup_usage {
+    uint64_t cpu_us;
+    uint64_t memory;
+    uint64_t pids;
+    uint64_t oom_kills;
+    uint64_t io_read_bytes, io_write_bytes;
+};
+int cgroup_usage(const struct cgroup *cgroup, struct cgroup_usage *ret);
+/* uuids of the groups that exist beneath polder/, for reconcile and fsck. */
+int cgroup_list(struct cgroup_host *host, char ***ret_uuids);
