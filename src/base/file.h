@@ -15,13 +15,18 @@
 int file_read(int at, const char *path, size_t limit, char **ret, size_t *ret_size);
 /* Writes in place without creating (for /sys, /proc, cgroup files). */
 int file_write_value(int at, const char *path, const char *value);
-/* Creates or replaces atomically: temporary file, write, fsync, rename, fsync of the directory if `durable`. */
+/* Creates or replaces atomically: temporary file ".NAME.HEX.tmp" beside it (left behind only by a crash), write,
+ * fsync, rename, fsync of the directory if `durable`. */
 int file_write_atomic(int at, const char *path, const void *data, size_t size, mode_t mode, bool durable);
 /* Opens `path` beneath the directory `at` with openat2 RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS (and
  * RESOLVE_NO_SYMLINKS if no_links). Returns the descriptor or negative errno. */
 int file_open_beneath(int at, const char *path, int flags, mode_t mode, bool no_links);
+/* Opens the directory that holds `path` and points *ret_name at the last component, inside `path`. Returns the
+ * descriptor or negative errno. Links in the directory part are followed: for paths of our own only. */
+int file_open_parent(int at, const char *path, const char **ret_name);
 int file_make_directories(int at, const char *path, mode_t mode);
-/* Removes a file or a tree without following links or crossing mounts; absent is success. */
+/* Removes a file or a tree, however deep, without following links in it or crossing mounts (-EXDEV); absent is
+ * success. May be interrupted and repeated. */
 int file_remove_tree(int at, const char *path);
 bool file_exists(int at, const char *path);
 int file_size(int at, const char *path, uint64_t *ret);

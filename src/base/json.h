@@ -14,7 +14,8 @@ struct json_object;
 
 #define JSON_DEPTH_MAX 32
 
-/* Parses exactly one JSON value of `size` bytes (strict, UTF-8, depth at most JSON_DEPTH_MAX, nothing after it).
+/* Parses exactly one JSON value of `size` bytes (strict, UTF-8, depth at most JSON_DEPTH_MAX, nothing after it;
+ * NUL in texts, NaN, infinities and integers beyond 64 bits are refused; of a repeated key the last value counts).
  * The caller owns *ret (json_put). Errors: BAD_JSON. The caller limits `size`. */
 int json_parse(const char *text, size_t size, struct json_object **ret, struct error *error);
 void json_put(struct json_object *object);
@@ -30,6 +31,7 @@ struct emitter {
     struct buffer *out;
     bool pretty;
     bool comma;   /* a value stands before */
+    bool keyed;   /* a key stands before, its value follows */
     unsigned depth;
 };
 

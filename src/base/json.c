@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "base/json.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <limits.h>
+#include <math.h>
+#include <string.h>
+
+#include "base/text.h"
+
+/* json-c parses. What it lets through and we do not (NUL bytes, raw or escaped, and the literals NaN and
+ * Infinity) is refused here, so that every text of a parsed document is a plain C string of valid UTF-8. */
+
+static int refuse(struct error *error, const char *reason, size_t position) {
+    char text[24];
+
+    snprintf(text, sizeof(text), "%zu", position);
+    return error_set(error, ERROR_BAD_JSON, reason, text);
+}
+
+/* Backslashes stand only inside strings of JSON text: an escaped NUL is found without further parsing. */
+static int check_nul(const char *text, size_t size, struct error *error) {
+    for (size_t i = 0; i < size; i++) {
+        if (text[i] == '\0')
+            return refuse(error, "a NUL byte", i);
+        if (text[i] != '\\')
+            continue;
+        if (size - i >= 6 && memcmp(text + i, "\\u0000", 6) == 0)
+            return refuse(error, "a NUL character", i);
+        i++;
+    }
+    return 0;
+}
+
+/* Numbers that JSON has not. The depth is bounded by the parser. */
+static bool has_odd_number(struct json_object *object) {
+    if (json_object_is_type(object, json_type_double))
+        return !isfinite(json_object_get_double(object));
+    if (json_object_is_type(object, json_type_array)) {
+        for (size_t i = 0; i < json_object_array_length(object); i++)
+            if (has_odd_number(json_object_array_get_idx(object, i)))
+                return true;
+    }
+    if (json_object_is_type(object, json_type_object)) {
+        json_object_object_foreach(object, key, value) {
+            (void) key;
+            if (has_odd_number(value))
+                return true;
+        }
+    }
+    return false;
+}
+
+static void tokener_freep(struct json_tokener **tokener) {
+    if (*tokener)
+        json_tokener_free(*tokener);
+}
+
+int json_parse(const char *text, size_t size, struct json_object **ret, struct error *error) {
+    _cleanup_(tokener_freep) struct json_tokener *tokener = NULL;
+    _cleanup_json_ struct json_object *object = NULL;
+    enum json_tokener_error parsed;
+    int r;
+
+    if (size > INT_MAX)
+        return error_set(error, ERROR_TOO_LARGE, "the JSON text", "2 GiB");
+    r = check_nul(text, size, error);
+    if (r < 0)
+        return r;
+    tokener = json_tokener_new_ex(JSON_DEPTH_MAX + 1);
+    if (!tokener)
+        return error_set(error, ERROR_NO_MEMORY);
+    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+    object = json_tokener_parse_ex(tokener, text, (int) size);
+    parsed = json_tokener_get_error(tokener);
+    if (parsed == json_tokener_continue) {
+        /* A number or literal at the top ends only with the text: the NUL says so. */
+        object = json_tokener_parse_ex(tokener, "", 1);
+        parsed = json_tokener_get_error(tokener);
+        if (parsed == json_tokener_continue)
+            return refuse(error, "it ends too early", size);
+    }
+    if (parsed != json_tokener_success)
+        return refuse(error, json_tokener_error_desc(parsed), json_tokener_get_parse_end(tokener));
+    if (has_odd_number(object))
+        return refuse(error, "a number that JSON does not have", 0);
+    *ret = STEAL_PTR(object);
+    return 0;
+}
+
+void json_put(struct json_object *object) {
+    json_object_put(object);
+}
+
+struct json_object *json_member(struct json_object *object, const char *name) {
+    struct json_object *member = NULL;
+
+    if (!json_object_is_type(object, json_type_object))
+        return NULL;
+    json_object_object_get_ex(object, name, &member);
+    return member;
+}
+
+const char *json_text(struct json_object *object, const char *name, const char *fallback) {
+    struct json_object *member = json_member(object, name);
+
+    return json_object_is_type(member, json_type_string) ? json_object_get_string(member) : fallback;
+}
+
+int64_t json_integer(struct json_object *object, const char *name, int64_t fallback) {
+    struct json_object *member = json_member(object, name);
+
+    return json_object_is_type(member, json_type_int) ? json_object_get_int64(member) : fallback;
+}
+
+bool json_boolean(struct json_object *object, const char *name, bool fallback) {
+    struct json_object *member = json_member(object, name);
+
+    return json_object_is_type(member, json_type_boolean) ? json_object_get_boolean(member) != 0 : fallback;
+}
