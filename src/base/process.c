@@ -164,7 +164,8 @@ static int child_clone(struct child *child, int *ret_pidfd) {
         return -errno;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &child->mask);
-    pid = clone(child_main, stack + CHILD_STACK, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, child, &pidfd);
+    pid = clone(child_main, stack + CHILD_STACK,
+                CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD | (int) child->spec->namespaces, child, &pidfd);
     if (pid < 0)
         pid = -errno;
     pthread_sigmask(SIG_SETMASK, &child->mask, NULL);

@@ -31,6 +31,7 @@ struct process_spec {
     size_t cgroup_fd_count;
     bool new_session;
     bool die_with_parent;        /* PDEATHSIG */
+    unsigned namespaces;         /* CLONE_NEW* flags: the child is born in new ones (the first of a new pid namespace) */
     /* Runs in the child just before exec, descriptors 0-2 set, listed fds in place: async-signal-safe calls only (the
      * memory is the parent's). Returns 0 or negative errno, which process_start reports. */
     int (*setup)(void *userdata);
