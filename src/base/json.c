@@ -103,6 +103,10 @@ struct json_object *json_member(struct json_object *object, const char *name) {
     return member;
 }
 
+bool json_has(struct json_object *object, const char *name) {
+    return json_object_is_type(object, json_type_object) && json_object_object_get_ex(object, name, NULL);
+}
+
 const char *json_text(struct json_object *object, const char *name, const char *fallback) {
     struct json_object *member = json_member(object, name);
 

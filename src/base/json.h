@@ -21,6 +21,8 @@ int json_parse(const char *text, size_t size, struct json_object **ret, struct e
 void json_put(struct json_object *object);
 /* The member, or NULL; `object` may be NULL or no object. Borrowed. */
 struct json_object *json_member(struct json_object *object, const char *name);
+/* Is the member there, null included? */
+bool json_has(struct json_object *object, const char *name);
 /* Member of the right type or the fallback. Borrowed. */
 const char *json_text(struct json_object *object, const char *name, const char *fallback);
 int64_t json_integer(struct json_object *object, const char *name, int64_t fallback);

@@ -48,14 +48,20 @@ struct field {
     enum field_change change;
     uint64_t minimum; /* INTEGER (as int64_t), SIZE, CPUS, DURATION; TEXT/LIST/MAP/OBJECTS: 0 */
     uint64_t maximum; /* numbers; TEXT: bytes; LIST/MAP/OBJECTS: elements. 0 means the type's own limit */
+    bool or_zero;     /* SIZE, CPUS, DURATION, INTEGER: 0 is taken although it lies below minimum ("no limit") */
+    bool lines;       /* TEXT, LIST, MAP: newlines and tabs are taken; other control characters never are */
     const char *initial; /* default as text in the JSON input form, NULL for none */
     const char *const *names; /* FIELD_ENUM, NULL-terminated */
     unsigned kinds;           /* bits 1 << enum kind that take it; 0 means all */
     bool required;
     /* Extra check of one text (TEXT, each LIST element, each MAP pair). Returns NULL or the reason in English. */
     const char *(*check)(const char *text);
+    /* CLI form where the type's own does not do: OBJECTS: into one initialised item, which is then appended; else
+     * into the whole object of the table (it may set several fields). */
+    int (*parse)(const char *text, void *target, struct error *error);
     const struct table *items; /* OBJECT, OBJECTS */
     const char *flag;          /* CLI long flag without dashes, NULL for none */
+    const char *alias;         /* a second long flag with the same meaning */
     char short_flag;
     const char *value;         /* CLI placeholder, "SIZE" */
     const char *help;          /* one sentence */
@@ -71,6 +77,11 @@ struct table {
 #define TABLE(table_name, type, rows)                                                                        \
     { .name = (table_name), .size = sizeof(type), .fields = (rows), .count = sizeof(rows) / sizeof((rows)[0]) }
 
+/* The type's own limits: bytes of one TEXT, elements of a LIST, MAP or OBJECTS, bytes of a whole LIST or MAP. */
+#define FIELD_TEXT_MAX 4096
+#define FIELD_ELEMENTS_MAX 1000
+#define FIELD_BYTES_MAX (128 * 1024)
+
 /* Default values into zeroed or done memory. -ENOMEM. */
 int table_init(const struct table *table, void *object);
 void table_done(const struct table *table, void *object); /* frees and zeroes */
@@ -80,22 +91,27 @@ bool table_equal(const struct table *table, const void *a, const void *b);
 enum decode_flag {
     DECODE_REPLACE = 0,    /* starts from the defaults: absent fields get them */
     DECODE_MERGE = 1 << 0, /* merge-patch: absent fields stay, null resets to the default; maps merge by key */
-    DECODE_STORED = 1 << 1 /* from our own store: output fields are taken, unknown fields are ignored */
+    /* From our own store: output fields are taken, unknown fields are ignored, absent fields get their defaults; types
+     * are checked, limits are not, since a later version may draw them closer. */
+    DECODE_STORED = 1 << 1,
 };
 /* Decodes a JSON object into an initialised object. Unknown fields are refused with their path and a suggestion,
  * wrong types and ranges by name. On failure the object is unchanged. Errors: UNKNOWN_FIELD, BAD_TYPE, BAD_VALUE,
- * OUT_OF_RANGE, MISSING_FIELD, READ_ONLY_FIELD, TOO_LARGE. */
+ * OUT_OF_RANGE, MISSING_FIELD, READ_ONLY_FIELD, TOO_LARGE. null stands for the default, and an empty text for none.
+ * Texts are valid UTF-8 without control characters (`lines` excepted). */
 int table_decode(const struct table *table, struct json_object *json, unsigned flags, void *object,
                  struct error *error);
-/* Decodes one field from its CLI text form (lists append). path names it in errors. */
+/* Decodes one field from its CLI text form: lists append, maps set one "KEY=value", booleans take "" for true. Output
+ * fields are refused. On failure the object is unchanged. */
 int table_decode_text(const struct table *table, const char *field_name, const char *text, void *object,
                       struct error *error);
-/* Writes the members (not the braces). Defaults are written too; NULL texts are omitted. */
+/* Writes the members (not the braces). Defaults are written too; NULL texts are omitted, a time of 0 is null. */
 void table_emit(const struct table *table, const void *object, struct emitter *emitter);
-/* Names of the fields that differ and are not CHANGE_LIVE (or CHANGE_STOPPED too, when `running`): the first such
- * field, or NULL. */
+/* The first field that differs although it must not: CHANGE_NEVER, or CHANGE_STOPPED when `running`. NULL if none. */
 const struct field *table_first_frozen(const struct table *table, const void *before, const void *after,
                                        bool running);
 const struct field *table_find(const struct table *table, const char *name);
-/* JSON schema (OpenAPI 3.1) of the table, as one object value. */
+/* Does the field have its default value? */
+bool field_is_default(const struct field *field, const void *object);
+/* JSON schema (OpenAPI 3.1) of the table, as one object value; without output fields it describes a request. */
 void table_emit_schema(const struct table *table, bool with_output, struct emitter *emitter);

@@ -55,6 +55,8 @@ enum restart_policy {
     RESTART_UNLESS_STOPPED,
 };
 
+#define INSTANCE_RESTARTS_MAX 1000000 /* of restart_limit */
+
 /* The wish. Only users write it. */
 struct instance_spec {
     int kind;              /* enum kind */
@@ -130,8 +132,15 @@ struct instance_status {
 };
 extern const struct table instance_status_table;
 
+/* Most bytes of a whole spec as JSON; a store value takes 512 KiB. */
+#define INSTANCE_SPEC_MAX (384 * 1024)
+/* Where a default depends on the kind: once, before the spec is first committed (or after a merge, with
+ * DECODE_MERGE), for the fields that the request `given` left out (or reset by null). Memory: 1 GiB for a vm, else
+ * 256 MiB, as the table has it. `given` may be NULL: nothing was given. */
+void instance_spec_complete(struct instance_spec *spec, enum kind kind, struct json_object *given, unsigned flags);
 /* The final merged spec, checked whole: contradictions, what a kind cannot take (NOT_SUPPORTED names the field),
- * required fields. `kind` is the resolved kind, or KIND_AUTO before the choice. */
+ * required fields, total size. `kind` is the resolved kind, or KIND_AUTO before the choice, when what depends on the
+ * kind is not judged. Errors: NOT_SUPPORTED, BAD_VALUE, OUT_OF_RANGE, MISSING_FIELD, TOO_LARGE. */
 int instance_spec_validate(const struct instance_spec *spec, enum kind kind, struct error *error);
 
 /* Every kind of name: ^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$ */
@@ -139,11 +148,13 @@ bool name_is_valid(const char *name);
 int name_check(const char *name, struct error *error); /* BAD_NAME */
 /* "brisk-otter-3f": a free-looking name made from random bytes; the caller checks for collisions. */
 void name_invent(char *text, size_t size);
-/* "8080:80", "127.0.0.1:53:53/udp" -> port (init'ed). "/host:/in[:ro]" -> mount. docker's --mount form too. */
+/* "8080:80", "127.0.0.1:53:53/udp" -> port (init'ed). "/host:/in[:ro]" -> mount. docker's --mount form too
+ * ("type=bind,source=/x,target=/y,readonly", "type=tmpfs,target=/t,size=64M"). Each error is BAD_VALUE or
+ * OUT_OF_RANGE of "publish", "volume" or "mount". The flags --volume and --mount both take either form. */
 int port_parse(const char *text, struct instance_port *ret, struct error *error);
 int mount_parse_volume(const char *text, struct instance_mount *ret, struct error *error);
 int mount_parse_options(const char *text, struct instance_mount *ret, struct error *error);
 /* "no", "on-failure:3", … as docker's --restart. */
 int restart_parse(const char *text, int *ret_policy, int64_t *ret_limit, struct error *error);
-/* "SIGTERM", "TERM", "15" -> number; -EINVAL. */
+/* "SIGTERM", "TERM", "term", "15", "RTMIN+3" -> number 1..64; -EINVAL. */
 int signal_from_name(const char *name);
