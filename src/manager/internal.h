@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "base/map.h"
+#include "engine/engine.h"
+#include "manager/instance.h"
+#include "manager/manager.h"
+
+/* What the files of the manager share. */
+
+#define AUDIT_PREFIX "/audit/"
+#define INSTANCE_PREFIX "/instances/"
+#define IDEMPOTENCY_PREFIX "/idempotency/"
+
+/* An audit record that waits for the next write, for things that need no commit of their own (refusals, ends). */
+struct audit_row {
+    char *key;
+    char *value;
+    struct audit_row *next;
+};
+
+struct loaded_driver {
+    const struct driver *driver;
+    void *data;
+    struct error unavailable; /* set if it could not be opened */
+};
+
+#define DRIVERS_MAX 4
+
+struct manager {
+    struct manager_configuration configuration; /* borrowed strings */
+    struct store *store;
+    struct storage *storage;
+    struct network *network;
+    struct cgroup_host *cgroups;
+    struct engine *engine;
+    struct events *events;
+    struct operations *operations;
+    struct host_facts facts;
+    struct driver_events driver_events;
+    struct driver_context driver_context;
+    struct loaded_driver drivers[DRIVERS_MAX];
+    size_t driver_count;
+
+    struct map *by_name; /* live instances */
+    struct map *by_uuid; /* live ones and those in the trash */
+    struct instance **sorted; /* by name, for lists; rebuilt when stale */
+    size_t sorted_count;
+    bool sorted_stale;
+    struct map *idempotency; /* "actor key" -> struct idempotency */
+
+    uint64_t audit_sequence;
+    struct audit_row *audit_first, *audit_last;
+    size_t audit_waiting;
+    struct fiber_queue dirty_queue; /* the writer waits here */
+    struct fiber_queue urgent_queue;
+    struct fiber_queue written_queue; /* those who wait for the writer */
+    struct fiber *writer;
+    struct fiber *sweeper;
+    bool writing, dirty, urgent, stopping, ready;
+    uint64_t started; /* wall time */
+};
+
+const struct manager_configuration *manager_configuration(const struct manager *manager);
+/* The driver of a kind and its data; NULL if none. */
+const struct driver *manager_driver(struct manager *manager, enum kind kind, void **ret_data);
+int manager_driver_available(struct manager *manager, enum kind kind, struct error *error);
+void process_settings_done(struct process_settings *process);
+
+/* --- create and change ------------------------------------------------------------------------------------------ */
+void idempotency_free(struct manager *manager);
+int idempotency_remember(struct manager *manager, const char *key, const char *uuid, struct operation *operation);
+/* The one check of a final spec with its kind decided, before every commit. */
+int instance_admissible(struct manager *manager, const struct instance *instance, struct error *error);
+
+/* --- registry ------------------------------------------------------------------------------------------------- */
+struct instance *registry_find(struct manager *manager, const char *name); /* live, by name or uuid; borrowed */
+/* Also those in the trash. NOT_FOUND otherwise. */
+int registry_lookup(struct manager *manager, const char *name, bool trash, struct instance **ret, struct error *error);
+int registry_add(struct manager *manager, struct instance *instance);
+void registry_remove(struct manager *manager, struct instance *instance); /* drops the registry's reference */
+int registry_rename(struct manager *manager, struct instance *instance, const char *name);
+/* Into or out of the trash: by_name only holds live ones. */
+void registry_hide(struct manager *manager, struct instance *instance);
+int registry_show(struct manager *manager, struct instance *instance);
+struct instance *const *registry_sorted(struct manager *manager, size_t *ret_count);
+
+/* --- writing -------------------------------------------------------------------------------------------------- */
+/* Its record is written soon by the background writer. */
+void manager_mark_dirty(struct manager *manager, struct instance *instance);
+/* Fiber: until everything marked before is durable. */
+int manager_flush(struct manager *manager, struct error *error);
+int writer_start(struct manager *manager);
+/* Builds an audit record; key and value allocated. */
+int audit_build(struct manager *manager, const struct actor *actor, const char *action, const char *object,
+                const char *result, char **ret_key, char **ret_value);
+/* Queues one for the writer. */
+void audit_note(struct manager *manager, const struct actor *actor, const char *action, const char *object,
+                const char *result);
+/* Notes a refusal and returns r. */
+int audit_refusal(struct manager *manager, const struct actor *actor, const char *action, const char *object, int r,
+                  const struct error *error);
+/* Fiber. Commits the instance's record (and its name index when `with_name`), an audit record, and extra operations. */
+int manager_commit_instance(struct manager *manager, struct instance *instance, const struct actor *actor,
+                            const char *action, bool with_name, const struct store_operation *extra,
+                            size_t extra_count, struct error *error);
+
+/* --- running (fibers; the instance's lock is held) --------------------------------------------------------------- */
+/* From any resting state to running: queue, room, driver. Unlocks while it waits for room. */
+int run_start(struct instance *instance, struct operation *operation, const struct driver_start *start,
+              struct error *error);
+int run_stop(struct instance *instance, uint64_t timeout_ms, struct error *error);
+/* The same, and until what follows the end is done; the lock is given up while it waits. */
+int run_stop_and_wait(struct instance *instance, uint64_t timeout_ms, struct error *error);
+int run_pause(struct instance *instance, struct error *error);
+int run_resume(struct instance *instance, struct operation *operation, struct error *error);
+int run_suspend(struct instance *instance, struct error *error);
+/* Everything it holds on the host but its disk. Safe to repeat. */
+int run_release(struct instance *instance, struct error *error);
+/* Record, disk and resources go; the instance is out of the registry when this returns. */
+int run_purge(struct instance *instance, const struct actor *actor, struct error *error);
+void run_occupy(struct instance *instance);
+/* The driver said it ended: runs on a fiber of its own. */
+void run_ended(struct driver_instance *view, const struct driver_exit *ended);
+/* What follows the end of an instance: record, release, removal or restart. Lock held. */
+void run_after_end(struct instance *instance, const struct driver_exit *ended);
+void run_timer_cancel(struct instance *instance);
+void run_limits(const struct instance *instance, struct cgroup_limits *ret);
+int run_arm_timeout(struct instance *instance);
+void run_schedule_restart(struct instance *instance);
+/* The engine may have room for somebody: wakes those who are admitted. */
+void admission_run(struct manager *manager);
+
+/* --- adopt ---------------------------------------------------------------------------------------------------- */
+int adopt_all(struct manager *manager, struct error *error);
+/* Removes resources that no record owns; names what was found. */
+int orphans_sweep(struct manager *manager, bool remove, char ***ret_found, struct error *error);
+int sweeper_start(struct manager *manager);

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "manager/manager.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "manager/internal.h"
+
+#define EVENTS_KEPT 4096
+
+const struct manager_configuration *manager_configuration(const struct manager *manager) {
+    return &manager->configuration;
+}
+
+struct events *manager_events(struct manager *manager) {
+    return manager->events;
+}
+
+struct operations *manager_operations(struct manager *manager) {
+    return manager->operations;
+}
+
+struct storage *manager_storage(struct manager *manager) {
+    return manager->storage;
+}
+
+static struct loaded_driver *loaded_driver(struct manager *manager, enum kind kind) {
+    for (size_t i = 0; i < manager->driver_count; i++)
+        if (manager->drivers[i].driver->kinds & (1u << kind))
+            return &manager->drivers[i];
+    return NULL;
+}
+
+const struct driver *manager_driver(struct manager *manager, enum kind kind, void **ret_data) {
+    struct loaded_driver *loaded = loaded_driver(manager, kind);
+
+    *ret_data = loaded ? loaded->data : NULL;
+    return loaded ? loaded->driver : NULL;
+}
+
+int manager_driver_available(struct manager *manager, enum kind kind, struct error *error) {
+    struct loaded_driver *loaded = loaded_driver(manager, kind);
+
+    if (!loaded)
+        return error_set(error, ERROR_NOT_SUPPORTED, "this node", kind_name(kind), "no driver for it is switched on");
+    if (error_is_set(&loaded->unavailable)) {
+        error_copy(error, &loaded->unavailable);
+        return -error_number(loaded->unavailable.code);
+    }
+    return loaded->driver->available ? loaded->driver->available(loaded->data, kind, error) : 0;
+}
+
+static void on_exited(struct driver_instance *view, const struct driver_exit *ended) {
+    run_ended(view, ended);
+}
+
+/* Copies what the driver knows into the status; foreign strings are capped and escaped here, once. */
+static void on_changed(struct driver_instance *view) {
+    struct instance *instance = view->manager_data;
+    struct driver_facts facts = { 0 };
+    size_t length;
+
+    if (!instance->driver->facts || instance->removed)
+        return;
+    instance->driver->facts(instance->driver_data, view, &facts);
+    free(instance->status.hostname);
+    length = facts.hostname ? strnlen(facts.hostname, 255) : 0;
+    instance->status.hostname = facts.hostname ? text_escape(facts.hostname, length, false) : NULL;
+    list_free(instance->status.addresses);
+    instance->status.addresses = STEAL_PTR(facts.addresses);
+    if (facts.pid > 0)
+        instance->status.pid = facts.pid;
+    free(facts.hostname);
+    instance_touch(instance);
+}
+
+static void load_driver(struct manager *manager, const struct driver *driver) {
+    struct loaded_driver *loaded = &manager->drivers[manager->driver_count];
+    _cleanup_free_ char *sentence = NULL;
+    int r;
+
+    loaded->driver = driver;
+    manager->driver_count++;
+    r = driver->open ? driver->open(&manager->driver_context, &loaded->data, &loaded->unavailable) : 0;
+    if (r >= 0)
+        return;
+    if (!error_is_set(&loaded->unavailable))
+        (void) error_errno(&loaded->unavailable, r, "opening the %s driver", driver->name);
+    sentence = error_sentence(&loaded->unavailable, LANGUAGE_ENGLISH);
+    log_warning("the %s driver cannot be used: %s", driver->name, sentence);
+}
+
+static int open_network(struct manager *manager, struct error *error) {
+    const struct manager_configuration *configuration = &manager->configuration;
+    struct network_options options = {
+        .run_path = configuration->run_path,
+        .state_path = configuration->state_path,
+        .subnet = configuration->subnet,
+    };
+
+    return configuration->network ? network_new(&options, &manager->network, error) : 0;
+}
+
+static int open_storage(struct manager *manager, struct error *error) {
+    const struct manager_configuration *configuration = &manager->configuration;
+    struct storage_options options = {
+        .state_path = configuration->state_path,
+        .run_path = configuration->run_path,
+        .libexec_path = configuration->libexec_path,
+        .store = manager->store,
+    };
+
+    return storage_new(&options, &manager->storage, error);
+}
+
+static int open_engine(struct manager *manager) {
+    const struct manager_configuration *configuration = &manager->configuration;
+    struct engine_node node = { .cpus = manager->facts.cpus * 1000 };
+    uint64_t reserve = configuration->memory_reserve;
+
+    node.memory = manager->facts.memory > reserve ? manager->facts.memory - reserve : 0;
+    memcpy(node.overcommit_cpu, configuration->overcommit_cpu, sizeof(node.overcommit_cpu));
+    memcpy(node.overcommit_memory, configuration->overcommit_memory, sizeof(node.overcommit_memory));
+    return engine_new(&node, &manager->engine);
+}
+
+static int manager_open(struct manager *manager, struct error *error) {
+    _cleanup_error_ struct error ignored = ERROR_INIT;
+    int r = map_new(&manager->by_name);
+
+    if (r >= 0)
+        r = map_new(&manager->by_uuid);
+    if (r >= 0)
+        r = map_new(&manager->idempotency);
+    if (r >= 0)
+        r = events_new(EVENTS_KEPT, &manager->events);
+    if (r >= 0)
+        r = operations_new(&manager->operations);
+    if (r >= 0)
+        r = host_facts_read(&manager->facts);
+    if (r >= 0)
+        r = open_engine(manager);
+    if (r < 0)
+        return error_errno(error, r, "starting the manager");
+    if (cgroup_host_open(&manager->cgroups, &ignored) < 0)
+        log_warning("no control groups can be used: limits cannot be applied");
+    r = open_storage(manager, error);
+    return r < 0 ? r : open_network(manager, error);
+}
+
+int manager_new(const struct manager_configuration *configuration, struct store *store, struct manager **ret,
+                struct error *error) {
+    struct manager *manager = calloc(1, sizeof(*manager));
+    int r;
+
+    if (!manager)
+        return error_errno(error, -ENOMEM, "starting the manager");
+    manager->configuration = *configuration;
+    manager->store = store;
+    manager->started = clock_wall();
+    r = manager_open(manager, error);
+    if (r < 0) {
+        manager_free(manager);
+        return r;
+    }
+    manager->driver_events = (struct driver_events){ .exited = on_exited, .changed = on_changed };
+    manager->driver_context = (struct driver_context){
+        .storage = manager->storage,
+        .network = manager->network,
+        .events = &manager->driver_events,
+        .run_path = configuration->run_path,
+        .libexec_path = configuration->libexec_path,
+        .mount_roots = configuration->mount_roots,
+    };
+    load_driver(manager, &container_driver);
+    load_driver(manager, &qemu_driver);
+    if (configuration->fake_driver)
+        load_driver(manager, &fake_driver);
+    *ret = manager;
+    return 0;
+}
+
+int manager_start(struct manager *manager, struct error *error) {
+    int r = storage_load(manager->storage, error);
+
+    if (r >= 0)
+        r = writer_start(manager);
+    if (r >= 0)
+        r = adopt_all(manager, error);
+    if (r >= 0)
+        r = sweeper_start(manager);
+    if (r >= 0)
+        manager->ready = true;
+    return r;
+}
+
+/* Operations that only wait (queued starts) are not waited for: their wish is in the store. */
+static bool operations_busy(struct manager *manager) {
+    size_t position = 0;
+    void *value;
+
+    while (map_next(manager->by_uuid, &position, NULL, &value)) {
+        const struct instance *instance = value;
+        if (instance->operation && instance->status.state != STATE_QUEUED)
+            return true;
+    }
+    return false;
+}
+
+void manager_stop(struct manager *manager, uint64_t deadline) {
+    _cleanup_error_ struct error error = ERROR_INIT;
+
+    manager->stopping = true;
+    while (operations_busy(manager) && clock_now() < deadline)
+        if (fiber_sleep(20 * CLOCK_MILLISECOND) < 0)
+            break;
+    (void) manager_flush(manager, &error);
+    if (manager->sweeper)
+        fiber_cancel_join(manager->sweeper);
+    if (manager->writer)
+        fiber_cancel_join(manager->writer);
+}
+
+static void free_instances(struct manager *manager) {
+    size_t position = 0;
+    void *value;
+
+    if (!manager->by_uuid)
+        return;
+    while (map_next(manager->by_uuid, &position, NULL, &value)) {
+        struct instance *instance = value;
+        run_timer_cancel(instance);
+        instance_unref(instance);
+    }
+}
+
+void manager_free(struct manager *manager) {
+    if (!manager)
+        return;
+    free_instances(manager);
+    for (size_t i = 0; i < manager->driver_count; i++) {
+        if (manager->drivers[i].driver->close && !error_is_set(&manager->drivers[i].unavailable))
+            manager->drivers[i].driver->close(manager->drivers[i].data);
+        error_clear(&manager->drivers[i].unavailable);
+    }
+    idempotency_free(manager);
+    fiber_unref(manager->writer);
+    fiber_unref(manager->sweeper);
+    free(manager->sorted);
+    map_free(manager->by_name);
+    map_free(manager->by_uuid);
+    events_free(manager->events);
+    operations_free(manager->operations);
+    engine_free(manager->engine);
+    network_free(manager->network);
+    storage_free(manager->storage);
+    cgroup_host_free(manager->cgroups);
+    host_facts_done(&manager->facts);
+    free(manager);
+}
