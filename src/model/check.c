@@ -54,7 +54,8 @@ int refuse_value(const struct path *path, const char *value, const char *reason,
     return error_set(error, ERROR_BAD_VALUE, where, what, reason);
 }
 
-int refuse_choice(const struct field *field, const struct path *path, const char *value, struct error *error) {
+int refuse_choice(const struct field *field, const struct path *path, const char *value,
+                  struct error *error) {
     const char *suggestion = text_suggest(value, field->names);
     _cleanup_free_ char *choices = list_join((char *const *) field->names, ", ");
     _cleanup_free_ char *reason = NULL;
@@ -282,8 +283,8 @@ static int set_text(const struct field *field, const struct path *path, const ch
     return 0;
 }
 
-int field_set_text(const struct field *field, const struct path *path, const char *text, bool checked, void *value,
-                   struct error *error) {
+int field_set_text(const struct field *field, const struct path *path, const char *text, bool checked,
+                   void *value, struct error *error) {
     switch (field->type) {
     case FIELD_BOOLEAN:
         if (parse_boolean(text, value) < 0)

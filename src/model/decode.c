@@ -10,8 +10,9 @@
 #include "base/text.h"
 #include "model/field-internal.h"
 
-/* JSON into values. Everything foreign enters here, so: the number of members is checked before they are walked,
- * each value is built aside and swapped in when it is whole, and the object itself is a copy until the end.
+/* JSON into values. Everything foreign enters here, so: the number of members is checked before they are
+ * walked, each value is built aside and swapped in when it is whole, and the object itself is a copy until
+ * the end.
  *
  *     table_decode           copy, decode_members, swap
  *       decode_members       each member: find its row, may it be set, decode_value; then what is missing
@@ -70,7 +71,8 @@ static const char *wanted_kind(enum field_type type) {
     return "something else";
 }
 
-static int refuse_type(const struct path *path, const char *wanted, struct json_object *json, struct error *error) {
+static int refuse_type(const struct path *path, const char *wanted, struct json_object *json,
+                       struct error *error) {
     _cleanup_free_ char *where = path_text(path);
 
     return error_set(error, ERROR_BAD_TYPE, where, wanted, json_kind(json));
@@ -84,8 +86,8 @@ static int refuse_size(const struct path *path, uint64_t limit, const char *unit
 }
 
 /* Whole numbers as they are; for CPUS and DURATION the thousandths of what is written, fractions included. */
-static int number_of(const struct field *field, const struct path *path, struct json_object *json, uint64_t *ret,
-                     struct error *error) {
+static int number_of(const struct field *field, const struct path *path, struct json_object *json,
+                     uint64_t *ret, struct error *error) {
     bool thousandths = field->type == FIELD_CPUS || field->type == FIELD_DURATION;
     double value = json_object_get_double(json);
 
@@ -103,14 +105,15 @@ static int number_of(const struct field *field, const struct path *path, struct 
     return 0;
 }
 
-static int decode_integer(const struct field *field, const struct path *path, struct json_object *json, bool checked,
-                          int64_t *value, struct error *error) {
+static int decode_integer(const struct field *field, const struct path *path, struct json_object *json,
+                          bool checked, int64_t *value, struct error *error) {
     int r = 0;
 
     if (!json_object_is_type(json, json_type_int))
         return refuse_type(path, wanted_kind(field->type), json, error);
     /* json-c saturates what is beyond int64_t; the text tells. */
-    if (json_object_get_int64(json) == INT64_MAX && !text_equal(json_object_get_string(json), "9223372036854775807"))
+    if (json_object_get_int64(json) == INT64_MAX &&
+        !text_equal(json_object_get_string(json), "9223372036854775807"))
         return refuse_range(field, path, json_object_get_string(json), error);
     if (checked)
         r = check_integer(field, path, json_object_get_int64(json), error);
@@ -119,8 +122,8 @@ static int decode_integer(const struct field *field, const struct path *path, st
     return r;
 }
 
-static int decode_number(const struct field *field, const struct path *path, struct json_object *json, bool checked,
-                         uint64_t *value, struct error *error) {
+static int decode_number(const struct field *field, const struct path *path, struct json_object *json,
+                         bool checked, uint64_t *value, struct error *error) {
     uint64_t number = 0;
     int r;
 
@@ -137,8 +140,8 @@ static int decode_number(const struct field *field, const struct path *path, str
 }
 
 /* BOOLEAN, TEXT, ENUM, TIME: one JSON type each. */
-static int decode_single(const struct field *field, const struct path *path, struct json_object *json, bool checked,
-                         void *value, struct error *error) {
+static int decode_single(const struct field *field, const struct path *path, struct json_object *json,
+                         bool checked, void *value, struct error *error) {
     if (field->type == FIELD_BOOLEAN) {
         if (!json_object_is_type(json, json_type_boolean))
             return refuse_type(path, wanted_kind(field->type), json, error);
@@ -150,8 +153,8 @@ static int decode_single(const struct field *field, const struct path *path, str
     return field_set_text(field, path, json_object_get_string(json), checked, value, error);
 }
 
-static int decode_list(const struct field *field, const struct path *path, struct json_object *json, bool checked,
-                       char ***value, struct error *error) {
+static int decode_list(const struct field *field, const struct path *path, struct json_object *json,
+                       bool checked, char ***value, struct error *error) {
     _cleanup_list_ char **list = NULL;
     size_t count;
     int r;
@@ -181,8 +184,8 @@ static int decode_list(const struct field *field, const struct path *path, struc
     return 0;
 }
 
-static int decode_pair(const struct field *field, const struct path *path, struct json_object *json, bool checked,
-                       char ***map, struct error *error) {
+static int decode_pair(const struct field *field, const struct path *path, struct json_object *json,
+                       bool checked, char ***map, struct error *error) {
     _cleanup_free_ char *pair = NULL;
     int r;
 
@@ -199,8 +202,8 @@ static int decode_pair(const struct field *field, const struct path *path, struc
     return r;
 }
 
-static int decode_map(const struct field *field, const struct path *path, struct json_object *json, unsigned flags,
-                      char ***value, struct error *error) {
+static int decode_map(const struct field *field, const struct path *path, struct json_object *json,
+                      unsigned flags, char ***value, struct error *error) {
     bool checked = !(flags & DECODE_STORED);
     _cleanup_list_ char **map = NULL;
     int r;
@@ -227,8 +230,8 @@ static int decode_map(const struct field *field, const struct path *path, struct
     return 0;
 }
 
-static int decode_item(const struct field *field, const struct path *path, struct json_object *json, unsigned flags,
-                       struct field_array *array, struct error *error) {
+static int decode_item(const struct field *field, const struct path *path, struct json_object *json,
+                       unsigned flags, struct field_array *array, struct error *error) {
     void *item;
 
     if (!json_object_is_type(json, json_type_object))
@@ -268,8 +271,8 @@ static int decode_object(const struct field *field, const struct path *path, str
     return decode_members(field->items, path, json, flags, value, error);
 }
 
-static int decode_value(const struct field *field, const struct path *path, struct json_object *json, unsigned flags,
-                        void *value, struct error *error) {
+static int decode_value(const struct field *field, const struct path *path, struct json_object *json,
+                        unsigned flags, void *value, struct error *error) {
     bool checked = !(flags & DECODE_STORED);
 
     switch (field->type) {

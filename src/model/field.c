@@ -7,8 +7,8 @@
 #include "base/text.h"
 #include "model/field-internal.h"
 
-/* Values as the table describes them: made, freed, copied, compared. decode.c fills them from JSON, check.c holds
- * the limits and the text forms, emit.c and schema.c write. */
+/* Values as the table describes them: made, freed, copied, compared. decode.c fills them from JSON, check.c
+ * holds the limits and the text forms, emit.c and schema.c write. */
 
 static size_t field_size(const struct field *field) {
     switch (field->type) {

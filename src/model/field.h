@@ -56,8 +56,8 @@ struct field {
     bool required;
     /* Extra check of one text (TEXT, each LIST element, each MAP pair). Returns NULL or the reason in English. */
     const char *(*check)(const char *text);
-    /* CLI form where the type's own does not do: OBJECTS: into one initialised item, which is then appended; else
-     * into the whole object of the table (it may set several fields). */
+    /* CLI form where the type's own does not do: OBJECTS: into one initialised item, which is then appended;
+     * else into the whole object of the table (it may set several fields). */
     int (*parse)(const char *text, void *target, struct error *error);
     const struct table *items; /* OBJECT, OBJECTS */
     const char *flag;          /* CLI long flag without dashes, NULL for none */
@@ -91,8 +91,8 @@ bool table_equal(const struct table *table, const void *a, const void *b);
 enum decode_flag {
     DECODE_REPLACE = 0,    /* starts from the defaults: absent fields get them */
     DECODE_MERGE = 1 << 0, /* merge-patch: absent fields stay, null resets to the default; maps merge by key */
-    /* From our own store: output fields are taken, unknown fields are ignored, absent fields get their defaults; types
-     * are checked, limits are not, since a later version may draw them closer. */
+    /* From our own store: output fields are taken, unknown fields are ignored, absent fields get their
+     * defaults; types are checked, limits are not, since a later version may draw them closer. */
     DECODE_STORED = 1 << 1,
 };
 /* Decodes a JSON object into an initialised object. Unknown fields are refused with their path and a suggestion,
@@ -101,13 +101,13 @@ enum decode_flag {
  * Texts are valid UTF-8 without control characters (`lines` excepted). */
 int table_decode(const struct table *table, struct json_object *json, unsigned flags, void *object,
                  struct error *error);
-/* Decodes one field from its CLI text form: lists append, maps set one "KEY=value", booleans take "" for true. Output
- * fields are refused. On failure the object is unchanged. */
+/* Decodes one field from its CLI text form: lists append, maps set one "KEY=value", booleans take "" for true.
+ * Output fields are refused. On failure the object is unchanged. */
 int table_decode_text(const struct table *table, const char *field_name, const char *text, void *object,
                       struct error *error);
 /* Writes the members (not the braces). Defaults are written too; NULL texts are omitted, a time of 0 is null. */
 void table_emit(const struct table *table, const void *object, struct emitter *emitter);
-/* The first field that differs although it must not: CHANGE_NEVER, or CHANGE_STOPPED when `running`. NULL if none. */
+/* The first field that differs although it must not: CHANGE_NEVER, or CHANGE_STOPPED when `running`; or NULL. */
 const struct field *table_first_frozen(const struct table *table, const void *before, const void *after,
                                        bool running);
 const struct field *table_find(const struct table *table, const char *name);

@@ -17,8 +17,8 @@ bool image_digest_is_valid(const char *digest) {
     return strspn(digest + prefix, "0123456789abcdef") == 64 && digest[prefix + 64] == '\0';
 }
 
-/* Capitals are taken as written in the references of some registries. What could be mistaken for an option or a path
- * upwards is not an alias. */
+/* Capitals are taken as written in the references of some registries. What could be mistaken for an option or
+ * a path upwards is not an alias. */
 bool image_alias_is_valid(const char *alias) {
     static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:/@-";
     size_t length = alias ? strnlen(alias, ALIAS_MAX + 1) : 0;
@@ -41,12 +41,15 @@ static const char *check_alias(const char *text) {
 static const char *const image_types[] = { "oci", "disk", "iso", NULL };
 
 #define CONFIG(row_name, row_type, member, ...)                                                              \
-    { .name = row_name, .type = row_type, .offset = offsetof(struct image_config, member),                   \
-      .change = CHANGE_OUTPUT, __VA_ARGS__ }
+    {                                                                                                        \
+        .name = row_name, .type = row_type, .offset = offsetof(struct image_config, member),                 \
+        .change = CHANGE_OUTPUT, __VA_ARGS__                                                                 \
+    }
 
 static const struct field image_config_fields[] = {
     CONFIG("entrypoint", FIELD_LIST, entrypoint, .lines = true, .help = "Program and first arguments."),
-    CONFIG("command", FIELD_LIST, command, .lines = true, .help = "Arguments, or program without an entrypoint."),
+    CONFIG("command", FIELD_LIST, command, .lines = true,
+           .help = "Arguments, or program without an entrypoint."),
     CONFIG("environment", FIELD_LIST, environment, .lines = true, .help = "NAME=VALUE of each variable."),
     CONFIG("user", FIELD_TEXT, user, .maximum = 255, .help = "User and group it runs as."),
     CONFIG("working_directory", FIELD_TEXT, working_directory, .help = "Directory it starts in."),
@@ -58,8 +61,10 @@ static const struct field image_config_fields[] = {
 const struct table image_config_table = TABLE("image config", struct image_config, image_config_fields);
 
 #define LAYER(row_name, row_type, member, ...)                                                               \
-    { .name = row_name, .type = row_type, .offset = offsetof(struct image_layer, member),                    \
-      .change = CHANGE_OUTPUT, __VA_ARGS__ }
+    {                                                                                                        \
+        .name = row_name, .type = row_type, .offset = offsetof(struct image_layer, member),                  \
+        .change = CHANGE_OUTPUT, __VA_ARGS__                                                                 \
+    }
 
 static const struct field image_layer_fields[] = {
     LAYER("digest", FIELD_TEXT, digest, .check = check_digest, .help = "Digest of the blob."),
@@ -69,14 +74,18 @@ static const struct field image_layer_fields[] = {
 const struct table image_layer_table = TABLE("image layer", struct image_layer, image_layer_fields);
 
 #define IMAGE(row_name, row_type, member, ...)                                                               \
-    { .name = row_name, .type = row_type, .offset = offsetof(struct image, member), .change = CHANGE_OUTPUT,  \
-      __VA_ARGS__ }
+    {                                                                                                        \
+        .name = row_name, .type = row_type, .offset = offsetof(struct image, member),                        \
+        .change = CHANGE_OUTPUT, __VA_ARGS__                                                                 \
+    }
 
 static const struct field image_fields[] = {
     IMAGE("digest", FIELD_TEXT, digest, .check = check_digest, .help = "The image's identity."),
     IMAGE("aliases", FIELD_LIST, aliases, .check = check_alias, .help = "Names it can be called by."),
-    IMAGE("type", FIELD_ENUM, type, .names = image_types, .help = "Layers, a bootable disk, or a boot medium."),
-    IMAGE("architecture", FIELD_TEXT, architecture, .maximum = 64, .help = "Processor it is for, as OCI names it."),
+    IMAGE("type", FIELD_ENUM, type, .names = image_types,
+          .help = "Layers, a bootable disk, or a boot medium."),
+    IMAGE("architecture", FIELD_TEXT, architecture, .maximum = 64,
+          .help = "Processor it is for, as OCI names it."),
     IMAGE("os", FIELD_TEXT, os, .maximum = 64, .help = "Operating system it is for."),
     IMAGE("source", FIELD_TEXT, source, .help = "Where it came from, without credentials."),
     IMAGE("size", FIELD_SIZE, size, .help = "Bytes on disk; layers shared with other images count whole."),

@@ -27,9 +27,9 @@ static const char *const firmwares[] = { "bios", "uefi", NULL };
 static const char *const mount_types[] = { "bind", "tmpfs", NULL };
 static const char *const protocols[] = { "tcp", "udp", NULL };
 static const char *const restarts[] = { "no", "on-failure", "always", "unless-stopped", NULL };
-static const char *const states[] = { "created",   "queued",   "starting", "running",   "paused", "suspending",
-                                      "suspended", "stopping", "stopped",  "migrating", "failed", "deleted",
-                                      NULL };
+static const char *const states[] = { "created",    "queued",    "starting", "running", "paused",
+                                      "suspending", "suspended", "stopping", "stopped", "migrating",
+                                      "failed",     "deleted",   NULL };
 
 _Static_assert(ELEMENTS(kinds) == KIND_COUNT + 1, "a name for each kind");
 _Static_assert(ELEMENTS(states) == STATE_COUNT + 1, "a name for each state");
@@ -176,7 +176,8 @@ static const struct field mount_fields[] = {
           .help = "A directory of the host, or memory."),
     MOUNT("source", FIELD_TEXT, source, .check = check_path,
           .help = "Directory or file of the host, beneath one that the configuration allows."),
-    MOUNT("target", FIELD_TEXT, target, .check = check_target, .required = true, .help = "Where it is seen inside."),
+    MOUNT("target", FIELD_TEXT, target, .check = check_target, .required = true,
+          .help = "Where it is seen inside."),
     MOUNT("read_only", FIELD_BOOLEAN, read_only, .help = "Nothing can be written to it."),
     MOUNT("size", FIELD_SIZE, size, .minimum = 4 * KIB, .maximum = 64 * TIB, .or_zero = true,
           .help = "Most bytes of a tmpfs; 0 stands for half the memory."),
@@ -192,13 +193,16 @@ static const struct field port_fields[] = {
          .help = "IPv4 address of the host; none stands for all of them."),
     PORT("host_port", FIELD_INTEGER, host_port, .minimum = 1, .maximum = 65535, .required = true,
          .help = "Port of the host."),
-    PORT("port", FIELD_INTEGER, port, .minimum = 1, .maximum = 65535, .required = true, .help = "Port inside."),
+    PORT("port", FIELD_INTEGER, port, .minimum = 1, .maximum = 65535, .required = true,
+         .help = "Port inside."),
 };
 const struct table instance_port_table = TABLE("port", struct instance_port, port_fields);
 
 #define SPEC(row_name, row_type, member, row_change, ...)                                                    \
-    { .name = row_name, .type = row_type, .offset = offsetof(struct instance_spec, member),                  \
-      .change = CHANGE_##row_change, __VA_ARGS__ }
+    {                                                                                                        \
+        .name = row_name, .type = row_type, .offset = offsetof(struct instance_spec, member),                \
+        .change = CHANGE_##row_change, __VA_ARGS__                                                           \
+    }
 
 static const struct field spec_fields[] = {
     SPEC("kind", FIELD_ENUM, kind, NEVER, .names = kinds, .initial = "auto", .flag = "kind", .value = "KIND",
@@ -208,9 +212,11 @@ static const struct field spec_fields[] = {
     SPEC("cpus", FIELD_CPUS, cpus, LIVE, .minimum = 10, .maximum = 1024000, .initial = "1", .flag = "cpus",
          .value = "NUMBER", .help = "Processors it may use, fractions included."),
     SPEC("memory", FIELD_SIZE, memory, LIVE, .minimum = 4 * MIB, .maximum = 64 * TIB, .initial = "256M",
-         .flag = "memory", .short_flag = 'm', .value = "SIZE", .help = "Memory it may use; a vm gets 1G if not told."),
-    SPEC("disk", FIELD_SIZE, disk, STOPPED, .minimum = MIB, .maximum = 64 * TIB, .or_zero = true, .flag = "disk",
-         .value = "SIZE", .help = "Writable space; 0 stands for what the image or the node has by default."),
+         .flag = "memory", .short_flag = 'm', .value = "SIZE",
+         .help = "Memory it may use; a vm gets 1G if not told."),
+    SPEC("disk", FIELD_SIZE, disk, STOPPED, .minimum = MIB, .maximum = 64 * TIB, .or_zero = true,
+         .flag = "disk", .value = "SIZE",
+         .help = "Writable space; 0 stands for what the image or the node has by default."),
     SPEC("command", FIELD_LIST, command, STOPPED, .kinds = CONTAINER | MICROVM, .lines = true,
          .help = "Program and arguments in place of the image's."),
     SPEC("entrypoint", FIELD_LIST, entrypoint, STOPPED, .kinds = CONTAINER | MICROVM, .lines = true,
@@ -224,18 +230,18 @@ static const struct field spec_fields[] = {
     SPEC("working_directory", FIELD_TEXT, working_directory, STOPPED, .kinds = CONTAINER | MICROVM,
          .check = check_path, .flag = "workdir", .short_flag = 'w', .value = "DIRECTORY",
          .help = "Directory it starts in."),
-    SPEC("hostname", FIELD_TEXT, hostname, STOPPED, .maximum = 63, .check = check_hostname, .flag = "hostname",
-         .value = "NAME", .help = "What it calls itself; its own name if not told."),
+    SPEC("hostname", FIELD_TEXT, hostname, STOPPED, .maximum = 63, .check = check_hostname,
+         .flag = "hostname", .value = "NAME", .help = "What it calls itself; its own name if not told."),
     SPEC("tty", FIELD_BOOLEAN, tty, STOPPED, .kinds = CONTAINER | MICROVM, .flag = "tty", .short_flag = 't',
          .help = "Give it a terminal."),
-    SPEC("stdin_open", FIELD_BOOLEAN, stdin_open, STOPPED, .kinds = CONTAINER | MICROVM, .flag = "interactive",
-         .short_flag = 'i', .help = "Keep its standard input open."),
+    SPEC("stdin_open", FIELD_BOOLEAN, stdin_open, STOPPED, .kinds = CONTAINER | MICROVM,
+         .flag = "interactive", .short_flag = 'i', .help = "Keep its standard input open."),
     SPEC("read_only", FIELD_BOOLEAN, read_only, STOPPED, .kinds = CONTAINER | MICROVM, .flag = "read-only",
          .help = "Its root file system cannot be written."),
     SPEC("remove", FIELD_BOOLEAN, remove, LIVE, .flag = "rm", .help = "Delete it when it ends."),
     SPEC("mounts", FIELD_OBJECTS, mounts, STOPPED, .maximum = 64, .items = &instance_mount_table,
-         .parse = parse_mount, .flag = "volume", .alias = "mount", .short_flag = 'v', .value = "SOURCE:TARGET[:ro]",
-         .help = "Directories of the host, or memory, seen inside."),
+         .parse = parse_mount, .flag = "volume", .alias = "mount", .short_flag = 'v',
+         .value = "SOURCE:TARGET[:ro]", .help = "Directories of the host, or memory, seen inside."),
     SPEC("network", FIELD_TEXT, network, STOPPED, .maximum = 63, .initial = "default", .check = check_network,
          .flag = "network", .value = "NETWORK", .help = "Network it is on: default or none."),
     SPEC("publish", FIELD_OBJECTS, publish, STOPPED, .maximum = 128, .items = &instance_port_table,
@@ -245,8 +251,9 @@ static const struct field spec_fields[] = {
          .flag = "restart", .value = "POLICY", .help = "When it is started again after it ended."),
     SPEC("restart_limit", FIELD_INTEGER, restart_limit, LIVE, .maximum = INSTANCE_RESTARTS_MAX,
          .help = "Most restarts in a row under on-failure; 0 sets no limit."),
-    SPEC("priority", FIELD_INTEGER, priority, LIVE, .minimum = (uint64_t) -100, .maximum = 100, .flag = "priority",
-         .value = "NUMBER", .help = "Higher goes first where there is too little for all."),
+    SPEC("priority", FIELD_INTEGER, priority, LIVE, .minimum = (uint64_t) -100, .maximum = 100,
+         .flag = "priority", .value = "NUMBER",
+         .help = "Higher goes first where there is too little for all."),
     SPEC("timeout", FIELD_DURATION, timeout, LIVE, .minimum = 1, .maximum = 3650 * DAY, .or_zero = true,
          .flag = "timeout", .value = "DURATION", .help = "How long it may run; 0 sets no limit."),
     SPEC("stop_timeout", FIELD_DURATION, stop_timeout, LIVE, .maximum = DAY, .initial = "10s",
@@ -260,59 +267,71 @@ static const struct field spec_fields[] = {
     SPEC("io_read", FIELD_SIZE, io_read, LIVE, .minimum = 4 * KIB, .maximum = TIB, .or_zero = true,
          .flag = "io-read", .value = "SIZE", .help = "Most bytes a second read from disk; 0 sets no limit."),
     SPEC("io_write", FIELD_SIZE, io_write, LIVE, .minimum = 4 * KIB, .maximum = TIB, .or_zero = true,
-         .flag = "io-write", .value = "SIZE", .help = "Most bytes a second written to disk; 0 sets no limit."),
+         .flag = "io-write", .value = "SIZE",
+         .help = "Most bytes a second written to disk; 0 sets no limit."),
     SPEC("log_size", FIELD_SIZE, log_size, STOPPED, .minimum = 64 * KIB, .maximum = GIB, .initial = "10M",
          .flag = "log-size", .value = "SIZE", .help = "Most bytes of its output that are kept."),
     SPEC("firmware", FIELD_ENUM, firmware, STOPPED, .kinds = VM, .names = firmwares, .initial = "bios",
          .flag = "firmware", .value = "FIRMWARE", .help = "What a vm boots with: bios or uefi."),
-    SPEC("cdrom", FIELD_TEXT, cdrom, STOPPED, .kinds = VM, .maximum = 255, .check = check_image, .flag = "cdrom",
-         .value = "IMAGE", .help = "ISO image that a vm boots from."),
+    SPEC("cdrom", FIELD_TEXT, cdrom, STOPPED, .kinds = VM, .maximum = 255, .check = check_image,
+         .flag = "cdrom", .value = "IMAGE", .help = "ISO image that a vm boots from."),
     SPEC("graphics", FIELD_BOOLEAN, graphics, STOPPED, .kinds = VM, .flag = "graphics",
          .help = "Give a vm a screen, a keyboard and a mouse."),
     SPEC("user_data", FIELD_TEXT, user_data, STOPPED, .kinds = VM, .maximum = FIELD_BYTES_MAX, .lines = true,
          .flag = "user-data", .value = "TEXT", .help = "User data for cloud-init, as text."),
     SPEC("ssh_keys", FIELD_LIST, ssh_keys, STOPPED, .kinds = VM, .maximum = 64, .check = check_ssh_key,
-         .flag = "ssh-key", .value = "KEY", .help = "Public keys that may log in to a vm through cloud-init."),
-    SPEC("description", FIELD_TEXT, description, LIVE, .maximum = 1024, .flag = "description", .value = "TEXT",
-         .help = "What it is for."),
+         .flag = "ssh-key", .value = "KEY",
+         .help = "Public keys that may log in to a vm through cloud-init."),
+    SPEC("description", FIELD_TEXT, description, LIVE, .maximum = 1024, .flag = "description",
+         .value = "TEXT", .help = "What it is for."),
 };
 const struct table instance_spec_table = TABLE("instance spec", struct instance_spec, spec_fields);
 
 #define ASSIGNED(row_name, row_type, member, ...)                                                            \
-    { .name = row_name, .type = row_type, .offset = offsetof(struct instance_assigned, member),              \
-      .change = CHANGE_OUTPUT, __VA_ARGS__ }
+    {                                                                                                        \
+        .name = row_name, .type = row_type, .offset = offsetof(struct instance_assigned, member),            \
+        .change = CHANGE_OUTPUT, __VA_ARGS__                                                                 \
+    }
 
 static const struct field assigned_fields[] = {
     ASSIGNED("uuid", FIELD_TEXT, uuid, .maximum = 36, .help = "Its identity; names may be given again."),
     ASSIGNED("project", FIELD_TEXT, project, .maximum = 63, .help = "Project it belongs to."),
     ASSIGNED("node", FIELD_TEXT, node, .maximum = 255, .help = "Node it is on."),
     ASSIGNED("kind", FIELD_ENUM, kind, .names = kinds, .help = "What it runs as."),
-    ASSIGNED("image_digest", FIELD_TEXT, image_digest, .maximum = 71, .help = "The image its name stood for."),
+    ASSIGNED("image_digest", FIELD_TEXT, image_digest, .maximum = 71,
+             .help = "The image its name stood for."),
     ASSIGNED("generation", FIELD_INTEGER, generation, .help = "Counts the changes of its spec."),
     ASSIGNED("mac", FIELD_TEXT, mac, .maximum = 17, .help = "Its network card's address."),
     ASSIGNED("address", FIELD_TEXT, address, .maximum = 45, .help = "Its IPv4 address."),
     ASSIGNED("uid_base", FIELD_INTEGER, uid_base, .help = "First of its 65536 user ids on the host."),
     ASSIGNED("created", FIELD_TIME, created, .help = "When it was created."),
-    ASSIGNED("why_kind", FIELD_TEXT, why_kind, .maximum = 1024, .help = "Why this kind was chosen under auto."),
+    ASSIGNED("why_kind", FIELD_TEXT, why_kind, .maximum = 1024,
+             .help = "Why this kind was chosen under auto."),
 };
-const struct table instance_assigned_table = TABLE("instance assigned", struct instance_assigned, assigned_fields);
+const struct table instance_assigned_table =
+    TABLE("instance assigned", struct instance_assigned, assigned_fields);
 
 #define STATUS(row_name, row_type, member, ...)                                                              \
-    { .name = row_name, .type = row_type, .offset = offsetof(struct instance_status, member),                \
-      .change = CHANGE_OUTPUT, __VA_ARGS__ }
+    {                                                                                                        \
+        .name = row_name, .type = row_type, .offset = offsetof(struct instance_status, member),              \
+        .change = CHANGE_OUTPUT, __VA_ARGS__                                                                 \
+    }
 
 static const struct field status_fields[] = {
     STATUS("state", FIELD_ENUM, state, .names = states, .help = "Where it is in its life."),
-    STATUS("reason", FIELD_TEXT, reason, .maximum = 64, .help = "Code of what went wrong or what it waits for."),
+    STATUS("reason", FIELD_TEXT, reason, .maximum = 64,
+           .help = "Code of what went wrong or what it waits for."),
     STATUS("message", FIELD_TEXT, message, .help = "The same as a sentence."),
     STATUS("pid", FIELD_INTEGER, pid, .help = "Its first process on the host; 0 if there is none."),
     STATUS("started", FIELD_TIME, started, .help = "When it last started."),
     STATUS("finished", FIELD_TIME, finished, .help = "When it last ended."),
-    STATUS("exit_code", FIELD_INTEGER, exit_code, .initial = "-1", .help = "How it ended; -1 if that is not known."),
+    STATUS("exit_code", FIELD_INTEGER, exit_code, .initial = "-1",
+           .help = "How it ended; -1 if that is not known."),
     STATUS("restarts", FIELD_INTEGER, restarts, .help = "How often it was started again by itself."),
     STATUS("out_of_memory", FIELD_BOOLEAN, out_of_memory, .help = "It was killed for using too much memory."),
     STATUS("queue_position", FIELD_INTEGER, queue_position, .help = "Its place while it is queued, from 1."),
     STATUS("hostname", FIELD_TEXT, hostname, .maximum = 255, .help = "What the guest says it is called."),
-    STATUS("addresses", FIELD_LIST, addresses, .maximum = 256, .help = "Addresses that the guest says it has."),
+    STATUS("addresses", FIELD_LIST, addresses, .maximum = 256,
+           .help = "Addresses that the guest says it has."),
 };
 const struct table instance_status_table = TABLE("instance status", struct instance_status, status_fields);

@@ -156,5 +156,5 @@ int mount_parse_volume(const char *text, struct instance_mount *ret, struct erro
 int mount_parse_options(const char *text, struct instance_mount *ret, struct error *error);
 /* "no", "on-failure:3", … as docker's --restart. */
 int restart_parse(const char *text, int *ret_policy, int64_t *ret_limit, struct error *error);
-/* "SIGTERM", "TERM", "term", "15", "RTMIN+3" -> number 1..64; -EINVAL. */
+/* "SIGTERM", "term", "15", "RTMIN+3" -> number 1..64; -EINVAL. */
 int signal_from_name(const char *name);

@@ -7,10 +7,10 @@
 
 /* The table holds the next state plus one, so that an empty cell is an illegal event.
  *
- * Requests that wish what is already so (start what runs, stop what is stopped) are legal and change nothing, since
- * a request may be repeated after a crash. Stopping something queued withdraws the wish; stopping something suspended
- * drops its memory; stopping something failed ends its restarts. What fails on the way out of RUNNING (a suspend,
- * a migration) leaves it running: work done is never lost. */
+ * Requests that wish what is already so (start what runs, stop what is stopped) are legal and change nothing,
+ * since a request may be repeated after a crash. Stopping something queued withdraws the wish; stopping
+ * something suspended drops its memory; stopping something failed ends its restarts. What fails on the way
+ * out of RUNNING (a suspend, a migration) leaves it running: work done is never lost. */
 
 #define TO(state) (STATE_##state + 1)
 
@@ -222,8 +222,8 @@ static void emit_transitions(struct emitter *emitter) {
     emit_key(emitter, "transitions");
     emit_array(emitter);
     for (int i = 0; i < STATE_COUNT * EVENT_COUNT; i++) {
-        enum state state = (enum state) (i / EVENT_COUNT);
-        enum lifecycle_event event = (enum lifecycle_event) (i % EVENT_COUNT);
+        enum state state = (enum state)(i / EVENT_COUNT);
+        enum lifecycle_event event = (enum lifecycle_event)(i % EVENT_COUNT);
         int next = lifecycle_next(state, event);
 
         if (next < 0)

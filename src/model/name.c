@@ -31,18 +31,20 @@ int name_check(const char *name, struct error *error) {
 
 void name_invent(char *text, size_t size) {
     static const char *const qualities[] = {
-        "amber", "bold", "brave", "brisk", "calm", "clear", "clever", "cosy", "crisp", "eager", "early",
-        "fair", "fleet", "fond", "fresh", "gentle", "glad", "golden", "grand", "happy", "hardy", "keen",
-        "kind", "lively", "loyal", "lucid", "mellow", "merry", "mild", "nimble", "noble", "proud", "quick",
-        "quiet", "rapid", "ready", "rosy", "silver", "smart", "snug", "solid", "spry", "steady", "stout",
-        "sunny", "swift", "tidy", "vivid", "warm", "wise", "witty", "zesty",
+        "amber", "bold",   "brave",  "brisk", "calm",  "clear",  "clever", "cosy",  "crisp",
+        "eager", "early",  "fair",   "fleet", "fond",  "fresh",  "gentle", "glad",  "golden",
+        "grand", "happy",  "hardy",  "keen",  "kind",  "lively", "loyal",  "lucid", "mellow",
+        "merry", "mild",   "nimble", "noble", "proud", "quick",  "quiet",  "rapid", "ready",
+        "rosy",  "silver", "smart",  "snug",  "solid", "spry",   "steady", "stout", "sunny",
+        "swift", "tidy",   "vivid",  "warm",  "wise",  "witty",  "zesty",
     };
     static const char *const animals[] = {
-        "badger", "bat", "bear", "beaver", "bison", "boar", "camel", "carp", "cat", "colt", "crane",
-        "crow", "deer", "dingo", "dove", "eagle", "eel", "egret", "elk", "falcon", "ferret", "finch",
-        "fox", "frog", "gecko", "goose", "hare", "hawk", "heron", "ibex", "jay", "koala", "lark",
-        "lynx", "marten", "mole", "moose", "newt", "orca", "otter", "owl", "panda", "quail", "raven",
-        "robin", "seal", "stoat", "stork", "swan", "tiger", "toad", "trout", "vole", "whale", "wolf", "wren",
+        "badger", "bat",   "bear",  "beaver", "bison",  "boar",  "camel", "carp",  "cat",   "colt",
+        "crane",  "crow",  "deer",  "dingo",  "dove",   "eagle", "eel",   "egret", "elk",   "falcon",
+        "ferret", "finch", "fox",   "frog",   "gecko",  "goose", "hare",  "hawk",  "heron", "ibex",
+        "jay",    "koala", "lark",  "lynx",   "marten", "mole",  "moose", "newt",  "orca",  "otter",
+        "owl",    "panda", "quail", "raven",  "robin",  "seal",  "stoat", "stork", "swan",  "tiger",
+        "toad",   "trout", "vole",  "whale",  "wolf",   "wren",
     };
     unsigned char bytes[3];
 

@@ -110,7 +110,8 @@ static int mount_type(const char *value, struct instance_mount *ret, const char 
     return 0;
 }
 
-static int mount_read_only(const char *value, struct instance_mount *ret, const char *whole, struct error *error) {
+static int mount_read_only(const char *value, struct instance_mount *ret, const char *whole,
+                           struct error *error) {
     if (!value || strcmp(value, "true") == 0 || strcmp(value, "1") == 0)
         ret->read_only = true;
     else if (strcmp(value, "false") == 0 || strcmp(value, "0") == 0)
@@ -189,15 +190,15 @@ struct signal_row {
     int number;
 };
 
-/* Linux's numbers on x86-64 and aarch64, whatever the C library calls them; RTMIN is the kernel's 32 plus the two
- * that glibc keeps for itself. */
+/* Linux's numbers on x86-64 and aarch64, whatever the C library calls them; RTMIN is the kernel's 32 plus the
+ * two that glibc keeps for itself. */
 static const struct signal_row signals[] = {
-    { "HUP", 1 },   { "INT", 2 },     { "QUIT", 3 },  { "ILL", 4 },   { "TRAP", 5 },  { "ABRT", 6 },
-    { "BUS", 7 },   { "FPE", 8 },     { "KILL", 9 },  { "USR1", 10 }, { "SEGV", 11 }, { "USR2", 12 },
-    { "PIPE", 13 }, { "ALRM", 14 },   { "TERM", 15 }, { "CHLD", 17 }, { "CONT", 18 }, { "STOP", 19 },
-    { "TSTP", 20 }, { "TTIN", 21 },   { "TTOU", 22 }, { "URG", 23 },  { "XCPU", 24 }, { "XFSZ", 25 },
-    { "VTALRM", 26 }, { "PROF", 27 }, { "WINCH", 28 }, { "IO", 29 },  { "PWR", 30 },  { "SYS", 31 },
-    { "RTMIN", 34 }, { "RTMAX", 64 },
+    { "HUP", 1 },     { "INT", 2 },    { "QUIT", 3 },   { "ILL", 4 },   { "TRAP", 5 },  { "ABRT", 6 },
+    { "BUS", 7 },     { "FPE", 8 },    { "KILL", 9 },   { "USR1", 10 }, { "SEGV", 11 }, { "USR2", 12 },
+    { "PIPE", 13 },   { "ALRM", 14 },  { "TERM", 15 },  { "CHLD", 17 }, { "CONT", 18 }, { "STOP", 19 },
+    { "TSTP", 20 },   { "TTIN", 21 },  { "TTOU", 22 },  { "URG", 23 },  { "XCPU", 24 }, { "XFSZ", 25 },
+    { "VTALRM", 26 }, { "PROF", 27 },  { "WINCH", 28 }, { "IO", 29 },   { "PWR", 30 },  { "SYS", 31 },
+    { "RTMIN", 34 },  { "RTMAX", 64 },
 };
 
 #define SIGNAL_REALTIME_FIRST 34

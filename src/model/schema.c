@@ -5,8 +5,8 @@
 
 #include "model/field-internal.h"
 
-/* JSON Schema (2020-12, as OpenAPI 3.1 takes it) from the tables. null is taken for every field that is not required,
- * so each type is a list of types. */
+/* JSON Schema (2020-12, as OpenAPI 3.1 takes it) from the tables. null is taken for every field that is not
+ * required, so each type is a list of types. */
 
 static void emit_types(const char *first, const char *second, bool nullable, struct emitter *emitter) {
     emit_key(emitter, "type");

@@ -7,7 +7,8 @@
 #include "base/buffer.h"
 #include "base/text.h"
 
-/* What looks at several fields of a spec at once. The limits of single fields are in their rows (instance.c). */
+/* What looks at several fields of a spec at once. The limits of single fields are in their rows (instance.c).
+ */
 
 #define MIB (UINT64_C(1024) * 1024)
 #define VM_MEMORY (1024 * MIB)
@@ -15,7 +16,8 @@
 #define VM_MEMORY_LEAST (64 * MIB)
 #define MEMORY_MOST (UINT64_C(64) * 1024 * 1024 * MIB)
 
-void instance_spec_complete(struct instance_spec *spec, enum kind kind, struct json_object *given, unsigned flags) {
+void instance_spec_complete(struct instance_spec *spec, enum kind kind, struct json_object *given,
+                            unsigned flags) {
     bool merge = flags & DECODE_MERGE;
     bool has_memory = json_has(given, "memory");
     bool is_null = has_memory && !json_member(given, "memory");
@@ -69,7 +71,8 @@ static int check_memory(const struct instance_spec *spec, enum kind kind, struct
     return error_set(error, ERROR_OUT_OF_RANGE, "memory", low, high, value);
 }
 
-static int check_mount(const struct instance_mount *mount, size_t index, enum kind kind, struct error *error) {
+static int check_mount(const struct instance_mount *mount, size_t index, enum kind kind,
+                       struct error *error) {
     _cleanup_free_ char *field = text_format("mounts[%zu]", index);
 
     if (mount->type == MOUNT_BIND && !mount->source)
