@@ -167,7 +167,7 @@ static int handle_exec(struct agent *agent, const struct frame *frame, struct re
     return r;
 }
 
-static int archive_start(struct agent *agent, const struct frame *frame, enum archive_direction direction,
+static int transfer_start(struct agent *agent, const struct frame *frame, enum transfer_direction direction,
                          struct reason *reason) {
     _cleanup_(process_done) struct process process = PROCESS_INIT;
     struct reason failure = REASON_INIT;
@@ -179,18 +179,18 @@ static int archive_start(struct agent *agent, const struct frame *frame, enum ar
     r = request_decode(&request_path_schema, frame->payload, frame->header.length, &request, reason);
     if (r < 0)
         return r;
-    r = process_start_archive(direction, request.path, &agent->namespaces, &process, &failure);
-    r = channel_open_result(agent, frame, CHANNEL_ARCHIVE, r, &process, &failure);
+    r = process_start_transfer(direction, request.path, &agent->namespaces, &process, &failure);
+    r = channel_open_result(agent, frame, CHANNEL_TRANSFER, r, &process, &failure);
     request_clear(&request_path_schema, &request);
     return r;
 }
 
 static int handle_get(struct agent *agent, const struct frame *frame, struct reason *reason) {
-    return archive_start(agent, frame, ARCHIVE_GET, reason);
+    return transfer_start(agent, frame, TRANSFER_GET, reason);
 }
 
 static int handle_put(struct agent *agent, const struct frame *frame, struct reason *reason) {
-    return archive_start(agent, frame, ARCHIVE_PUT, reason);
+    return transfer_start(agent, frame, TRANSFER_PUT, reason);
 }
 
 static int handle_stdin(struct agent *agent, const struct frame *frame, struct reason *reason) {

@@ -482,7 +482,7 @@ void channels_connection_new(struct channels *channels) {
             output_rewind(&channel->output);
             continue;
         }
-        if (channel->kind == CHANNEL_ARCHIVE) {
+        if (channel->kind == CHANNEL_TRANSFER) {
             channel_signal(channel, SIGKILL);
             channel_free(channel);
             continue;

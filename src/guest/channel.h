@@ -16,7 +16,7 @@
 enum channel_kind {
     CHANNEL_MAIN,
     CHANNEL_EXEC,
-    CHANNEL_ARCHIVE,
+    CHANNEL_TRANSFER,
 };
 
 /* All channels of the agent. */

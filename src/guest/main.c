@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 
 #include "guest/agent.h"
-#include "guest/archive.h"
+#include "guest/transfer.h"
 #include "guest/boot.h"
 #include "guest/power.h"
 
@@ -49,9 +49,9 @@ static int archive_main(const char *direction, const char *path) {
     umask(0);
     (void) signal(SIGPIPE, SIG_IGN);
     if (strcmp(direction, "get") == 0)
-        r = archive_get(root, path, STDOUT_FILENO, &reason);
+        r = transfer_get(root, path, STDOUT_FILENO, &reason);
     else if (strcmp(direction, "put") == 0)
-        r = archive_put(root, path, STDIN_FILENO, &reason);
+        r = transfer_put(root, path, STDIN_FILENO, &reason);
     else
         r = reason_set(&reason, -EINVAL, "the direction is get or put");
     if (r < 0) {

@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <termios.h>
 
-#include "guest/archive.h"
+#include "guest/transfer.h"
 #include "guest/user.h"
 
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -409,7 +409,7 @@ static void descriptors_close(int *keep, size_t count) {
     (void) close_range((unsigned) next, ~0u, 0);
 }
 
-static _noreturn_ void archive_run(enum archive_direction direction, const char *path, int mount_fd,
+static _noreturn_ void transfer_run(enum transfer_direction direction, const char *path, int mount_fd,
                                    const struct child_ends *ends) {
     struct reason reason = REASON_INIT;
     int keep[] = { ends->in, ends->out, ends->failure, mount_fd };
@@ -423,8 +423,8 @@ static _noreturn_ void archive_run(enum archive_direction direction, const char 
         child_fail(ends->failure, 1, &reason);
     }
     root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    r = direction == ARCHIVE_GET ? archive_get(root, path, ends->out, &reason)
-                                 : archive_put(root, path, ends->in, &reason);
+    r = direction == TRANSFER_GET ? transfer_get(root, path, ends->out, &reason)
+                                 : transfer_put(root, path, ends->in, &reason);
     if (r < 0) {
         reason_set(&reason, r, "the transfer failed");
         child_fail(ends->failure, 1, &reason);
@@ -432,18 +432,18 @@ static _noreturn_ void archive_run(enum archive_direction direction, const char 
     _exit(0);
 }
 
-int process_start_archive(enum archive_direction direction, const char *path, const struct namespaces *namespaces,
+int process_start_transfer(enum transfer_direction direction, const char *path, const struct namespaces *namespaces,
                           struct process *ret, struct reason *reason) {
     _cleanup_(process_done) struct process process = PROCESS_INIT;
     _cleanup_(child_ends_done) struct child_ends ends = CHILD_ENDS_INIT;
-    struct request_process request = { .stdin = direction == ARCHIVE_PUT };
+    struct request_process request = { .stdin = direction == TRANSFER_PUT };
     int r = pipes_prepare(&request, &process, &ends);
 
     if (r < 0)
         return reason_set(reason, r, "cannot prepare the transfer");
     process.pid = fork();
     if (process.pid == 0)
-        archive_run(direction, path, namespaces->mount_fd, &ends);
+        transfer_run(direction, path, namespaces->mount_fd, &ends);
     if (process.pid < 0)
         return reason_set(reason, -errno, "cannot start the transfer");
     *ret = process;

@@ -32,9 +32,9 @@ struct namespaces {
 #define NAMESPACES_INIT                                                                                      \
     { .own_pid_fd = -EBADF, .own_mount_fd = -EBADF, .pid_fd = -EBADF, .mount_fd = -EBADF }
 
-enum archive_direction {
-    ARCHIVE_GET,
-    ARCHIVE_PUT,
+enum transfer_direction {
+    TRANSFER_GET,
+    TRANSFER_PUT,
 };
 
 /* Start; on success *ret owns its descriptors until process_done. hostname: the default of $HOSTNAME. */
@@ -42,7 +42,7 @@ int process_start_main(const struct request_process *request, const char *hostna
                        struct process *ret, struct reason *reason);
 int process_start_exec(const struct request_process *request, const char *hostname,
                        const struct namespaces *namespaces, struct process *ret, struct reason *reason);
-int process_start_archive(enum archive_direction direction, const char *path, const struct namespaces *namespaces,
+int process_start_transfer(enum transfer_direction direction, const char *path, const struct namespaces *namespaces,
                           struct process *ret, struct reason *reason);
 
 /* Why the child failed before it became what it should: 1 with its exit code (126, 127, or 1 for archive work) and

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "guest/archive.h"
+#include "guest/transfer.h"
 
 #include <archive.h>
 #include <archive_entry.h>
@@ -35,7 +35,7 @@ DEFINE_CLEANUP(struct archive *, archive_read_free)
 
 /* An entry's name without a leading "./" and trailing slashes, and cut into parent and last component. */
 struct place {
-    char name[ARCHIVE_PATH_MAX];
+    char name[TRANSFER_PATH_MAX];
     const char *last;
     int parent_fd;
 };
@@ -55,7 +55,7 @@ static int open_beneath(int fd, const char *path, int flags) {
 }
 
 /* Copies `name` in canonical form: components separated by one slash, no ".". "" is the target itself. */
-static int name_normalize(const char *name, char ret[ARCHIVE_PATH_MAX], struct reason *reason) {
+static int name_normalize(const char *name, char ret[TRANSFER_PATH_MAX], struct reason *reason) {
     size_t used = 0;
 
     if (!name)
@@ -66,7 +66,7 @@ static int name_normalize(const char *name, char ret[ARCHIVE_PATH_MAX], struct r
         size_t size = strcspn(part, "/");
         if (size == 2 && memcmp(part, "..", 2) == 0)
             return reason_set(reason, -EINVAL, "refused: '%.128s' has a '..'", name);
-        if (size > NAME_MAX || used + size + 2 > ARCHIVE_PATH_MAX)
+        if (size > NAME_MAX || used + size + 2 > TRANSFER_PATH_MAX)
             return reason_set(reason, -EINVAL, "refused: the name '%.64s…' is too long", name);
         if (size > 0 && !(size == 1 && *part == '.')) {
             if (used > 0)
@@ -360,7 +360,7 @@ static void drain(int fd) {
         ;
 }
 
-int archive_put(int root_fd, const char *path, int fd, struct reason *reason) {
+int transfer_put(int root_fd, const char *path, int fd, struct reason *reason) {
     _cleanup_(archive_read_freep) struct archive *archive = archive_read_new();
     _cleanup_close_ int target = open_in_root(root_fd, path, O_PATH | O_DIRECTORY, 0);
     struct unpack unpack = { .archive = archive, .target_fd = target, .reason = reason };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "guest/archive.h"
+#include "guest/transfer.h"
 
 #include <archive.h>
 #include <archive_entry.h>
@@ -17,7 +17,7 @@ struct walk {
     struct archive *archive;
     struct archive_entry_linkresolver *links; /* finds hard links among what was written */
     struct reason *reason;
-    char name[ARCHIVE_PATH_MAX]; /* of the entry at hand, inside the archive */
+    char name[TRANSFER_PATH_MAX]; /* of the entry at hand, inside the archive */
     unsigned depth;
     uint8_t *copy_buffer;
 };
@@ -126,7 +126,7 @@ static int walk_directory(struct walk *walk, int parent_fd, const char *name, co
                    : reason_set(walk->reason, -errno, "cannot open %s", walk->name);
     if (fstat(fd, &now) < 0 || now.st_dev != status->st_dev || now.st_ino != status->st_ino)
         return 0;
-    if (walk->depth == ARCHIVE_DEPTH_MAX)
+    if (walk->depth == TRANSFER_DEPTH_MAX)
         return reason_set(walk->reason, -EINVAL, "%.100s… is nested too deeply", walk->name);
     directory = fdopendir(fd);
     if (!directory)
@@ -238,7 +238,7 @@ static int walk_start(struct walk *walk, int root_fd, const char *path) {
     return walk_node(walk, target, ".", status.st_dev);
 }
 
-int archive_get(int root_fd, const char *path, int fd, struct reason *reason) {
+int transfer_get(int root_fd, const char *path, int fd, struct reason *reason) {
     _cleanup_(archive_write_freep) struct archive *archive = archive_write_new();
     _cleanup_(archive_entry_linkresolver_freep) struct archive_entry_linkresolver *links =
         archive_entry_linkresolver_new();
