@@ -210,3 +210,20 @@ void emit_key_list(struct emitter *emitter, const char *key, char *const *list) 
         emit_text(emitter, list[i]);
     emit_array_end(emitter);
 }
+
+void emit_error(struct emitter *emitter, const struct error *problem) {
+    _cleanup_free_ char *sentence = error_sentence(problem, LANGUAGE_ENGLISH);
+
+    emit_object(emitter);
+    emit_key_text(emitter, "code", error_wire(problem->code));
+    emit_key_integer(emitter, "status", error_http_status(problem->code));
+    emit_key_text(emitter, "detail", sentence);
+    if (problem->subject)
+        emit_key_text(emitter, "subject", problem->subject);
+    emit_key(emitter, "parameters");
+    emit_array(emitter);
+    for (unsigned i = 0; i < ERROR_PARAMETERS && problem->parameters[i]; i++)
+        emit_text(emitter, problem->parameters[i]);
+    emit_array_end(emitter);
+    emit_object_end(emitter);
+}

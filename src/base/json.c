@@ -124,3 +124,19 @@ bool json_boolean(struct json_object *object, const char *name, bool fallback) {
 
     return json_object_is_type(member, json_type_boolean) ? json_object_get_boolean(member) != 0 : fallback;
 }
+
+int json_only(struct json_object *object, const char *what, const char *const *names, struct error *error) {
+    if (!json_object_is_type(object, json_type_object))
+        return error_set(error, ERROR_BAD_TYPE, what, "an object", "something else");
+    json_object_object_foreach(object, key, value) {
+        bool known = false;
+        (void) value;
+        for (size_t i = 0; names[i] && !known; i++)
+            known = strcmp(names[i], key) == 0;
+        if (!known) {
+            _cleanup_free_ char *shown = text_escape(key, strnlen(key, 64), false);
+            return error_set(error, ERROR_UNKNOWN_FIELD, shown, what);
+        }
+    }
+    return 0;
+}

@@ -28,6 +28,12 @@ const char *json_text(struct json_object *object, const char *name, const char *
 int64_t json_integer(struct json_object *object, const char *name, int64_t fallback);
 bool json_boolean(struct json_object *object, const char *name, bool fallback);
 
+/* Refuses members of an object that are not in `names` (NULL-terminated), and what is no object. UNKNOWN_FIELD names
+ * `what` and the member. */
+int json_only(struct json_object *object, const char *what, const char *const *names, struct error *error);
+/* An error as the members of an RFC 9457 problem, braces included: code, status, title, detail, subject, parameters. */
+void emit_error(struct emitter *emitter, const struct error *problem);
+
 /* The emitter places commas itself. Object and array calls must balance. */
 struct emitter {
     struct buffer *out;

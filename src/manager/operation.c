@@ -235,23 +235,6 @@ const char *operation_state_name(enum operation_state state) {
     return names[state];
 }
 
-static void operation_emit_error(const struct operation *operation, struct emitter *emitter) {
-    _cleanup_free_ char *sentence = error_sentence(&operation->error, LANGUAGE_ENGLISH);
-
-    emit_object(emitter);
-    emit_key_text(emitter, "code", error_wire(operation->error.code));
-    emit_key_integer(emitter, "status", error_http_status(operation->error.code));
-    emit_key_text(emitter, "detail", sentence);
-    if (operation->error.subject)
-        emit_key_text(emitter, "subject", operation->error.subject);
-    emit_key(emitter, "parameters");
-    emit_array(emitter);
-    for (unsigned i = 0; i < ERROR_PARAMETERS && operation->error.parameters[i]; i++)
-        emit_text(emitter, operation->error.parameters[i]);
-    emit_array_end(emitter);
-    emit_object_end(emitter);
-}
-
 void operation_emit(const struct operation *operation, struct emitter *emitter) {
     char time[CLOCK_TEXT_SIZE];
 
@@ -272,7 +255,7 @@ void operation_emit(const struct operation *operation, struct emitter *emitter) 
     emit_key_text(emitter, "finished", operation->finished ? clock_format(operation->finished, time) : NULL);
     emit_key(emitter, "error");
     if (error_is_set(&operation->error))
-        operation_emit_error(operation, emitter);
+        emit_error(emitter, &operation->error);
     else
         emit_null(emitter);
     emit_key(emitter, "result");

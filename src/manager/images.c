@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/text.h"
+#include "manager/internal.h"
+
+struct add {
+    struct manager *manager;
+    struct image_request request; /* texts are ours */
+    struct operation *operation;
+    struct actor actor;
+    char *actor_name;
+};
+
+static void request_free_texts(struct image_request *request) {
+    const char *const texts[] = { request->reference, request->file, request->alias, request->platform,
+                                  request->auth_file, request->checksum, request->format, request->kernel,
+                                  request->variant };
+
+    for (size_t i = 0; i < ELEMENTS(texts); i++)
+        free((char *) texts[i]);
+}
+
+static void add_free(void *userdata) {
+    struct add *add = userdata;
+
+    if (add->request.file)
+        (void) unlink(add->request.file); /* an upload lives as long as its operation */
+    request_free_texts(&add->request);
+    free(add->actor_name);
+    free(add);
+}
+
+static int copy_text(const char **target, const char *source) {
+    *target = source ? strdup(source) : NULL;
+    return source && !*target ? -ENOMEM : 0;
+}
+
+static int request_copy(const struct image_request *source, struct image_request *target) {
+    int r = 0;
+
+    *target = *source;
+    target->reference = target->file = target->alias = target->platform = target->auth_file = NULL;
+    target->checksum = target->format = target->kernel = target->variant = NULL;
+    r |= copy_text(&target->reference, source->reference);
+    r |= copy_text(&target->file, source->file);
+    r |= copy_text(&target->alias, source->alias);
+    r |= copy_text(&target->platform, source->platform);
+    r |= copy_text(&target->auth_file, source->auth_file);
+    r |= copy_text(&target->checksum, source->checksum);
+    r |= copy_text(&target->format, source->format);
+    r |= copy_text(&target->kernel, source->kernel);
+    r |= copy_text(&target->variant, source->variant);
+    return r;
+}
+
+static void report(const char *step, uint64_t done, uint64_t total, void *userdata) {
+    operation_progress(userdata, step, done, total);
+}
+
+static int add_body(struct operation *operation, void *userdata, struct error *error) {
+    struct add *add = userdata;
+    struct storage_progress progress = { .report = report, .userdata = operation };
+    const struct image *image = NULL;
+    int r = storage_image_add(add->manager->storage, &add->request, &progress, &image, error);
+
+    if (r >= 0) {
+        _cleanup_buffer_ struct buffer buffer = BUFFER_INIT;
+        struct emitter emitter = EMITTER_INIT(&buffer);
+        storage_image_emit(image, &emitter);
+        (void) buffer_take(&buffer, &operation->result);
+        events_publish(add->manager->events, "image.added", image->digest, NULL);
+        audit_note(add->manager, &add->actor, "image.add", image->digest, "ok");
+    }
+    return audit_refusal(add->manager, &add->actor, "image.add", "images", r, error);
+}
+
+int manager_image_add(struct manager *manager, const struct actor *actor, const struct image_request *request,
+                      struct operation **ret, struct error *error) {
+    struct add *add;
+    int r = authorise(actor, "default", PERMISSION_IMAGES, NULL, error);
+
+    if (r < 0)
+        return audit_refusal(manager, actor, "image.add", "images", r, error);
+    add = calloc(1, sizeof(*add));
+    if (!add)
+        return error_errno(error, -ENOMEM, "adding an image");
+    add->manager = manager;
+    add->actor_name = strdup(actor->name);
+    add->actor = (struct actor){ .name = add->actor_name, .origin = actor->origin, .role = actor->role };
+    r = request_copy(request, &add->request);
+    if (r < 0 || !add->actor_name) {
+        add_free(add);
+        return error_errno(error, -ENOMEM, "adding an image");
+    }
+    r = operation_start(manager->operations, "image.add", "images", actor->name, add_body, add, add_free, ret);
+    return r < 0 ? error_errno(error, r, "adding an image") : 0;
+}
+
+/* Instances in any state, the trash too, keep their image. The storage refuses by its pins. */
+int manager_image_remove(struct manager *manager, const struct actor *actor, const char *name, struct error *error) {
+    int r = authorise(actor, "default", PERMISSION_IMAGES, name, error);
+
+    if (r >= 0)
+        r = storage_image_remove(manager->storage, name, error);
+    if (r >= 0) {
+        audit_note(manager, actor, "image.remove", name, "ok");
+        events_publish(manager->events, "image.removed", name, NULL);
+    }
+    return audit_refusal(manager, actor, "image.remove", name, r, error);
+}
+
+int manager_image_tag(struct manager *manager, const struct actor *actor, const char *name, const char *alias,
+                      struct error *error) {
+    int r = authorise(actor, "default", PERMISSION_IMAGES, name, error);
+
+    if (r >= 0 && (!alias || !image_alias_is_valid(alias)))
+        r = error_set(error, ERROR_BAD_VALUE, "alias", "this text", "use letters, digits and ._:/@- (at most 255)");
+    if (r >= 0)
+        r = storage_image_tag(manager->storage, name, alias, error);
+    if (r >= 0)
+        audit_note(manager, actor, "image.tag", name, "ok");
+    return audit_refusal(manager, actor, "image.tag", name, r, error);
+}
+
+int manager_image_prune(struct manager *manager, const struct actor *actor, bool all, struct emitter *emitter,
+                        struct error *error) {
+    _cleanup_list_ char **removed = NULL;
+    uint64_t bytes = 0;
+    int r = authorise(actor, "default", PERMISSION_IMAGES, NULL, error);
+
+    if (r >= 0)
+        r = storage_prune(manager->storage, all, &bytes, &removed, error);
+    if (r < 0)
+        return audit_refusal(manager, actor, "image.prune", "images", r, error);
+    audit_note(manager, actor, "image.prune", "images", "ok");
+    emit_object(emitter);
+    emit_key_unsigned(emitter, "bytes", bytes);
+    emit_key_list(emitter, "removed", removed);
+    emit_object_end(emitter);
+    return 0;
+}
+
+int manager_images_emit(struct manager *manager, struct emitter *emitter) {
+    const struct image *image;
+    size_t position = 0;
+
+    emit_object(emitter);
+    emit_key(emitter, "images");
+    emit_array(emitter);
+    while ((image = storage_image_next(manager->storage, &position)))
+        storage_image_emit(image, emitter);
+    emit_array_end(emitter);
+    emit_object_end(emitter);
+    return emitter->out->failed ? -ENOMEM : 0;
+}
+
+int manager_image_emit(struct manager *manager, const char *name, struct emitter *emitter, struct error *error) {
+    const struct image *image;
+    int r = storage_image_find(manager->storage, name, &image, error);
+
+    if (r >= 0)
+        storage_image_emit(image, emitter);
+    return r;
+}
