@@ -21,6 +21,8 @@ enum cgroup_layout {
 struct cgroup_host; /* where the trees are, which controllers there are */
 struct cgroup;
 
+/* Open it before a hybrid v2 tree is hidden from crun (umount2 with MNT_DETACH): the handle keeps using that tree,
+ * in which systemd tracks its services. */
 int cgroup_host_open(struct cgroup_host **ret, struct error *error);
 void cgroup_host_free(struct cgroup_host *host);
 enum cgroup_layout cgroup_host_layout(const struct cgroup_host *host);
@@ -42,12 +44,18 @@ struct cgroup_limits {
 /* Makes the group (all parents and controllers), or finds it again. */
 int cgroup_ensure(struct cgroup_host *host, const char *uuid, struct cgroup **ret, struct error *error);
 void cgroup_free(struct cgroup *cgroup); /* the handle, not the group */
+/* Errors: HOST_LACKS names a controller that a wanted limit needs, BUSY a limit below what is in use. */
 int cgroup_set_limits(struct cgroup *cgroup, const struct cgroup_limits *limits, struct error *error);
-/* For process_spec: descriptors of the cgroup.procs files (owned by the handle). */
-const int *cgroup_procs_fds(const struct cgroup *cgroup, size_t *ret_count);
-/* The path crun takes as linux.cgroupsPath. */
+/* For process_spec: descriptors of the cgroup.procs files, opened at the first call and owned by the handle; none on
+ * failure. Give them back with cgroup_close_fds once the processes run: a handle without them holds no descriptor. */
+const int *cgroup_procs_fds(struct cgroup *cgroup, size_t *ret_count);
+void cgroup_close_fds(struct cgroup *cgroup);
+/* Moves a process out of the limits and the freezer into the second group "polder/UUID.m", which is for what watches
+ * over the instance (conmon): it stays findable by uuid, cgroup_holds counts it and cgroup_remove kills it. */
+int cgroup_supervise(struct cgroup *cgroup, int pid);
+/* "/polder/UUID", the path below the mount of each hierarchy. */
 const char *cgroup_path(const struct cgroup *cgroup);
-/* Is the process in this group (any hierarchy)? */
+/* Is the process in one of the two groups (any hierarchy)? */
 bool cgroup_holds(const struct cgroup *cgroup, int pid);
 int cgroup_freeze(struct cgroup *cgroup, bool frozen, uint64_t deadline, struct error *error);
 /* Kills everything in it, waits until it is empty, removes it. Fiber. Absent is success. */

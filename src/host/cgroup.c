@@ -1,0 +1,612 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* Each instance has the group BASE/UUID in every hierarchy, with its limits. What watches over it is moved to
+ * BASE/UUID.m: on v2 a leaf beside it, on v1 a group of the freezer hierarchy alone (in the others it goes to BASE),
+ * so that neither a limit nor the freezer touches it and yet the uuid finds it after any crash.
+ *
+ * A group is emptied by killing what is in it until nothing is: v2 has cgroup.kill for that; on v1 the group is
+ * frozen first, so that nothing can fork away, then killed, then thawed. */
+#include "host/cgroup.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/fiber.h"
+#include "base/file.h"
+#include "base/text.h"
+#include "base/uuid.h"
+#include "host/cgroup-internal.h"
+
+#define SUPERVISOR ".m"
+#define KILL_ROUNDS 64
+
+DEFINE_CLEANUP(struct cgroup_host *, cgroup_host_free)
+DEFINE_CLEANUP(struct cgroup *, cgroup_free)
+
+static void closedirp(DIR **directory) {
+    if (*directory)
+        closedir(*directory);
+}
+
+/* --- control files --------------------------------------------------------------------------------------------- */
+
+int cgroup_read(const struct cgroup *cgroup, const struct hierarchy *hierarchy, const char *file, char **ret) {
+    char path[PATH_MAX];
+
+    if (!hierarchy)
+        return -ENODEV;
+    snprintf(path, sizeof(path), "%s/%s/%s", cgroup->host->base, cgroup->uuid, file);
+    return file_read(hierarchy->fd, path, CGROUP_TEXT_LIMIT, ret, NULL);
+}
+
+int cgroup_write(const struct cgroup *cgroup, const struct hierarchy *hierarchy, const char *file, const char *value) {
+    char path[PATH_MAX];
+
+    if (!hierarchy)
+        return -ENODEV;
+    snprintf(path, sizeof(path), "%s/%s/%s", cgroup->host->base, cgroup->uuid, file);
+    return file_write_value(hierarchy->fd, path, value);
+}
+
+int cgroup_writef(const struct cgroup *cgroup, const struct hierarchy *hierarchy, const char *file,
+                  const char *format, ...) {
+    char value[256];
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(value, sizeof(value), format, arguments);
+    va_end(arguments);
+    return cgroup_write(cgroup, hierarchy, file, value);
+}
+
+uint64_t cgroup_number(const char *text, const char *key) {
+    size_t length = key ? strlen(key) : 0;
+
+    if (!key)
+        return strtoull(text, NULL, 10);
+    for (const char *line = text; line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
+        if (strncmp(line, key, length) == 0 && line[length] == ' ')
+            return strtoull(line + length + 1, NULL, 10);
+    return 0;
+}
+
+int cgroup_limit_error(struct error *error, int r, const char *limit, const char *controller) {
+    if (r == -ENOENT || r == -ENODEV)
+        return error_set(error, ERROR_HOST_LACKS, controller,
+                         "the cgroup controller is not available, so the limit cannot be kept");
+    if (r == -EBUSY)
+        return error_set(error, ERROR_BUSY, limit, "more than the new limit is in use");
+    return error_errno(error, r, "setting the %s limit", limit);
+}
+
+int cgroup_whole_disk(uint64_t device, unsigned *ret_major, unsigned *ret_minor) {
+    _cleanup_free_ char *text = NULL;
+    char path[64];
+    unsigned number[2] = { major(device), minor(device) };
+
+    if (number[0] == 0)
+        return -ENODEV;
+    snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/partition", number[0], number[1]);
+    if (file_exists(AT_FDCWD, path)) {
+        snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/../dev", number[0], number[1]);
+        int r = file_read(AT_FDCWD, path, 64, &text, NULL);
+        if (r < 0)
+            return r;
+        if (sscanf(text, "%u:%u", &number[0], &number[1]) != 2)
+            return -ENODEV;
+    }
+    *ret_major = number[0];
+    *ret_minor = number[1];
+    return 0;
+}
+
+/* --- the host's trees ------------------------------------------------------------------------------------------ */
+
+static bool has_word(const char *list, const char *word, const char *separators) {
+    size_t length = strlen(word);
+
+    for (const char *at = list; at && *at;) {
+        size_t size = strcspn(at, separators);
+        if (size == length && memcmp(at, word, length) == 0)
+            return true;
+        at += size + strspn(at + size, separators);
+    }
+    return false;
+}
+
+const struct hierarchy *cgroup_find_hierarchy(const struct cgroup_host *host, const char *controller) {
+    if (host->layout != CGROUP_V2 && strcmp(controller, "io") == 0)
+        controller = "blkio";
+    for (size_t i = 0; i < host->count; i++) {
+        const struct hierarchy *hierarchy = &host->hierarchies[i];
+        if (host->layout == CGROUP_V2 ? hierarchy->unified : has_word(hierarchy->controllers, controller, ","))
+            return hierarchy;
+    }
+    return NULL;
+}
+
+static int host_add(struct cgroup_host *host, const char *mount_point, const char *controllers, bool unified) {
+    struct hierarchy *hierarchy = &host->hierarchies[host->count];
+
+    if (host->count == HIERARCHIES_MAX)
+        return -E2BIG;
+    hierarchy->fd = open(mount_point, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (hierarchy->fd < 0)
+        return -errno;
+    hierarchy->controllers = strdup(controllers);
+    if (!hierarchy->controllers) {
+        hierarchy->fd = close_fd(hierarchy->fd);
+        return -ENOMEM;
+    }
+    hierarchy->unified = unified;
+    host->count++;
+    return 0;
+}
+
+static bool host_knows(const struct cgroup_host *host, const char *controllers, bool unified) {
+    for (size_t i = 0; i < host->count; i++)
+        if (host->hierarchies[i].unified == unified && text_equal(host->hierarchies[i].controllers, controllers))
+            return true;
+    return false;
+}
+
+/* From the options of a v1 mount's super block, "rw,cpu,cpuacct", what names its hierarchy. */
+static int v1_controllers(const char *options, char **ret) {
+    static const char *const known[] = { "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids" };
+    _cleanup_buffer_ struct buffer names = BUFFER_INIT;
+    const char *named = strstr(options, "name=");
+
+    for (size_t i = 0; i < ELEMENTS(known); i++)
+        if (has_word(options, known[i], ","))
+            buffer_addf(&names, "%s%s", names.size ? "," : "", known[i]);
+    if (names.size == 0 && named)
+        buffer_addf(&names, "%.*s", (int) strcspn(named, ","), named);
+    return buffer_take(&names, ret);
+}
+
+/* One line of mountinfo: "36 35 0:31 / /sys/fs/cgroup/cpu rw shared:1 - cgroup cgroup rw,cpu". */
+static int host_add_line(struct cgroup_host *host, char *line) {
+    _cleanup_free_ char *controllers = NULL;
+    char *separator = strstr(line, " - "), *save = NULL, *field = NULL, type[16], options[256];
+    bool unified;
+    int r;
+
+    if (!separator || sscanf(separator, " - %15s %*s %255s", type, options) != 2)
+        return 0;
+    unified = strcmp(type, "cgroup2") == 0;
+    if (!unified && strcmp(type, "cgroup") != 0)
+        return 0;
+    *separator = '\0';
+    for (int i = 0; i < 5; i++)
+        field = strtok_r(i == 0 ? line : NULL, " ", &save);
+    r = unified ? ((controllers = strdup("")) ? 0 : -ENOMEM) : v1_controllers(options, &controllers);
+    if (r < 0)
+        return r;
+    if (!field || (!unified && !*controllers) || host_knows(host, controllers, unified))
+        return 0;
+    r = host_add(host, field, controllers, unified);
+    return r == -EACCES || r == -ENOENT || r == -ESTALE ? 0 : r;
+}
+
+static void host_decide_layout(struct cgroup_host *host) {
+    bool unified = false, legacy = false;
+
+    for (size_t i = 0; i < host->count; i++) {
+        unified |= host->hierarchies[i].unified;
+        legacy |= !host->hierarchies[i].unified;
+    }
+    host->layout = legacy ? (unified ? CGROUP_HYBRID : CGROUP_V1) : unified ? CGROUP_V2 : CGROUP_NONE;
+}
+
+int cgroup_host_open(struct cgroup_host **ret, struct error *error) {
+    _cleanup_(cgroup_host_freep) struct cgroup_host *host = calloc(1, sizeof(*host));
+    _cleanup_free_ char *text = NULL;
+    char *save = NULL;
+    int r;
+
+    if (!host || !(host->base = strdup("polder")))
+        return error_errno(error, -ENOMEM, "opening cgroups");
+    r = file_read(AT_FDCWD, "/proc/self/mountinfo", 4 * CGROUP_TEXT_LIMIT, &text, NULL);
+    for (char *line = r < 0 ? NULL : strtok_r(text, "\n", &save); line && r >= 0; line = strtok_r(NULL, "\n", &save))
+        r = host_add_line(host, line);
+    if (r < 0)
+        return error_errno(error, r, "reading the cgroup mounts");
+    host_decide_layout(host);
+    if (host->layout == CGROUP_NONE)
+        return error_set(error, ERROR_HOST_LACKS, "cgroups", "no cgroup file system is mounted");
+    r = host->layout == CGROUP_V2 ? cgroup_v2_choose_base(host) : 0;
+    if (r < 0)
+        return error_errno(error, r, "choosing the cgroup of the instances");
+    *ret = STEAL_PTR(host);
+    return 0;
+}
+
+void cgroup_host_free(struct cgroup_host *host) {
+    if (!host)
+        return;
+    for (size_t i = 0; i < host->count; i++) {
+        close_fd(host->hierarchies[i].fd);
+        free(host->hierarchies[i].controllers);
+    }
+    free(host->base);
+    free(host->available);
+    free(host);
+}
+
+enum cgroup_layout cgroup_host_layout(const struct cgroup_host *host) {
+    return host->layout;
+}
+
+bool cgroup_host_has(const struct cgroup_host *host, const char *controller) {
+    if (host->layout == CGROUP_V2)
+        return strcmp(controller, "freezer") == 0 || has_word(host->available, controller, " \n");
+    return cgroup_find_hierarchy(host, controller) != NULL;
+}
+
+/* --- groups ---------------------------------------------------------------------------------------------------- */
+
+static int make_group(const struct hierarchy *hierarchy, const char *path) {
+    return mkdirat(hierarchy->fd, path, 0755) < 0 && errno != EEXIST ? -errno : 0;
+}
+
+/* BASE/UUID; its parent only if it is missing. */
+static int group_ensure(const struct cgroup *cgroup, const struct hierarchy *hierarchy) {
+    char path[PATH_MAX];
+    int r;
+
+    snprintf(path, sizeof(path), "%s/%s", cgroup->host->base, cgroup->uuid);
+    r = make_group(hierarchy, path);
+    if (r == -ENOENT) {
+        r = make_group(hierarchy, cgroup->host->base);
+        if (r >= 0)
+            r = make_group(hierarchy, path);
+    }
+    return r >= 0 && !hierarchy->unified ? cgroup_v1_prepare(cgroup, hierarchy) : r;
+}
+
+static int cgroup_new(struct cgroup_host *host, const char *uuid, struct cgroup **ret) {
+    _cleanup_(cgroup_freep) struct cgroup *cgroup = calloc(1, sizeof(*cgroup));
+
+    if (!uuid_is_valid(uuid))
+        return -EINVAL;
+    if (!cgroup)
+        return -ENOMEM;
+    cgroup->host = host;
+    cgroup->uuid = strdup(uuid);
+    cgroup->path = text_format("/%s/%s", host->base, uuid);
+    if (!cgroup->uuid || !cgroup->path)
+        return -ENOMEM;
+    *ret = STEAL_PTR(cgroup);
+    return 0;
+}
+
+int cgroup_ensure(struct cgroup_host *host, const char *uuid, struct cgroup **ret, struct error *error) {
+    _cleanup_(cgroup_freep) struct cgroup *cgroup = NULL;
+    int r = cgroup_new(host, uuid, &cgroup);
+
+    if (r >= 0 && host->layout == CGROUP_V2)
+        r = cgroup_v2_prepare(host);
+    for (size_t i = 0; r >= 0 && i < host->count; i++)
+        r = group_ensure(cgroup, &host->hierarchies[i]);
+    if (r < 0)
+        return error_errno(error, r, "creating the cgroup of %s", uuid);
+    *ret = STEAL_PTR(cgroup);
+    return 0;
+}
+
+void cgroup_free(struct cgroup *cgroup) {
+    if (!cgroup)
+        return;
+    cgroup_close_fds(cgroup);
+    free(cgroup->uuid);
+    free(cgroup->path);
+    free(cgroup);
+}
+
+int cgroup_set_limits(struct cgroup *cgroup, const struct cgroup_limits *limits, struct error *error) {
+    return cgroup->host->layout == CGROUP_V2 ? cgroup_v2_set_limits(cgroup, limits, error)
+                                             : cgroup_v1_set_limits(cgroup, limits, error);
+}
+
+const int *cgroup_procs_fds(struct cgroup *cgroup, size_t *ret_count) {
+    const struct cgroup_host *host = cgroup->host;
+    char path[PATH_MAX];
+
+    snprintf(path, sizeof(path), "%s/%s/cgroup.procs", host->base, cgroup->uuid);
+    for (size_t i = cgroup->fd_count; i < host->count; i++) {
+        int fd = openat(host->hierarchies[i].fd, path, O_WRONLY | O_CLOEXEC);
+        if (fd < 0)
+            break;
+        cgroup->fds[cgroup->fd_count++] = fd;
+    }
+    if (cgroup->fd_count < host->count)
+        cgroup_close_fds(cgroup);
+    *ret_count = cgroup->fd_count;
+    return cgroup->fds;
+}
+
+void cgroup_close_fds(struct cgroup *cgroup) {
+    for (size_t i = 0; i < cgroup->fd_count; i++)
+        close_fd(cgroup->fds[i]);
+    cgroup->fd_count = 0;
+}
+
+const char *cgroup_path(const struct cgroup *cgroup) {
+    return cgroup->path;
+}
+
+/* The hierarchy in which the supervisor's group exists. */
+static const struct hierarchy *supervisor_hierarchy(const struct cgroup_host *host) {
+    const struct hierarchy *freezer = cgroup_find_hierarchy(host, "freezer");
+
+    return freezer ? freezer : &host->hierarchies[0];
+}
+
+int cgroup_supervise(struct cgroup *cgroup, int pid) {
+    const struct cgroup_host *host = cgroup->host;
+    const struct hierarchy *special = supervisor_hierarchy(host);
+    char path[PATH_MAX], number[16];
+    int r;
+
+    snprintf(number, sizeof(number), "%d", pid);
+    snprintf(path, sizeof(path), "%s/%s" SUPERVISOR, host->base, cgroup->uuid);
+    r = make_group(special, path);
+    for (size_t i = 0; r >= 0 && i < host->count; i++) {
+        const struct hierarchy *hierarchy = &host->hierarchies[i];
+        if (hierarchy == special)
+            snprintf(path, sizeof(path), "%s/%s" SUPERVISOR "/cgroup.procs", host->base, cgroup->uuid);
+        else
+            snprintf(path, sizeof(path), "%s/cgroup.procs", host->base);
+        r = file_write_value(hierarchy->fd, path, number);
+    }
+    return r;
+}
+
+/* Does a line of /proc/PID/cgroup, "4:memory:/polder/UUID[.m][/…]", name one of our two groups? */
+static bool line_names(const char *line, const char *path) {
+    const char *name = strchr(line, ':');
+    size_t length = strlen(path);
+
+    name = name ? strchr(name + 1, ':') : NULL;
+    if (!name || strncmp(name + 1, path, length) != 0)
+        return false;
+    name += 1 + length;
+    if (strncmp(name, SUPERVISOR, strlen(SUPERVISOR)) == 0)
+        name += strlen(SUPERVISOR);
+    return *name == '\0' || *name == '/';
+}
+
+bool cgroup_holds(const struct cgroup *cgroup, int pid) {
+    _cleanup_free_ char *text = NULL;
+    char path[40], *save = NULL;
+
+    snprintf(path, sizeof(path), "/proc/%d/cgroup", pid);
+    if (file_read(AT_FDCWD, path, CGROUP_TEXT_LIMIT, &text, NULL) < 0)
+        return false;
+    for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+        if (line_names(line, cgroup->path))
+            return true;
+    return false;
+}
+
+int cgroup_freeze(struct cgroup *cgroup, bool frozen, uint64_t deadline, struct error *error) {
+    int r = cgroup->host->layout == CGROUP_V2 ? cgroup_v2_freeze(cgroup, frozen, deadline)
+                                              : cgroup_v1_freeze(cgroup, frozen, deadline);
+
+    if (r == -ENODEV)
+        return error_set(error, ERROR_HOST_LACKS, "freezer", "the cgroup controller is not available");
+    return r < 0 ? error_errno(error, r, frozen ? "freezing the processes" : "thawing the processes") : 0;
+}
+
+int cgroup_usage(const struct cgroup *cgroup, struct cgroup_usage *ret) {
+    *ret = (struct cgroup_usage){ 0 };
+    return cgroup->host->layout == CGROUP_V2 ? cgroup_v2_usage(cgroup, ret) : cgroup_v1_usage(cgroup, ret);
+}
+
+/* --- emptying and removing ------------------------------------------------------------------------------------- */
+
+typedef int (*process_visitor)(int pid, void *userdata);
+
+static int visit_procs(int directory, process_visitor visit, void *userdata) {
+    _cleanup_free_ char *text = NULL;
+    char *save = NULL;
+    int r = file_read(directory, "cgroup.procs", CGROUP_TEXT_LIMIT, &text, NULL);
+
+    if (r < 0)
+        return r;
+    r = 0;
+    for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        int pid = atoi(line);
+        if (pid > 0) {
+            (void) visit(pid, userdata);
+            r++;
+        }
+    }
+    return r;
+}
+
+/* Visits every process of the group at `path` and of the groups beneath it, which a guest may have made. Returns how
+ * many there were. */
+static int visit_tree(int at, const char *path, process_visitor visit, void *userdata, unsigned depth) {
+    _cleanup_close_ int fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    _cleanup_(closedirp) DIR *directory = NULL;
+    struct dirent *entry;
+    int count, r;
+
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -errno;
+    count = visit_procs(fd, visit, userdata);
+    if (count < 0 && count != -EOPNOTSUPP)
+        return count == -ENODEV || count == -ENOENT ? 0 : count;
+    count = count < 0 ? 0 : count;
+    directory = fdopendir(fcntl(fd, F_DUPFD_CLOEXEC, 3));
+    while (directory && depth < 32 && (entry = readdir(directory))) {
+        if (entry->d_type != DT_DIR || entry->d_name[0] == '.')
+            continue;
+        r = visit_tree(fd, entry->d_name, visit, userdata, depth + 1);
+        count += r > 0 ? r : 0;
+    }
+    return count;
+}
+
+static int visit_kill(int pid, void *userdata) {
+    return kill(pid, SIGKILL);
+}
+
+static int visit_nothing(int pid, void *userdata) {
+    return 0;
+}
+
+/* Kills what is in BASE/name of one hierarchy; how many processes it saw. */
+static int kill_in(const struct cgroup_host *host, const struct hierarchy *hierarchy, const char *name) {
+    char path[PATH_MAX];
+
+    snprintf(path, sizeof(path), "%s/%s/cgroup.kill", host->base, name);
+    if (hierarchy->unified && host->layout == CGROUP_V2)
+        (void) file_write_value(hierarchy->fd, path, "1");
+    snprintf(path, sizeof(path), "%s/%s", host->base, name);
+    return visit_tree(hierarchy->fd, path, visit_kill, NULL, 0);
+}
+
+int cgroup_kill(struct cgroup *cgroup) {
+    const struct cgroup_host *host = cgroup->host;
+    int r = 0;
+
+    if (host->layout != CGROUP_V2)
+        (void) cgroup_write(cgroup, cgroup_find_hierarchy(host, "freezer"), "freezer.state", "FROZEN");
+    for (size_t i = 0; i < host->count; i++) {
+        int seen = kill_in(host, &host->hierarchies[i], cgroup->uuid);
+        r = seen < 0 && r >= 0 ? seen : r;
+    }
+    if (host->layout != CGROUP_V2)
+        (void) cgroup_write(cgroup, cgroup_find_hierarchy(host, "freezer"), "freezer.state", "THAWED");
+    return r;
+}
+
+static int count_in(const struct cgroup_host *host, const char *name) {
+    char path[PATH_MAX];
+    int count = 0;
+
+    snprintf(path, sizeof(path), "%s/%s", host->base, name);
+    for (size_t i = 0; i < host->count; i++) {
+        int r = visit_tree(host->hierarchies[i].fd, path, visit_nothing, NULL, 0);
+        count = r > count ? r : count;
+    }
+    return count;
+}
+
+bool cgroup_is_empty(const struct cgroup *cgroup) {
+    return count_in(cgroup->host, cgroup->uuid) == 0;
+}
+
+static int remove_group(int at, const char *path, unsigned depth) {
+    _cleanup_close_ int fd = -EBADF;
+    _cleanup_(closedirp) DIR *directory = NULL;
+    struct dirent *entry;
+
+    if (unlinkat(at, path, AT_REMOVEDIR) == 0 || errno == ENOENT)
+        return 0;
+    if ((errno != EBUSY && errno != ENOTEMPTY) || depth == 32)
+        return -errno;
+    fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -errno;
+    directory = fdopendir(fcntl(fd, F_DUPFD_CLOEXEC, 3));
+    while (directory && (entry = readdir(directory)))
+        if (entry->d_type == DT_DIR && entry->d_name[0] != '.')
+            (void) remove_group(fd, entry->d_name, depth + 1);
+    return unlinkat(at, path, AT_REMOVEDIR) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+static int remove_all(const struct cgroup_host *host, const char *name) {
+    char path[PATH_MAX];
+    int result = 0;
+
+    snprintf(path, sizeof(path), "%s/%s", host->base, name);
+    for (size_t i = 0; i < host->count; i++) {
+        int r = remove_group(host->hierarchies[i].fd, path, 0);
+        result = r < 0 ? r : result;
+    }
+    return result;
+}
+
+/* Kills both groups until rmdir succeeds. The kernel tells of an empty v1 group in no way that can be waited for, and
+ * a dead process leaves its groups a moment after its pidfd fires: so short sleeps that grow. */
+static int remove_until(struct cgroup *cgroup, const char *supervisor, uint64_t deadline) {
+    const struct cgroup_host *host = cgroup->host;
+    uint64_t pause = CLOCK_MILLISECOND / 4;
+
+    for (unsigned round = 0;; round++) {
+        int r = remove_all(host, cgroup->uuid);
+        int s = remove_all(host, supervisor);
+        if (r >= 0 && s >= 0)
+            return 0;
+        if ((r < 0 && r != -EBUSY) || (s < 0 && s != -EBUSY))
+            return r < 0 && r != -EBUSY ? r : s;
+        if (clock_now() > deadline)
+            return -ETIMEDOUT;
+        if (r < 0)
+            (void) cgroup_kill(cgroup);
+        for (size_t i = 0; s < 0 && i < host->count; i++)
+            (void) kill_in(host, &host->hierarchies[i], supervisor);
+        r = fiber_sleep(pause);
+        if (r < 0)
+            return r;
+        pause = pause < 20 * CLOCK_MILLISECOND ? pause * 2 : pause;
+    }
+}
+
+int cgroup_remove(struct cgroup_host *host, const char *uuid, uint64_t deadline, struct error *error) {
+    _cleanup_(cgroup_freep) struct cgroup *cgroup = NULL;
+    _cleanup_free_ char *supervisor = text_format("%s" SUPERVISOR, uuid);
+    int r = supervisor ? cgroup_new(host, uuid, &cgroup) : -ENOMEM;
+
+    if (r >= 0)
+        r = remove_until(cgroup, supervisor, deadline);
+    return r < 0 ? error_errno(error, r, "removing the cgroup of %s", uuid) : 0;
+}
+
+static int list_groups(const struct cgroup_host *host, const struct hierarchy *hierarchy, char ***uuids) {
+    _cleanup_close_ int fd = openat(hierarchy->fd, host->base, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    _cleanup_(closedirp) DIR *directory = NULL;
+    struct dirent *entry;
+
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -errno;
+    directory = fdopendir(fd);
+    if (!directory)
+        return -errno;
+    fd = -EBADF;
+    while ((entry = readdir(directory))) {
+        char *end = entry->d_name + strlen(entry->d_name);
+        if (text_ends(entry->d_name, SUPERVISOR))
+            end[-(int) strlen(SUPERVISOR)] = '\0';
+        if (entry->d_type == DT_DIR && uuid_is_valid(entry->d_name) && !list_has(*uuids, entry->d_name)) {
+            int r = list_add(uuids, entry->d_name);
+            if (r < 0)
+                return r;
+        }
+    }
+    return 0;
+}
+
+int cgroup_list(struct cgroup_host *host, char ***ret_uuids) {
+    _cleanup_list_ char **uuids = NULL;
+
+    for (size_t i = 0; i < host->count; i++) {
+        int r = list_groups(host, &host->hierarchies[i], &uuids);
+        if (r < 0)
+            return r;
+    }
+    *ret_uuids = STEAL_PTR(uuids);
+    return 0;
+}

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* Against the real host: its own layout, and then the v2 tree alone in a mount namespace of the test's own. */
+#include "host/cgroup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/fiber.h"
+#include "base/file.h"
+#include "base/text.h"
+#include "base/uuid.h"
+
+#define SOON (20 * CLOCK_SECOND)
+
+struct test {
+    struct cgroup_host *host;
+    struct cgroup *group;
+    char uuid[UUID_TEXT_SIZE];
+};
+
+static void test_open(struct test *test) {
+    struct error error = ERROR_INIT;
+
+    *test = (struct test){ 0 };
+    uuid_new(test->uuid);
+    assert_int_equal(cgroup_host_open(&test->host, &error), 0);
+    assert_int_equal(cgroup_ensure(test->host, test->uuid, &test->group, &error), 0);
+}
+
+static void test_close(struct test *test) {
+    struct error error = ERROR_INIT;
+    char **left = NULL;
+
+    assert_int_equal(cgroup_remove(test->host, test->uuid, deadline_in(SOON), &error), 0);
+    assert_int_equal(cgroup_remove(test->host, test->uuid, deadline_in(SOON), &error), 0);
+    assert_int_equal(cgroup_list(test->host, &left), 0);
+    assert_false(list_has(left, test->uuid));
+    list_free(left);
+    cgroup_free(test->group);
+    cgroup_host_free(test->host);
+}
+
+/* A child in the group that forks once more and sleeps. */
+static pid_t test_child(struct test *test) {
+    size_t count;
+    const int *fds = cgroup_procs_fds(test->group, &count);
+    int ready[2];
+    char byte;
+    pid_t pid;
+
+    assert_true(count > 0);
+    assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+    pid = fork();
+    if (pid == 0) {
+        for (size_t i = 0; i < count; i++)
+            if (write(fds[i], "0", 1) != 1)
+                _exit(1);
+        if (write(ready[1], "x", 1) != 1 || fork() < 0)
+            _exit(1);
+        for (;;)
+            pause();
+    }
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    close(ready[0]);
+    close(ready[1]);
+    cgroup_close_fds(test->group);
+    return pid;
+}
+
+static int members_main(void *userdata) {
+    struct test test;
+    struct cgroup *again = NULL;
+    struct error error = ERROR_INIT;
+    char **list = NULL;
+    pid_t pid, other;
+
+    test_open(&test);
+    assert_true(cgroup_is_empty(test.group));
+    pid = test_child(&test);
+    assert_false(cgroup_is_empty(test.group));
+    assert_true(cgroup_holds(test.group, pid));
+    assert_false(cgroup_holds(test.group, getpid()));
+    assert_false(cgroup_holds(test.group, -1));
+    assert_int_equal(cgroup_ensure(test.host, test.uuid, &again, &error), 0);
+    assert_true(cgroup_holds(again, pid));
+    cgroup_free(again);
+    assert_int_equal(cgroup_list(test.host, &list), 0);
+    assert_true(list_has(list, test.uuid));
+    list_free(list);
+    other = test_child(&test);
+    assert_int_equal(cgroup_supervise(test.group, other), 0);
+    assert_true(cgroup_holds(test.group, other));
+    assert_int_equal(cgroup_kill(test.group), 0);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    assert_int_equal(waitpid(other, NULL, WNOHANG), 0);
+    test_close(&test);
+    assert_int_equal(waitpid(other, NULL, 0), other);
+    return 0;
+}
+
+static int freeze_main(void *userdata) {
+    struct test test;
+    struct error error = ERROR_INIT;
+    pid_t pid;
+
+    test_open(&test);
+    pid = test_child(&test);
+    assert_int_equal(cgroup_freeze(test.group, true, deadline_in(SOON), &error), 0);
+    assert_int_equal(cgroup_freeze(test.group, true, deadline_in(SOON), &error), 0);
+    assert_int_equal(kill(pid, SIGTERM), 0);
+    assert_int_equal(waitpid(pid, NULL, WNOHANG), 0);
+    assert_int_equal(cgroup_freeze(test.group, false, deadline_in(SOON), &error), 0);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    /* A frozen group can still be killed and removed. */
+    pid = test_child(&test);
+    assert_int_equal(cgroup_freeze(test.group, true, deadline_in(SOON), &error), 0);
+    test_close(&test);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    return 0;
+}
+
+static int limits_main(void *userdata) {
+    struct stat status;
+    struct test test;
+    struct error error = ERROR_INIT;
+    struct cgroup_usage usage;
+    struct cgroup_limits limits = { .cpu_milli = 1500, .cpu_weight = 250, .memory = 64 << 20, .memory_low = 16 << 20,
+                                    .pids = 20, .io_read = 1 << 20, .io_write = 2 << 20, .cpus = "0" };
+
+    test_open(&test);
+    assert_int_equal(stat("/", &status), 0);
+    limits.io_device = status.st_dev;
+    if (major(status.st_dev) == 0)
+        limits.io_read = limits.io_write = 0;
+    assert_int_equal(cgroup_set_limits(test.group, &limits, &error), 0);
+    limits.memory *= 2;
+    assert_int_equal(cgroup_set_limits(test.group, &limits, &error), 0);
+    limits.memory /= 4;
+    assert_int_equal(cgroup_set_limits(test.group, &limits, &error), 0);
+    limits = (struct cgroup_limits){ .io_device = status.st_dev };
+    assert_int_equal(cgroup_set_limits(test.group, &limits, &error), 0);
+    assert_int_equal(cgroup_usage(test.group, &usage), 0);
+    assert_int_equal(usage.pids, 0);
+    /* The process limit is real: a fork beyond it fails. */
+    if (cgroup_host_has(test.host, "pids")) {
+        limits.pids = 2;
+        assert_int_equal(cgroup_set_limits(test.group, &limits, &error), 0);
+        pid_t pid = test_child(&test);
+        assert_int_equal(cgroup_usage(test.group, &usage), 0);
+        assert_true(usage.pids <= 2);
+        assert_int_equal(cgroup_kill(test.group), 0);
+        assert_int_equal(waitpid(pid, NULL, 0), pid);
+    }
+    test_close(&test);
+    return 0;
+}
+
+static int memory_main(void *userdata) {
+    struct test test;
+    struct error error = ERROR_INIT;
+    struct cgroup_usage usage;
+    struct cgroup_limits limits = { .memory = 16 << 20 };
+    size_t count;
+    const int *fds;
+    int status;
+    pid_t pid;
+
+    test_open(&test);
+    if (!cgroup_host_has(test.host, "memory")) {
+        assert_int_equal(cgroup_set_limits(test.group, &limits, &error), -EOPNOTSUPP);
+        assert_int_equal(error.code, ERROR_HOST_LACKS);
+        error_clear(&error);
+        test_close(&test);
+        return 0;
+    }
+    assert_int_equal(cgroup_set_limits(test.group, &limits, &error), 0);
+    fds = cgroup_procs_fds(test.group, &count);
+    pid = fork();
+    if (pid == 0) {
+        for (size_t i = 0; i < count; i++)
+            if (write(fds[i], "0", 1) != 1)
+                _exit(1);
+        char *memory = malloc(64 << 20);
+        memset(memory, 1, 64 << 20);
+        _exit(memory[12345] == 1 ? 0 : 2);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    assert_int_equal(cgroup_usage(test.group, &usage), 0);
+    assert_true(usage.oom_kills >= 1);
+    test_close(&test);
+    return 0;
+}
+
+static int bad_main(void *userdata) {
+    struct cgroup_host *host = NULL;
+    struct cgroup *group = NULL;
+    struct error error = ERROR_INIT;
+
+    assert_int_equal(cgroup_host_open(&host, &error), 0);
+    assert_true(cgroup_ensure(host, "../../x", &group, &error) < 0);
+    error_clear(&error);
+    assert_true(cgroup_remove(host, "", deadline_in(SOON), &error) < 0);
+    error_clear(&error);
+    assert_int_equal(cgroup_remove(host, "00000000-0000-4000-8000-000000000000", deadline_in(SOON), &error), 0);
+    cgroup_host_free(host);
+    return 0;
+}
+
+static int exiting_main(void *userdata) {
+    fiber_function function = userdata;
+    int r = function(NULL);
+
+    loop_exit(r);
+    return r;
+}
+
+static void on_fiber(fiber_function function) {
+    assert_int_equal(loop_init(), 0);
+    assert_int_equal(fiber_start(NULL, "test", exiting_main, function), 0);
+    assert_int_equal(loop_run(), 0);
+    loop_done();
+}
+
+static void test_members(void **state) {
+    on_fiber(members_main);
+}
+
+static void test_freeze(void **state) {
+    on_fiber(freeze_main);
+}
+
+static void test_limits(void **state) {
+    on_fiber(limits_main);
+}
+
+static void test_memory(void **state) {
+    on_fiber(memory_main);
+}
+
+static void test_bad(void **state) {
+    on_fiber(bad_main);
+}
+
+/* A child that sees the v2 tree alone. Without controllers there (hybrid host) it still has freezing and killing. */
+static void test_unified(void **state) {
+    int status;
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+            _exit(77);
+        while (umount2("/sys/fs/cgroup", MNT_DETACH) == 0)
+            ;
+        if (mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, NULL) < 0)
+            _exit(77);
+        on_fiber(members_main);
+        on_fiber(freeze_main);
+        on_fiber(memory_main);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    if (WEXITSTATUS(status) == 77)
+        skip();
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_members), cmocka_unit_test(test_freeze), cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_memory), cmocka_unit_test(test_bad), cmocka_unit_test(test_unified),
+    };
+
+    if (geteuid() != 0) {
+        print_message("skipped: cgroups need root\n");
+        return 77;
+    }
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
