@@ -31,8 +31,6 @@ bool json_boolean(struct json_object *object, const char *name, bool fallback);
 /* Refuses members of an object that are not in `names` (NULL-terminated), and what is no object. UNKNOWN_FIELD names
  * `what` and the member. */
 int json_only(struct json_object *object, const char *what, const char *const *names, struct error *error);
-/* An error as the members of an RFC 9457 problem, braces included: code, status, title, detail, subject, parameters. */
-void emit_error(struct emitter *emitter, const struct error *problem);
 
 /* The emitter places commas itself. Object and array calls must balance. */
 struct emitter {
@@ -65,6 +63,9 @@ void emit_key_integer(struct emitter *emitter, const char *key, int64_t value);
 void emit_key_unsigned(struct emitter *emitter, const char *key, uint64_t value);
 void emit_key_boolean(struct emitter *emitter, const char *key, bool value);
 void emit_key_list(struct emitter *emitter, const char *key, char *const *list);
+
+/* An error as an RFC 9457 problem object: code, status, detail, subject, parameters. */
+void emit_error(struct emitter *emitter, const struct error *problem);
 
 DEFINE_CLEANUP(struct json_object *, json_put)
 #define _cleanup_json_ _cleanup_(json_putp)

@@ -389,6 +389,8 @@ static int patch_decode(struct instance *instance, struct json_object *body, str
         r = table_copy(&instance_spec_table, &instance->spec, &ret->after);
     if (r >= 0 && spec)
         r = table_decode(&instance_spec_table, spec, DECODE_MERGE, &ret->after, error);
+    if (r >= 0 && spec)
+        instance_spec_complete(&ret->after, instance->assigned.kind, spec, DECODE_MERGE);
     return r;
 }
 

@@ -69,7 +69,7 @@ static int load_audit_sequence(struct manager *manager, struct error *error) {
 /* --- one instance -------------------------------------------------------------------------------------------------------- */
 
 static void set_state(struct instance *instance, enum state state) {
-    if (instance->status.state != state)
+    if (instance->status.state != (int) state)
         manager_mark_dirty(instance->manager, instance);
     instance->status.state = state;
     instance_touch(instance);

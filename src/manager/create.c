@@ -252,7 +252,7 @@ int instance_admissible(struct manager *manager, const struct instance *instance
     return r < 0 ? r : fits_node(manager, instance, error);
 }
 
-static int decide(struct manager *manager, struct instance *instance, struct error *error) {
+static int decide(struct manager *manager, struct instance *instance, struct json_object *given, struct error *error) {
     struct instance_assigned *assigned = &instance->assigned;
     const struct image *image = NULL;
     char uuid[UUID_TEXT_SIZE];
@@ -282,6 +282,7 @@ static int decide(struct manager *manager, struct instance *instance, struct err
     r = assigned->uuid && assigned->project && assigned->node ? instance_prepare(instance) : -ENOMEM;
     if (r < 0)
         return error_errno(error, r, "creating");
+    instance_spec_complete(&instance->spec, assigned->kind, given, DECODE_REPLACE);
     r = instance_admissible(manager, instance, error);
     if (r >= 0)
         r = instance_process(instance, image, error);
@@ -302,7 +303,7 @@ static int build(struct manager *manager, const struct instance_create *create, 
     if (create->spec)
         r = table_decode(&instance_spec_table, create->spec, DECODE_REPLACE, &instance->spec, error);
     if (r >= 0)
-        r = decide(manager, instance, error);
+        r = decide(manager, instance, create->spec, error);
     if (r < 0)
         return r;
     *ret = STEAL_PTR(instance);
