@@ -284,7 +284,8 @@ static int collect_modules(struct initramfs *initramfs, const char *directory) {
     return fclose(list) == 0 ? 0 : -ENOMEM;
 }
 
-static int put_entry(struct archive *archive, const char *name, mode_t mode, dev_t device, const void *data,
+/* `inode` is any number of the entry's own. */
+static int put_entry(struct archive *archive, unsigned inode, const char *name, mode_t mode, const void *data,
                      size_t size) {
     _cleanup_(archive_entry_freep) struct archive_entry *entry = archive_entry_new();
 
@@ -292,11 +293,12 @@ static int put_entry(struct archive *archive, const char *name, mode_t mode, dev
         return -ENOMEM;
     archive_entry_set_pathname(entry, name + 1);
     archive_entry_set_mode(entry, mode);
-    archive_entry_set_nlink(entry, S_ISDIR(mode) ? 2 : 1);
+    archive_entry_set_ino(entry, inode);
+    archive_entry_set_nlink(entry, 1);
     archive_entry_set_mtime(entry, 0, 0);
     archive_entry_set_size(entry, (la_int64_t) size);
     if (S_ISCHR(mode))
-        archive_entry_set_rdev(entry, device);
+        archive_entry_set_rdev(entry, makedev(5, 1)); /* the console, the only device here */
     if (archive_write_header(archive, entry) != ARCHIVE_OK ||
         (size > 0 && archive_write_data(archive, data, size) != (la_ssize_t) size))
         return fail(-EINVAL, "cannot write the archive: %s", archive_error_string(archive));
@@ -318,19 +320,19 @@ static int write_archive(struct initramfs *initramfs, const void *guest, size_t 
         archive_write_open_fd(archive, fd) != ARCHIVE_OK)
         return fail(-EINVAL, "cannot write the archive: %s", archive_error_string(archive));
     /* The kernel opens /dev/console before it starts /init. */
-    r = put_entry(archive, "/dev", S_IFDIR | 0755, 0, NULL, 0);
+    r = put_entry(archive, 1, "/dev", S_IFDIR | 0755, NULL, 0);
     if (r == 0)
-        r = put_entry(archive, "/dev/console", S_IFCHR | 0600, makedev(5, 1), NULL, 0);
+        r = put_entry(archive, 2, "/dev/console", S_IFCHR | 0600, NULL, 0);
     if (r == 0)
-        r = put_entry(archive, "/init", S_IFREG | 0755, 0, guest, guest_size);
+        r = put_entry(archive, 3, "/init", S_IFREG | 0755, guest, guest_size);
     if (r == 0)
-        r = put_entry(archive, "/modules", S_IFDIR | 0755, 0, NULL, 0);
+        r = put_entry(archive, 4, "/modules", S_IFDIR | 0755, NULL, 0);
     if (r == 0)
-        r = put_entry(archive, "/modules.list", S_IFREG | 0644, 0, initramfs->list, strlen(initramfs->list));
+        r = put_entry(archive, 5, "/modules.list", S_IFREG | 0644, initramfs->list, strlen(initramfs->list));
     qsort(initramfs->files, initramfs->count, sizeof(struct file), compare_files);
     for (size_t i = 0; r == 0 && i < initramfs->count; i++) {
         const struct file *file = &initramfs->files[i];
-        r = put_entry(archive, file->name, S_IFREG | 0644, 0, file->data, file->size);
+        r = put_entry(archive, (unsigned) (6 + i), file->name, S_IFREG | 0644, file->data, file->size);
     }
     if (r == 0 && archive_write_close(archive) != ARCHIVE_OK)
         r = fail(-EINVAL, "cannot write the archive: %s", archive_error_string(archive));

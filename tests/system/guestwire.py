@@ -204,14 +204,12 @@ class Machine:
             "-serial", f"file:{self.console}",
             "-blockdev", f"driver=file,node-name=f0,filename={root},read-only=on",
             "-blockdev", "driver=raw,node-name=d0,file=f0,read-only=on",
-            # The bus hands out virtio-mmio slots from the last to the first, and Linux probes them upwards:
-            # the device named last becomes vda.
+            "-device", "virtio-blk-device,drive=d0",  # the first named is vda
         ]
         if disk:
             self.command += ["-blockdev", f"driver=file,node-name=f1,filename={disk}",
                              "-blockdev", "driver=raw,node-name=d1,file=f1",
                              "-device", "virtio-blk-device,drive=d1"]
-        self.command += ["-device", "virtio-blk-device,drive=d0"]
         if netdev:
             self.command += ["-netdev", "user,id=n0,restrict=on",
                              "-device", "virtio-net-device,netdev=n0,mac=52:54:00:12:34:56"]
