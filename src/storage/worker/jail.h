@@ -14,7 +14,7 @@
 
 enum jail_profile {
     JAIL_PURE,    /* reads and writes open descriptors; uid 65534 */
-    JAIL_UNPACK,  /* also makes files beneath JAIL_ROOT, with five capabilities */
+    JAIL_UNPACK,  /* also makes files beneath JAIL_ROOT, with six capabilities */
     JAIL_CONVERT, /* also runs qemu-img; uid 0 without any capability, so that it may open /in and /out again */
 };
 
