@@ -18,7 +18,7 @@ struct network;
 
 struct network_options {
     const char *run_path;   /* "/run/polder": leases, dnsmasq's files */
-    const char *state_path; /* the chosen subnet is kept here */
+    const char *state_path; /* the chosen subnet is kept here, in network.json */
     const char *subnet;     /* "10.117.0.0/24" from the configuration, or NULL: choose one no host route covers */
     const char *bridge;     /* NULL: "polder0" */
     const char *domain;     /* NULL: "polder.internal" */
@@ -35,27 +35,36 @@ struct network_member {
 
 int network_new(const struct network_options *options, struct network **ret, struct error *error);
 void network_free(struct network *network); /* leaves everything running */
-/* Reads what exists (bridge, rules, dnsmasq) and takes it over; creates nothing. `members` are the instances that run. */
+/* Takes over what exists (bridge, rules, dnsmasq) for `members`, the instances that run, and repairs what a crash left
+ * half done or unwritten. Without members it creates nothing, and finishes a removal that was interrupted. Call it once,
+ * before any other change; ports of instances that do not run are network_orphans' business. */
 int network_adopt(struct network *network, const struct network_member *members, size_t count, struct error *error);
 /* Chooses a free MAC and address for a new instance; `taken` tells what others hold. EXHAUSTED. */
 int network_allocate(struct network *network, const char *uuid, bool (*taken)(const char *address, void *userdata),
                      void *userdata, char **ret_mac, char **ret_address, struct error *error);
-/* Ensures bridge, dnsmasq and rules, then a veth pair whose inner end becomes "eth0" in the netns, configured with
+/* Errors of both: BAD_VALUE (address not of this network), IN_USE (a port: of which instance or process; an address; the configured
+ * subnet: by which route), HOST_LACKS (a rate the kernel cannot limit, a missing program), PROGRAM_FAILED. After a failure
+ * nothing of the member stays.
+ *
+ * Ensures bridge, dnsmasq and rules, then a veth pair whose inner end becomes "eth0" in the netns, configured with
  * address and default route. Anti-spoofing rules exist before the port is up. */
 int network_attach_container(struct network *network, const struct network_member *member, int netns_fd,
                              struct error *error);
 /* Likewise a tap on the bridge; *ret_fd is its descriptor (IFF_NO_PI | IFF_VNET_HDR) for QEMU. */
 int network_attach_tap(struct network *network, const struct network_member *member, int *ret_fd,
                        struct error *error);
-/* New published ports of a running member. */
+/* New published ports, name and rates of a running member. */
 int network_update(struct network *network, const struct network_member *member, struct error *error);
 /* Removes port, rules, name and lease of a member. Absent is success. */
 int network_detach(struct network *network, const char *uuid, struct error *error);
-/* Removes everything: bridge, table, dnsmasq. BUSY (IN_USE) while members run. */
+/* Removes everything: bridge, tables, dnsmasq, the choice of the subnet; ip_forward is switched off again if Polder had
+ * switched it on and nobody else seems to route. IN_USE while members run. */
 int network_reset(struct network *network, struct error *error);
 /* Interfaces and rules that belong to no uuid of `known` (for reconcile and fsck); removed if `remove`. */
 int network_orphans(struct network *network, char *const *known, bool remove, char ***ret_found, struct error *error);
-/* What a guest needs for static configuration. Borrowed strings; NULL before the first attach. */
+/* May an instance of the network hold this address? False after the subnet had to change: allocate again. */
+bool network_has_address(const struct network *network, const char *address);
+/* What a guest needs for static configuration. Borrowed strings; NULL before a subnet is chosen. */
 const char *network_gateway(const struct network *network);
 unsigned network_prefix(const struct network *network);
 const char *network_domain(const struct network *network);
