@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "api/internal.h"
+#include "api/openapi.h"
+#include "api/route.h"
+#include "base/cleanup.h"
+#include "manager/manager.h"
+#include "model/lifecycle.h"
+
+static int reply_words(struct request *request, const char *type, const char *text) {
+    request->reply.type = type;
+    request->reply.text = text;
+    request->reply.text_size = strlen(text);
+    return 0;
+}
+
+static int handle_health(struct request *request, struct error *error _unused_) {
+    return reply_words(request, "text/plain; charset=utf-8", "ok\n");
+}
+
+static int handle_index(struct request *request, struct error *error _unused_) {
+    return reply_words(request, NULL, "{\"version\":\"" POLDER_VERSION "\",\"resources\":[\"/v1/instances\","
+        "\"/v1/images\",\"/v1/operations\",\"/v1/events\",\"/v1/node\",\"/v1/networks\",\"/v1/doctor\","
+        "\"/v1/lifecycle\",\"/v1/audit\",\"/v1/version\",\"/v1/openapi.json\",\"/metrics\"]}");
+}
+
+static int handle_version(struct request *request, struct error *error _unused_) {
+    return reply_words(request, NULL, "{\"version\":\"" POLDER_VERSION "\",\"api\":\"v1\"}");
+}
+
+static int handle_metrics(struct request *request, struct error *error _unused_) {
+    const struct api *api = request->api;
+    struct buffer *out = &request->reply.body;
+
+    request->reply.type = "text/plain; version=0.0.4; charset=utf-8";
+    manager_metrics(request->manager, out);
+    buffer_addf(out, "# HELP polder_http_requests_total Requests that were routed.\n"
+                     "# TYPE polder_http_requests_total counter\npolder_http_requests_total %llu\n"
+                     "# HELP polder_http_connections Open connections.\n"
+                     "# TYPE polder_http_connections gauge\npolder_http_connections %u\n"
+                     "# HELP polder_http_refused_connections_total Connections refused over the limit.\n"
+                     "# TYPE polder_http_refused_connections_total counter\n"
+                     "polder_http_refused_connections_total %llu\n",
+                (unsigned long long) api->requests, api->connection_count,
+                (unsigned long long) api->refused_connections);
+    return 0;
+}
+
+static int handle_openapi(struct request *request, struct error *error) {
+    struct api *api = request->api;
+
+    if (!api->description) {
+        _cleanup_buffer_ struct buffer text = BUFFER_INIT;
+        if (openapi_build(&text) < 0)
+            return error_set(error, ERROR_NO_MEMORY, "");
+        api->description_size = text.size;
+        if (buffer_take(&text, &api->description) < 0)
+            return error_set(error, ERROR_NO_MEMORY, "");
+    }
+    request->reply.text = api->description;
+    request->reply.text_size = api->description_size;
+    return 0;
+}
+
+static int handle_node(struct request *request, struct error *error _unused_) {
+    struct emitter emitter = reply_emitter(request);
+
+    manager_node_emit(request->manager, &emitter);
+    return 0;
+}
+
+static int handle_doctor(struct request *request, struct error *error) {
+    struct emitter emitter = reply_emitter(request);
+
+    return manager_doctor_emit(request->manager, &emitter, error);
+}
+
+static int handle_lifecycle(struct request *request, struct error *error _unused_) {
+    struct emitter emitter = reply_emitter(request);
+
+    lifecycle_emit(&emitter);
+    return 0;
+}
+
+static int handle_networks(struct request *request, struct error *error _unused_) {
+    struct emitter emitter = reply_emitter(request);
+
+    return manager_networks_emit(request->manager, &emitter);
+}
+
+static int handle_network_reset(struct request *request, struct error *error) {
+    int r = manager_network_reset(request->manager, request->actor, error);
+
+    if (r == 0)
+        request->reply.status = 204;
+    return r;
+}
+
+struct audit_query {
+    char *after;
+    int64_t limit;
+};
+static const struct field audit_query_fields[] = {
+    { .name = "after", .type = FIELD_TEXT, .offset = offsetof(struct audit_query, after), .change = CHANGE_LIVE,
+      .maximum = 128, .help = "Go on after the record with this id (towards older ones)." },
+    { .name = "limit", .type = FIELD_INTEGER, .offset = offsetof(struct audit_query, limit), .change = CHANGE_LIVE,
+      .minimum = 1, .maximum = 1000, .initial = "100", .help = "At most so many." },
+};
+static const struct table audit_query_table = TABLE("audit-query", struct audit_query, audit_query_fields);
+
+static int handle_audit(struct request *request, struct error *error) {
+    const struct audit_query *query = request->query;
+    struct emitter emitter = reply_emitter(request);
+
+    return manager_audit_emit(request->manager, request->actor, query->after, (size_t) query->limit, &emitter, error);
+}
+
+struct fsck_body {
+    bool deep, repair;
+};
+static const struct field fsck_body_fields[] = {
+    { .name = "deep", .type = FIELD_BOOLEAN, .offset = offsetof(struct fsck_body, deep), .change = CHANGE_LIVE,
+      .help = "Compare contents and host resources too, not records alone." },
+    { .name = "repair", .type = FIELD_BOOLEAN, .offset = offsetof(struct fsck_body, repair), .change = CHANGE_LIVE,
+      .help = "Remove what belongs to nothing." },
+};
+static const struct table fsck_body_table = TABLE("fsck", struct fsck_body, fsck_body_fields);
+
+static int handle_fsck(struct request *request, struct error *error) {
+    const struct fsck_body *body = request->input;
+    struct emitter emitter = reply_emitter(request);
+
+    return manager_fsck_emit(request->manager, request->actor, body->deep, body->repair, &emitter, error);
+}
+
+static const struct table empty_body_table = { .name = "empty", .size = 1 };
+
+const struct route node_routes[] = {
+    { "GET", "/healthz", handle_health, PERMISSION_VIEW, "Does the daemon answer?", NULL, NULL, "text/plain",
+      ROUTE_QUICK },
+    { "GET", "/metrics", handle_metrics, PERMISSION_VIEW, "Metrics for Prometheus", NULL, NULL, "text/plain",
+      ROUTE_QUICK },
+    { "GET", "/v1", handle_index, PERMISSION_VIEW, "What there is", NULL, NULL, "Index", ROUTE_QUICK },
+    { "GET", "/v1/version", handle_version, PERMISSION_VIEW, "Version of the daemon", NULL, NULL, "Version",
+      ROUTE_QUICK },
+    { "GET", "/v1/openapi.json", handle_openapi, PERMISSION_VIEW, "This description", NULL, NULL, "application/json",
+      ROUTE_QUICK },
+    { "GET", "/v1/node", handle_node, PERMISSION_VIEW, "The node: what is promised and what is real", NULL, NULL,
+      "Node", ROUTE_QUICK },
+    { "GET", "/v1/doctor", handle_doctor, PERMISSION_VIEW, "What this host can do, why not, and what to do", NULL,
+      NULL, "Findings", 0 },
+    { "GET", "/v1/lifecycle", handle_lifecycle, PERMISSION_VIEW, "The table of states", NULL, NULL, "Lifecycle",
+      ROUTE_QUICK },
+    { "GET", "/v1/networks", handle_networks, PERMISSION_VIEW, "List networks", NULL, NULL, "NetworkList",
+      ROUTE_QUICK },
+    { "POST", "/v1/network/reset", handle_network_reset, PERMISSION_ADMIN,
+      "Remove bridge, rules and name server; nothing may run in the network", NULL, &empty_body_table, NULL, 0 },
+    { "GET", "/v1/audit", handle_audit, PERMISSION_AUDIT, "Who changed what, newest first", &audit_query_table, NULL,
+      "AuditList", 0 },
+    { "POST", "/v1/fsck", handle_fsck, PERMISSION_ADMIN, "Check the invariants, and repair", NULL, &fsck_body_table,
+      "Check", 0 },
+    { 0 },
+};
