@@ -10,8 +10,8 @@
 
 #include "base/text.h"
 
-/* json-c parses. What it lets through and we do not (NUL bytes, raw or escaped, and the literals NaN and
- * Infinity) is refused here, so that every text of a parsed document is a plain C string of valid UTF-8. */
+/* json-c parses. What it lets through and we do not (NUL, other control characters, single quotes, NaN and
+ * infinities) is refused here, so that every text of a parsed document is a plain C string of valid UTF-8. */
 
 static int refuse(struct error *error, const char *reason, size_t position) {
     char text[24];
@@ -20,12 +20,44 @@ static int refuse(struct error *error, const char *reason, size_t position) {
     return error_set(error, ERROR_BAD_JSON, reason, text);
 }
 
-/* Backslashes stand only inside strings of JSON text: an escaped NUL is found without further parsing. */
-static int check_nul(const char *text, size_t size, struct error *error) {
+/* Would the run of digits that starts at text overflow 64 bits? json-c would quietly take the largest number.
+ */
+static bool is_too_long(const char *text, size_t size, bool negative) {
+    const char *most = negative ? "9223372036854775808" : "18446744073709551615";
+    size_t digits = 0;
+
+    while (digits < size && text[digits] >= '0' && text[digits] <= '9')
+        digits++;
+    if (digits < size && strchr(".eE", text[digits]))
+        return false; /* a fraction has its own range */
+    return digits > strlen(most) || (digits == strlen(most) && strncmp(text, most, digits) > 0);
+}
+
+/* Does a number without fraction start at text[i]? */
+static bool starts_integer(const char *text, size_t i) {
+    if (text[i] < '1' || text[i] > '9')
+        return false;
+    return i == 0 || !strchr("0123456789.eE+", text[i - 1]);
+}
+
+/* The parser takes more than JSON is: names in single quotes, raw control characters in strings, NUL. Strings
+ * end at a quotation mark without a backslash before it, so one pass finds all. */
+static int check_characters(const char *text, size_t size, struct error *error) {
+    bool quoted = false;
+
     for (size_t i = 0; i < size; i++) {
-        if (text[i] == '\0')
-            return refuse(error, "a NUL byte", i);
-        if (text[i] != '\\')
+        unsigned char c = (unsigned char) text[i];
+
+        if (c == '"')
+            quoted = !quoted;
+        if (c == '\0' || (quoted && c < 0x20))
+            return refuse(error, "a control character", i);
+        if (!quoted && c == '\'')
+            return refuse(error, "a single quotation mark", i);
+        if (!quoted && starts_integer(text, i) &&
+            is_too_long(text + i, size - i, i > 0 && text[i - 1] == '-'))
+            return refuse(error, "a number of more than 64 bits", i);
+        if (!quoted || c != '\\')
             continue;
         if (size - i >= 6 && memcmp(text + i, "\\u0000", 6) == 0)
             return refuse(error, "a NUL character", i);
@@ -66,10 +98,10 @@ int json_parse(const char *text, size_t size, struct json_object **ret, struct e
 
     if (size > INT_MAX)
         return error_set(error, ERROR_TOO_LARGE, "the JSON text", "2 GiB");
-    r = check_nul(text, size, error);
+    r = check_characters(text, size, error);
     if (r < 0)
         return r;
-    tokener = json_tokener_new_ex(JSON_DEPTH_MAX + 1);
+    tokener = json_tokener_new_ex(JSON_DEPTH_MAX);
     if (!tokener)
         return error_set(error, ERROR_NO_MEMORY);
     json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
