@@ -41,7 +41,7 @@ static const char *format_of(const struct disk_facts *facts) {
 static _noreturn_ void exec_qemu_img(const char *format, int progress_fd, int errors_fd) {
     const char *const words[] = { "qemu-img", "convert", "-p",  "-f", format, "-O",       "qcow2", "-o",
                                   "compat=1.1,cluster_size=65536,lazy_refcounts=off", JAIL_INPUT, JAIL_OUTPUT, NULL };
-    const char *const environment[] = { "LC_ALL=C", NULL };
+    const char *const environment[] = { "LC_ALL=C", "MALLOC_ARENA_MAX=2", NULL };
     if (dup2(progress_fd, STDOUT_FILENO) >= 0 && dup2(errors_fd, STDERR_FILENO) >= 0)
         execve(QEMU_IMG, (char *const *) words, (char *const *) environment);
     _exit(errno == ENOENT ? 127 : 126);

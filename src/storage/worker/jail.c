@@ -141,6 +141,12 @@ static int clone_descriptors(const struct options *options, enum jail_profile pr
     return mounts->input < 0 ? mounts->input : mounts->output < 0 ? mounts->output : 0;
 }
 
+static int attach_file(int host_fd, const char *name, uint64_t flags) {
+    _cleanup_fd_ int fd = clone_mount(host_fd, name, flags);
+    int r = fd < 0 ? fd : make_file(name);
+    return r < 0 ? r : attach_mount(fd, name);
+}
+
 /* /usr, and on a host without merged /usr the library directories, read-only; links as on the host. */
 static int bind_program_directory(int host_fd, const char *name) {
     struct stat status;
@@ -157,21 +163,22 @@ static int bind_program_directory(int host_fd, const char *name) {
     _cleanup_fd_ int fd = clone_mount(host_fd, name, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY);
     if (fd < 0)
         return fd;
-    int r = S_ISDIR(status.st_mode) ? (mkdir(name, 0755) < 0 ? -errno : 0) : make_file(name);
-    return r < 0 ? r : attach_mount(fd, name);
+    return mkdir(name, 0755) < 0 ? -errno : attach_mount(fd, name);
 }
 
 /* The working directory is the new root. host_fd is the old one. */
 static int bind_program(int host_fd) {
-    static const char *const names[] = { "usr", "lib", "lib32", "lib64", "libx32", "etc/ld.so.cache" };
-    if (mkdir("etc", 0755) < 0)
-        return -errno;
+    static const char *const names[] = { "usr", "lib", "lib32", "lib64", "libx32" };
     for (size_t i = 0; i < ELEMENTS(names); i++) {
         int r = bind_program_directory(host_fd, names[i]);
         if (r < 0)
             return r;
     }
-    return 0;
+    if (mkdir("etc", 0755) < 0 || mkdir("dev", 0755) < 0)
+        return -errno;
+    int r = attach_file(host_fd, "etc/ld.so.cache", NO_EXTRAS | MOUNT_ATTR_RDONLY);
+    /* qemu-img tries out on /dev/null which kind of file locks there is. */
+    return r < 0 && r != -ENOENT ? r : attach_file(host_fd, "dev/null", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
 }
 
 static int attach_mounts(const struct jail_mounts *mounts, enum jail_profile profile, int host_fd) {
@@ -315,9 +322,11 @@ static int report_killed(int signal) {
     return report_failure(&failure);
 }
 
+/* The outer process only waits. The kernel sends the death signal in its name, and the inner one has another uid. */
 static int wait_inner(pid_t pid) {
     int status;
     capng_clear(CAPNG_SELECT_ALL);
+    capng_update(CAPNG_ADD, CAPNG_EFFECTIVE | CAPNG_PERMITTED, CAP_KILL);
     capng_apply(CAPNG_SELECT_ALL);
     while (waitpid(pid, &status, 0) < 0)
         if (errno != EINTR)

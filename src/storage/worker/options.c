@@ -98,7 +98,7 @@ static const struct option_row *option_find(const char *name, unsigned command) 
     return NULL;
 }
 
-static void options_init(struct options *options) {
+static void options_init(struct options *options, unsigned command) {
     *options = (struct options){
         .input_fd = -1,
         .output_fd = -1,
@@ -107,7 +107,9 @@ static void options_init(struct options *options) {
         .max_entries = 2000000,
         .max_ratio = 500,
         .max_virtual = 16ULL << 40,
-        .limit_memory = 768ULL << 20,
+        .parent_pidfd = -1,
+        /* qemu-img reserves stacks and arenas for its threads, most of which it never touches. */
+        .limit_memory = (command == COMMAND_CONVERT ? 3072ULL : 768ULL) << 20,
         .limit_cpu_seconds = 1800,
         .limit_files = 1024,
     };
@@ -115,7 +117,7 @@ static void options_init(struct options *options) {
 
 int options_parse(struct options *options, unsigned command, int count, char **words, struct failure *failure) {
     unsigned seen = 0;
-    options_init(options);
+    options_init(options, command);
     for (int i = 0; i < count; i++) {
         const struct option_row *row = option_find(words[i], command);
         if (!row)

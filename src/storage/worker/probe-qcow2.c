@@ -33,6 +33,8 @@ static int read_header(const struct disk *disk, struct qcow2 *header, struct fai
     if (disk_read(disk, 0, raw, 72, failure) < 0)
         return -EBADMSG;
     header->version = get_be32(raw + 4);
+    if (header->version != 2 && header->version != 3)
+        return fail(failure, FAILURE_DISK_FEATURE, "version", "qcow version %u is not supported", header->version);
     if (header->version == 3 && disk_read(disk, 0, raw, sizeof(raw), failure) < 0)
         return -EBADMSG;
     header->backing_offset = get_be64(raw + 8);

@@ -84,8 +84,7 @@ struct signature {
 /* The first rows can be used; the others are named so that the refusal says what it is, and so that an image that is
  * two things at once is found out. */
 static const struct signature signatures[] = {
-    SIGNATURE("qcow2", "QFI\xfb\0\0\0\2", 0, probe_qcow2),
-    SIGNATURE("qcow2", "QFI\xfb\0\0\0\3", 0, probe_qcow2),
+    SIGNATURE("qcow2", "QFI\xfb", 0, probe_qcow2),
     SIGNATURE("vmdk", "KDMV", 0, probe_vmdk),
     SIGNATURE("vdi", "\x7f\x10\xda\xbe", 64, probe_vdi),
     SIGNATURE("vhdx", "vhdxfile", 0, probe_vhdx),
@@ -93,7 +92,6 @@ static const struct signature signatures[] = {
     SIGNATURE("vpc", "conectix", -512, probe_vpc),
     SIGNATURE("iso", "CD001", 0x8001, probe_plain),
     SIGNATURE("iso", "BEA01", 0x8001, probe_plain), /* UDF */
-    SIGNATURE("qcow", "QFI\xfb\0\0\0\1", 0, NULL),
     SIGNATURE("qed", "QED\0", 0, NULL),
     SIGNATURE("luks", "LUKS\xba\xbe", 0, NULL),
     SIGNATURE("parallels", "WithoutFreeSpace", 0, NULL),
