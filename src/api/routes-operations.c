@@ -164,7 +164,7 @@ static void events_collect(struct events *events, const char *prefix, uint64_t *
     uint64_t id, missed;
 
     while (out->size < EVENTS_BATCH && events_next(events, *after, &id, &type, &text, &missed) > 0) {
-        if (missed > 0)
+        if (missed > 0 && *after > 0) /* 0 asks for what there is */
             buffer_addf(out, "event: lagged\ndata: {\"missed\":%llu}\n\n", (unsigned long long) missed);
         if (!prefix || text_starts(type, prefix))
             buffer_addf(out, "id: %llu\nevent: %s\ndata: %s\n\n", (unsigned long long) id, type, text);
