@@ -354,7 +354,7 @@ int build_add(struct storage *storage, const struct image_request *request, cons
 
     if (!debian && !text_equal(what, "busybox"))
         return error_set(error, ERROR_BAD_SOURCE, what, "busybox and debian:SUITE can be built");
-    if (debian && strspn(what + strlen("debian"), ":abcdefghijklmnopqrstuvwxyz") != strlen(what) - strlen("debian"))
+    if (debian && strspn(what, ":abcdefghijklmnopqrstuvwxyz") != strlen(what))
         return error_set(error, ERROR_BAD_SOURCE, what, "a suite is a word such as bookworm");
     r = staging_make(storage, &directory, error);
     if (r < 0)
