@@ -222,8 +222,8 @@ static void emit_transitions(struct emitter *emitter) {
     emit_key(emitter, "transitions");
     emit_array(emitter);
     for (int i = 0; i < STATE_COUNT * EVENT_COUNT; i++) {
-        enum state state = (enum state)(i / EVENT_COUNT);
-        enum lifecycle_event event = (enum lifecycle_event)(i % EVENT_COUNT);
+        enum state state = (enum state) (i / EVENT_COUNT);
+        enum lifecycle_event event = (enum lifecycle_event) (i % EVENT_COUNT);
         int next = lifecycle_next(state, event);
 
         if (next < 0)
