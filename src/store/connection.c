@@ -129,7 +129,7 @@ int connection_open(const char *path, bool write, sqlite3 **ret, struct error *e
     return 0;
 }
 
-void connection_end(sqlite3 *db) {
+void connection_shut(sqlite3 *db) {
     sqlite3_close_v2(db);
 }
 

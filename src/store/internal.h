@@ -125,6 +125,7 @@ struct store {
 
     /* reader's thread alone */
     sqlite3 *read_db;
+    sqlite3_stmt *read_get; /* prepared at the first use */
 
     /* under `lock` */
     pthread_mutex_t lock;
@@ -161,7 +162,7 @@ int store_keep_copy(struct store *store, struct error *error);
 
 /* connection.c */
 int connection_open(const char *path, bool write, sqlite3 **ret, struct error *error);
-void connection_end(sqlite3 *db);
+void connection_shut(sqlite3 *db);
 /* Turns an SQLite result into negative errno and an error; exits with status 70 if an fsync failed. */
 int connection_error(sqlite3 *db, int code, const char *path, struct error *error);
 bool connection_is_full(sqlite3 *db, int code);

@@ -56,21 +56,24 @@ struct get_task {
 
 static int run_get(struct store *store, struct task *task) {
     struct get_task *get = CONTAINER_OF(task, struct get_task, task);
-    _cleanup_(statement_done) sqlite3_stmt *row = NULL;
+    static const char sql[] = "SELECT key, value, revision FROM item WHERE key = ?1";
     int code;
-    int r;
+    int r = 0;
 
-    r = connection_prepare(store->read_db, "SELECT key, value, revision FROM item WHERE key = ?1", &row,
-                           &task->error);
+    if (!store->read_get)
+        r = connection_prepare(store->read_db, sql, &store->read_get, &task->error);
     if (r < 0)
         return r;
-    sqlite3_bind_text(row, 1, get->key, -1, SQLITE_STATIC);
-    code = sqlite3_step(row);
+    sqlite3_bind_text(store->read_get, 1, get->key, -1, SQLITE_STATIC);
+    code = sqlite3_step(store->read_get);
     if (code == SQLITE_DONE)
-        return -ENOENT;
-    if (code != SQLITE_ROW)
-        return connection_error(store->read_db, code, store->path, &task->error);
-    return take_item(row, &get->item) < 0 ? error_set(&task->error, ERROR_NO_MEMORY) : 0;
+        r = -ENOENT;
+    else if (code != SQLITE_ROW)
+        r = connection_error(store->read_db, code, store->path, &task->error);
+    else if (take_item(store->read_get, &get->item) < 0)
+        r = error_set(&task->error, ERROR_NO_MEMORY);
+    sqlite3_reset(store->read_get); /* ends the read transaction, or the log could never be cut */
+    return r;
 }
 
 int store_get(struct store *store, const char *key, struct store_item *ret, struct error *error) {

@@ -322,7 +322,7 @@ static int run_copy_job(void *userdata) {
         r = connection_copy(db, job->store->path, job->target, job->error);
     else
         r = schema_check(db, "integrity_check", job->store->path, &job->problem, job->error);
-    connection_end(db);
+    connection_shut(db);
     return r;
 }
 
@@ -433,7 +433,7 @@ static int open_connections(struct store *store, struct error *error) {
 }
 
 static void close_connections(struct store *store) {
-    connection_end(store->read_db);
+    connection_shut(store->read_db);
     store->read_db = NULL;
     writer_done(store);
     store->statements = (struct statements){ 0 };

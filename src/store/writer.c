@@ -72,7 +72,7 @@ void writer_done(struct store *store) {
     sqlite3_finalize(statements->lease_put);
     sqlite3_finalize(statements->lease_delete);
     sqlite3_finalize(statements->lease_get);
-    connection_end(store->write_db);
+    connection_shut(store->write_db);
     store->write_db = NULL;
 }
 
