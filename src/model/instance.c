@@ -207,7 +207,7 @@ const struct table instance_port_table = TABLE("port", struct instance_port, por
 static const struct field spec_fields[] = {
     SPEC("kind", FIELD_ENUM, kind, NEVER, .names = kinds, .initial = "auto", .flag = "kind", .value = "KIND",
          .help = "What it runs as; auto lets polder choose and say why."),
-    SPEC("image", FIELD_TEXT, image, NEVER, .required = true, .maximum = 255, .check = check_image,
+    SPEC("image", FIELD_TEXT, image, NEVER, .maximum = 255, .check = check_image,
          .value = "IMAGE", .help = "Name or digest of the image it starts from."),
     SPEC("cpus", FIELD_CPUS, cpus, LIVE, .minimum = 10, .maximum = 1024000, .initial = "1", .flag = "cpus",
          .value = "NUMBER", .help = "Processors it may use, fractions included."),
