@@ -160,17 +160,17 @@ void changes_join(struct changes *target, struct changes *source); /* source is 
 /* Renews the last good copy; any thread. */
 int store_keep_copy(struct store *store, struct error *error);
 
-/* connection.c */
-int connection_open(const char *path, bool write, sqlite3 **ret, struct error *error);
-void connection_shut(sqlite3 *db);
+/* database.c */
+int database_open(const char *path, bool write, sqlite3 **ret, struct error *error);
+void database_close(sqlite3 *db);
 /* Turns an SQLite result into negative errno and an error; exits with status 70 if an fsync failed. */
-int connection_error(sqlite3 *db, int code, const char *path, struct error *error);
-bool connection_is_full(sqlite3 *db, int code);
-int connection_exec(sqlite3 *db, const char *sql, const char *path, struct error *error);
-int connection_prepare(sqlite3 *db, const char *sql, sqlite3_stmt **ret, struct error *error);
-int connection_number(sqlite3 *db, const char *sql, int64_t *ret);
+int database_error(sqlite3 *db, int code, const char *path, struct error *error);
+bool database_is_full(sqlite3 *db, int code);
+int database_exec(sqlite3 *db, const char *sql, const char *path, struct error *error);
+int database_prepare(sqlite3 *db, const char *sql, sqlite3_stmt **ret, struct error *error);
+int database_number(sqlite3 *db, const char *sql, int64_t *ret);
 /* A consistent copy, 0600, made aside, synced and renamed. */
-int connection_copy(sqlite3 *db, const char *path, const char *target, struct error *error);
+int database_copy(sqlite3 *db, const char *path, const char *target, struct error *error);
 static inline void statement_done(sqlite3_stmt **statement) {
     sqlite3_finalize(*statement);
 }

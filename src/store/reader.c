@@ -61,7 +61,7 @@ static int run_get(struct store *store, struct task *task) {
     int r = 0;
 
     if (!store->read_get)
-        r = connection_prepare(store->read_db, sql, &store->read_get, &task->error);
+        r = database_prepare(store->read_db, sql, &store->read_get, &task->error);
     if (r < 0)
         return r;
     sqlite3_bind_text(store->read_get, 1, get->key, -1, SQLITE_STATIC);
@@ -69,7 +69,7 @@ static int run_get(struct store *store, struct task *task) {
     if (code == SQLITE_DONE)
         r = -ENOENT;
     else if (code != SQLITE_ROW)
-        r = connection_error(store->read_db, code, store->path, &task->error);
+        r = database_error(store->read_db, code, store->path, &task->error);
     else if (take_item(store->read_get, &get->item) < 0)
         r = error_set(&task->error, ERROR_NO_MEMORY);
     sqlite3_reset(store->read_get); /* ends the read transaction, or the log could never be cut */
@@ -128,7 +128,7 @@ static int list_rows(struct store *store, struct list_task *list, sqlite3_stmt *
             return error_set(&list->task.error, ERROR_NO_MEMORY);
         list->items.count++;
     }
-    return code == SQLITE_DONE ? 0 : connection_error(store->read_db, code, store->path, &list->task.error);
+    return code == SQLITE_DONE ? 0 : database_error(store->read_db, code, store->path, &list->task.error);
 }
 
 static int list_query(struct store *store, struct list_task *list) {
@@ -143,7 +143,7 @@ static int list_query(struct store *store, struct list_task *list) {
 
     if (!end)
         return error_set(&list->task.error, ERROR_NO_MEMORY);
-    r = connection_prepare(store->read_db, list->descending ? down : up, &rows, &list->task.error);
+    r = database_prepare(store->read_db, list->descending ? down : up, &rows, &list->task.error);
     if (r < 0)
         return r;
     sqlite3_bind_text(rows, 1, list->prefix, -1, SQLITE_STATIC);
@@ -160,11 +160,11 @@ static int run_list(struct store *store, struct task *task) {
     int64_t revision = 0;
     int r;
 
-    r = connection_exec(store->read_db, "BEGIN", store->path, &task->error);
+    r = database_exec(store->read_db, "BEGIN", store->path, &task->error);
     if (r < 0)
         return r;
-    if (connection_number(store->read_db, "SELECT value FROM counter WHERE name = 'revision'", &revision) < 0)
-        r = connection_error(store->read_db, sqlite3_errcode(store->read_db), store->path, &task->error);
+    if (database_number(store->read_db, "SELECT value FROM counter WHERE name = 'revision'", &revision) < 0)
+        r = database_error(store->read_db, sqlite3_errcode(store->read_db), store->path, &task->error);
     if (r == 0)
         r = list_query(store, list);
     sqlite3_exec(store->read_db, "ROLLBACK", NULL, NULL, NULL);

@@ -47,7 +47,7 @@ int schema_check(sqlite3 *db, const char *pragma, const char *path, char **ret_p
     if (code == SQLITE_OK)
         code = sqlite3_step(statement);
     if (code != SQLITE_ROW)
-        return connection_error(db, code, path, error);
+        return database_error(db, code, path, error);
     answer = (const char *) sqlite3_column_text(statement, 0);
     if (text_equal(answer, "ok"))
         return 0;
@@ -60,8 +60,8 @@ static int check_new(sqlite3 *db, const char *path, struct error *error) {
     _cleanup_free_ char *good = text_format("%s.good", path);
     int64_t tables = 0;
 
-    if (connection_number(db, "SELECT count(*) FROM sqlite_schema", &tables) < 0)
-        return connection_error(db, sqlite3_errcode(db), path, error);
+    if (database_number(db, "SELECT count(*) FROM sqlite_schema", &tables) < 0)
+        return database_error(db, sqlite3_errcode(db), path, error);
     if (tables > 0)
         return refuse_damage("it is a database of another program", path, error);
     if (good && file_exists(AT_FDCWD, good))
@@ -86,13 +86,13 @@ static int run_steps(sqlite3 *db, const char *path, const char *const *steps, in
 
     if (!version)
         return error_set(error, ERROR_NO_MEMORY);
-    r = connection_exec(db, "BEGIN EXCLUSIVE", path, error);
+    r = database_exec(db, "BEGIN EXCLUSIVE", path, error);
     for (int i = from; r == 0 && i < to; i++)
-        r = connection_exec(db, steps[i], path, error);
+        r = database_exec(db, steps[i], path, error);
     if (r == 0)
-        r = connection_exec(db, version, path, error);
+        r = database_exec(db, version, path, error);
     if (r == 0)
-        r = connection_exec(db, "COMMIT", path, error);
+        r = database_exec(db, "COMMIT", path, error);
     if (r < 0)
         sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
     return r;
@@ -112,8 +112,8 @@ int schema_prepare(sqlite3 *db, const char *path, const char *const *steps, int 
     int64_t version;
     int r;
 
-    if (connection_number(db, "PRAGMA user_version", &version) < 0)
-        return connection_error(db, sqlite3_errcode(db), path, error);
+    if (database_number(db, "PRAGMA user_version", &version) < 0)
+        return database_error(db, sqlite3_errcode(db), path, error);
     if (version < 0 || version > count)
         return refuse_newer(version, count, error);
     r = version == 0 ? check_new(db, path, error) : check_old(db, path, error);
@@ -123,7 +123,7 @@ int schema_prepare(sqlite3 *db, const char *path, const char *const *steps, int 
         copy = text_format("%s.schema-%" PRId64, path, version);
         if (!copy)
             return error_set(error, ERROR_NO_MEMORY);
-        r = connection_copy(db, path, copy, error);
+        r = database_copy(db, path, copy, error);
         if (r < 0)
             return r;
         log_notice("the store goes from schema %" PRId64 " to %d; the old one is kept as %s", version, count,

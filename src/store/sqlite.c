@@ -314,15 +314,15 @@ struct copy_job {
 static int run_copy_job(void *userdata) {
     struct copy_job *job = userdata;
     sqlite3 *db = NULL;
-    int r = connection_open(job->store->path, false, &db, job->error);
+    int r = database_open(job->store->path, false, &db, job->error);
 
     if (r < 0)
         return r;
     if (job->target)
-        r = connection_copy(db, job->store->path, job->target, job->error);
+        r = database_copy(db, job->store->path, job->target, job->error);
     else
         r = schema_check(db, "integrity_check", job->store->path, &job->problem, job->error);
-    connection_shut(db);
+    database_close(db);
     return r;
 }
 
@@ -400,7 +400,7 @@ static int create_private(const char *path, struct error *error) {
 static int load_leases(struct store *store, struct error *error) {
     _cleanup_(statement_done) sqlite3_stmt *rows = NULL;
     int code;
-    int r = connection_prepare(store->write_db, "SELECT id, ttl FROM lease", &rows, error);
+    int r = database_prepare(store->write_db, "SELECT id, ttl FROM lease", &rows, error);
 
     if (r < 0)
         return r;
@@ -415,11 +415,11 @@ static int load_leases(struct store *store, struct error *error) {
                                                        .ttl = ttl,
                                                        .expires = deadline_in(ttl) };
     }
-    return code == SQLITE_DONE ? 0 : connection_error(store->write_db, code, store->path, error);
+    return code == SQLITE_DONE ? 0 : database_error(store->write_db, code, store->path, error);
 }
 
 static int open_connections(struct store *store, struct error *error) {
-    int r = connection_open(store->path, true, &store->write_db, error);
+    int r = database_open(store->path, true, &store->write_db, error);
 
     if (r == 0)
         r = schema_prepare(store->write_db, store->path, schema_steps, STORE_SCHEMA, error);
@@ -428,12 +428,12 @@ static int open_connections(struct store *store, struct error *error) {
     if (r == 0)
         r = load_leases(store, error);
     if (r == 0)
-        r = connection_open(store->path, false, &store->read_db, error);
+        r = database_open(store->path, false, &store->read_db, error);
     return r;
 }
 
 static void close_connections(struct store *store) {
-    connection_shut(store->read_db);
+    database_close(store->read_db);
     store->read_db = NULL;
     writer_done(store);
     store->statements = (struct statements){ 0 };

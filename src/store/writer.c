@@ -47,14 +47,13 @@ int writer_prepare(struct store *store, struct error *error) {
     int64_t revision;
 
     for (size_t i = 0; i < ELEMENTS(rows); i++) {
-        int r = connection_prepare(store->write_db, rows[i].sql, rows[i].statement, error);
+        int r = database_prepare(store->write_db, rows[i].sql, rows[i].statement, error);
 
         if (r < 0)
             return r;
     }
-    if (connection_number(store->write_db, "SELECT value FROM counter WHERE name = 'revision'", &revision) <
-        0)
-        return connection_error(store->write_db, sqlite3_errcode(store->write_db), store->path, error);
+    if (database_number(store->write_db, "SELECT value FROM counter WHERE name = 'revision'", &revision) < 0)
+        return database_error(store->write_db, sqlite3_errcode(store->write_db), store->path, error);
     atomic_store(&store->revision, (uint64_t) revision);
     store->ring_floor = (uint64_t) revision;
     store->keep_at = deadline_in(60 * CLOCK_SECOND);
@@ -72,7 +71,7 @@ void writer_done(struct store *store) {
     sqlite3_finalize(statements->lease_put);
     sqlite3_finalize(statements->lease_delete);
     sqlite3_finalize(statements->lease_get);
-    connection_shut(store->write_db);
+    database_close(store->write_db);
     store->write_db = NULL;
 }
 
@@ -89,7 +88,7 @@ static int run(sqlite3_stmt *statement, int64_t *ret_number) {
 }
 
 static int write_error(struct store *store, int code, struct error *error) {
-    return connection_error(store->write_db, code, store->path, error);
+    return database_error(store->write_db, code, store->path, error);
 }
 
 static int note_change(struct write_task *write, const char *key, const void *value, size_t size,
@@ -332,7 +331,7 @@ static int attempt(struct store *store, struct task *tasks) {
     if (code == SQLITE_OK)
         code = finish_transaction(store, changed);
     if (code != SQLITE_OK) {
-        if (!connection_is_full(store->write_db, code))
+        if (!database_is_full(store->write_db, code))
             write_error(store, code, NULL); /* ends the process if it was an fsync */
         undo(store, tasks);
         return code;
@@ -346,10 +345,10 @@ static int attempt(struct store *store, struct task *tasks) {
 
 static void fail_all(struct store *store, struct task *tasks, int code) {
     for (struct task *task = tasks; task; task = task->next)
-        if (connection_is_full(store->write_db, code))
+        if (database_is_full(store->write_db, code))
             task->result = error_set(&task->error, ERROR_NO_SPACE, "saving a change");
         else
-            task->result = connection_error(NULL, code, store->path, &task->error);
+            task->result = database_error(NULL, code, store->path, &task->error);
 }
 
 static bool may_use_reserve(const struct write_task *write) {
@@ -372,7 +371,7 @@ static void write_alone(struct store *store, struct task *task) {
         return;
     }
     code = attempt(store, task);
-    if (code != SQLITE_OK && connection_is_full(store->write_db, code) && urgent && store->has_reserve) {
+    if (code != SQLITE_OK && database_is_full(store->write_db, code) && urgent && store->has_reserve) {
         reserve_release(store);
         code = attempt(store, task);
     }
@@ -387,7 +386,7 @@ static void write_group(struct store *store, struct task *tasks) {
         code = attempt(store, tasks);
         if (code == SQLITE_OK)
             return;
-        if (!connection_is_full(store->write_db, code)) {
+        if (!database_is_full(store->write_db, code)) {
             fail_all(store, tasks, code);
             return;
         }
@@ -478,7 +477,7 @@ static void checkpoint(struct store *store) {
     int moved = 0;
     int code = sqlite3_wal_checkpoint_v2(store->write_db, NULL, SQLITE_CHECKPOINT_PASSIVE, &pages, &moved);
 
-    if (code != SQLITE_OK && code != SQLITE_BUSY && !connection_is_full(store->write_db, code)) {
+    if (code != SQLITE_OK && code != SQLITE_BUSY && !database_is_full(store->write_db, code)) {
         _cleanup_error_ struct error error = ERROR_INIT;
         _cleanup_free_ char *sentence = NULL;
 

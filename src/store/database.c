@@ -27,7 +27,7 @@ static char *good_copy(const char *path) {
     return text_format("%s, of %s", good, time);
 }
 
-bool connection_is_full(sqlite3 *db, int code) {
+bool database_is_full(sqlite3 *db, int code) {
     if ((code & 0xff) == SQLITE_FULL)
         return true;
     /* Growing the shared-memory file and some writes report a full disk only as an I/O error. */
@@ -39,7 +39,7 @@ static bool is_sync_failure(int code) {
     return code == SQLITE_IOERR_FSYNC || code == SQLITE_IOERR_DIR_FSYNC;
 }
 
-int connection_error(sqlite3 *db, int code, const char *path, struct error *error) {
+int database_error(sqlite3 *db, int code, const char *path, struct error *error) {
     int extended = db ? sqlite3_extended_errcode(db) : code;
     const char *message = db ? sqlite3_errmsg(db) : sqlite3_errstr(code);
 
@@ -51,7 +51,7 @@ int connection_error(sqlite3 *db, int code, const char *path, struct error *erro
         log_error("%s: writing to disk failed; ending at once, the next start recovers", path);
         _exit(EXIT_FSYNC);
     }
-    if (connection_is_full(db, extended))
+    if (database_is_full(db, extended))
         return error_set(error, ERROR_NO_SPACE, "saving a change");
     switch (extended & 0xff) {
     case SQLITE_NOMEM:
@@ -75,19 +75,19 @@ int connection_error(sqlite3 *db, int code, const char *path, struct error *erro
     }
 }
 
-int connection_exec(sqlite3 *db, const char *sql, const char *path, struct error *error) {
+int database_exec(sqlite3 *db, const char *sql, const char *path, struct error *error) {
     int code = sqlite3_exec(db, sql, NULL, NULL, NULL);
 
-    return code == SQLITE_OK ? 0 : connection_error(db, code, path, error);
+    return code == SQLITE_OK ? 0 : database_error(db, code, path, error);
 }
 
-int connection_prepare(sqlite3 *db, const char *sql, sqlite3_stmt **ret, struct error *error) {
+int database_prepare(sqlite3 *db, const char *sql, sqlite3_stmt **ret, struct error *error) {
     int code = sqlite3_prepare_v3(db, sql, -1, SQLITE_PREPARE_PERSISTENT, ret, NULL);
 
-    return code == SQLITE_OK ? 0 : connection_error(db, code, sqlite3_db_filename(db, "main"), error);
+    return code == SQLITE_OK ? 0 : database_error(db, code, sqlite3_db_filename(db, "main"), error);
 }
 
-int connection_number(sqlite3 *db, const char *sql, int64_t *ret) {
+int database_number(sqlite3 *db, const char *sql, int64_t *ret) {
     _cleanup_(statement_done) sqlite3_stmt *statement = NULL;
 
     if (sqlite3_prepare_v2(db, sql, -1, &statement, NULL) != SQLITE_OK ||
@@ -99,7 +99,7 @@ int connection_number(sqlite3 *db, const char *sql, int64_t *ret) {
 
 /* synchronous=FULL makes each commit in WAL mode durable; checkpoints are the writer's own, after it has
  * answered. */
-int connection_open(const char *path, bool write, sqlite3 **ret, struct error *error) {
+int database_open(const char *path, bool write, sqlite3 **ret, struct error *error) {
     static const char settings[] = "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-512;"
                                    "PRAGMA trusted_schema=OFF; PRAGMA temp_store=MEMORY;"
                                    "PRAGMA journal_size_limit=8388608; PRAGMA wal_autocheckpoint=0";
@@ -115,11 +115,11 @@ int connection_open(const char *path, bool write, sqlite3 **ret, struct error *e
         sqlite3_busy_timeout(db, STORE_BUSY_MS);
         sqlite3_db_config(db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
         if (write)
-            r = connection_exec(db, settings, path, error);
+            r = database_exec(db, settings, path, error);
         else
-            r = connection_exec(db, "PRAGMA cache_size=-512; PRAGMA trusted_schema=OFF", path, error);
+            r = database_exec(db, "PRAGMA cache_size=-512; PRAGMA trusted_schema=OFF", path, error);
     } else {
-        r = connection_error(db, code, path, error);
+        r = database_error(db, code, path, error);
     }
     if (r < 0) {
         sqlite3_close_v2(db);
@@ -129,7 +129,7 @@ int connection_open(const char *path, bool write, sqlite3 **ret, struct error *e
     return 0;
 }
 
-void connection_shut(sqlite3 *db) {
+void database_close(sqlite3 *db) {
     sqlite3_close_v2(db);
 }
 
@@ -141,7 +141,7 @@ static int vacuum_into(sqlite3 *db, const char *path, const char *target, struct
         code = sqlite3_bind_text(statement, 1, target, -1, SQLITE_STATIC);
     if (code == SQLITE_OK)
         code = sqlite3_step(statement);
-    return code == SQLITE_DONE ? 0 : connection_error(db, code, path, error);
+    return code == SQLITE_DONE ? 0 : database_error(db, code, path, error);
 }
 
 /* Renames the finished copy into place, durably. */
@@ -160,7 +160,7 @@ static int install(const char *temporary, const char *target) {
     return fsync(parent) < 0 ? -errno : 0;
 }
 
-int connection_copy(sqlite3 *db, const char *path, const char *target, struct error *error) {
+int database_copy(sqlite3 *db, const char *path, const char *target, struct error *error) {
     _cleanup_free_ char *temporary = text_format("%s.tmp", target);
     _cleanup_close_ int fd = -EBADF;
     int r;
