@@ -168,7 +168,8 @@ static int check_whole_size(const struct instance_spec *spec, struct error *erro
 int instance_spec_validate(const struct instance_spec *spec, enum kind kind, struct error *error) {
     int r = 0;
 
-    if (!spec->image)
+    /* A boot medium stands in for an image, and a fake instance needs none. */
+    if (text_is_empty(spec->image) && kind != KIND_FAKE && !(kind == KIND_VM && spec->cdrom))
         return error_set(error, ERROR_MISSING_FIELD, "image");
     if (!spec->network)
         return error_set(error, ERROR_MISSING_FIELD, "network");
