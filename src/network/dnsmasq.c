@@ -282,11 +282,12 @@ static int dnsmasq_confine(void *userdata) {
     struct mount_attr locked = { .attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID };
     int directory = *(const int *) userdata, tree;
 
-    if (unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS) < 0 ||
-        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
-        return -errno;
+    /* The directory belongs to the mount namespace it was opened in: taken before leaving that. */
     tree = open_tree(directory, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
     if (tree < 0)
+        return -errno;
+    if (unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS) < 0 ||
+        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
         return -errno;
     if (mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, &locked, sizeof(locked)) < 0 ||
         move_mount(tree, "", AT_FDCWD, INSIDE, MOVE_MOUNT_F_EMPTY_PATH) < 0 ||

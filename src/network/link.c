@@ -336,7 +336,6 @@ int link_veth_add(int fd, const char *name, int master, const char *inner, int n
     message_add_text(&message, IFLA_IFNAME, name);
     message_add_u32(&message, IFLA_MTU, mtu);
     message_add_u32(&message, IFLA_MASTER, (uint32_t) master);
-    message_add_no_ipv6(&message);
     info = message_nest(&message, IFLA_LINKINFO);
     message_add_text(&message, IFLA_INFO_KIND, "veth");
     data = message_nest(&message, IFLA_INFO_DATA);

@@ -26,12 +26,21 @@ static int rate_set(struct port_job *job, int index) {
     return link_set_rate(job->network->socket, index, job->member->rate_in);
 }
 
+/* A kernel without IPv6 has nothing to switch off. */
+static int ipv6_off(int fd, int index) {
+    int r = link_set_no_ipv6(fd, index);
+
+    return r == -EAFNOSUPPORT || r == -EOPNOTSUPP || r == -EINVAL ? 0 : r;
+}
+
 /* The outer end: everything but a guest's own configuration. */
 static int port_configure(struct port_job *job, int index) {
     int fd = job->network->socket, r;
 
     job->step = "configuring the port";
-    r = link_set_hairpin(fd, index);
+    r = ipv6_off(fd, index);
+    if (r >= 0)
+        r = link_set_hairpin(fd, index);
     if (r >= 0 && job->member->rate_in)
         r = rate_set(job, index);
     if (r < 0)
@@ -51,9 +60,7 @@ static int inner_configure(struct port_job *job, int fd, int index) {
     if (r >= 0)
         r = link_set_up(fd, loopback.index);
     if (r >= 0)
-        r = link_set_no_ipv6(fd, index);
-    if (r == -EAFNOSUPPORT || r == -EOPNOTSUPP || r == -EINVAL)
-        r = 0; /* a kernel without IPv6 has nothing to switch off */
+        r = ipv6_off(fd, index);
     if (r >= 0)
         r = link_address_add(fd, index, job->member->address, network->subnet.prefix);
     if (r >= 0)
@@ -118,10 +125,6 @@ static int tap_main(void *userdata) {
     FAILPOINT("network-tap-made");
     if (r >= 0)
         r = link_get(fd, job->member->port, &info);
-    if (r >= 0)
-        r = link_set_no_ipv6(fd, info.index);
-    if (r == -EAFNOSUPPORT || r == -EOPNOTSUPP || r == -EINVAL)
-        r = 0;
     if (r >= 0)
         r = link_set_master(fd, info.index, master, job->network->mtu);
     if (r >= 0)
