@@ -117,6 +117,7 @@ struct store {
     struct statements statements;
     uint64_t next_revision; /* of the group at hand */
     bool has_reserve;
+    bool reserve_used; /* people were told so */
     uint64_t wal_pages;
     uint64_t keep_at;
     uint64_t kept_revision;

@@ -29,9 +29,10 @@ int reserve_make(struct store *store) {
     _cleanup_free_ char *path = text_format("%s.reserve", store->path);
     int r = path ? reserve_fill(path) : -ENOMEM;
 
-    if (r == 0 && !store->has_reserve)
-        log_info("the store has its reserve of room");
+    if (r == 0 && store->reserve_used)
+        log_notice("there is room again at %s: changes are taken", store->path);
     store->has_reserve = r == 0;
+    store->reserve_used = r < 0;
     return r;
 }
 
@@ -42,4 +43,5 @@ void reserve_release(struct store *store) {
         log_warning("no space left at %s: the reserve is used, changes that need room are refused",
                     store->path);
     store->has_reserve = false;
+    store->reserve_used = true;
 }
