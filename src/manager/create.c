@@ -193,6 +193,24 @@ static int suits(const struct image *image, enum kind kind, struct error *error)
                                               : "it is a disk image: use vm");
 }
 
+/* A name may stand for an OCI image and, with "-disk" behind it, for the bootable disk of the same system: a vm takes the
+ * disk, so that one name starts as every kind. */
+static int find_image_for(struct manager *manager, const struct instance_spec *spec, const struct image **ret,
+                          struct error *error) {
+    _cleanup_free_ char *disk = NULL;
+    const struct image *image = NULL;
+    int r = storage_image_find(manager->storage, spec->image, ret, error);
+
+    if (spec->kind != KIND_VM || (r >= 0 && (*ret)->type != IMAGE_OCI))
+        return r;
+    disk = text_format("%s-disk", spec->image);
+    if (!disk || storage_image_find(manager->storage, disk, &image, NULL) < 0)
+        return r;
+    error_clear(error);
+    *ret = image;
+    return 0;
+}
+
 static int choose_image(struct manager *manager, struct instance *instance, const struct image **ret,
                         struct error *error) {
     int r;
@@ -204,7 +222,7 @@ static int choose_image(struct manager *manager, struct instance *instance, cons
     }
     if (instance->spec.kind == KIND_FAKE)
         return 0;
-    r = storage_image_find(manager->storage, instance->spec.image, ret, error);
+    r = find_image_for(manager, &instance->spec, ret, error);
     if (r >= 0) {
         instance->assigned.image_digest = strdup((*ret)->digest);
         r = instance->assigned.image_digest ? 0 : -ENOMEM;

@@ -57,6 +57,7 @@ struct manager {
     struct fiber_queue written_queue; /* those who wait for the writer */
     struct fiber *writer;
     struct fiber *sweeper;
+    struct fiber *probe; /* of what the host can do */
     bool writing, dirty, urgent, stopping, ready;
     uint64_t started; /* wall time */
 };

@@ -186,9 +186,19 @@ int manager_new(const struct manager_configuration *configuration, struct store 
     return 0;
 }
 
+/* What the host's processor can do is found out beside everything else: nothing waits for it. */
+static int probe_main(void *userdata) {
+    struct manager *manager = userdata;
+
+    host_probe_kvm(&manager->facts, manager->configuration.run_path, manager->configuration.libexec_path);
+    return 0;
+}
+
 int manager_start(struct manager *manager, struct error *error) {
     int r = storage_load(manager->storage, error);
 
+    if (r >= 0)
+        r = fiber_start(&manager->probe, "probe", probe_main, manager);
     if (r >= 0)
         r = writer_start(manager);
     if (r >= 0)
@@ -223,6 +233,8 @@ void manager_stop(struct manager *manager, uint64_t deadline) {
     (void) manager_flush(manager, &error);
     if (manager->sweeper)
         fiber_cancel_join(manager->sweeper);
+    if (manager->probe)
+        fiber_cancel_join(manager->probe);
     if (manager->writer)
         fiber_cancel_join(manager->writer);
 }
@@ -252,6 +264,7 @@ void manager_free(struct manager *manager) {
     idempotency_free(manager);
     fiber_unref(manager->writer);
     fiber_unref(manager->sweeper);
+    fiber_unref(manager->probe);
     free(manager->sorted);
     map_free(manager->by_name);
     map_free(manager->by_uuid);

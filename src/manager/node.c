@@ -133,8 +133,8 @@ int manager_doctor_emit(struct manager *manager, struct emitter *emitter, struct
     struct findings findings = { 0 };
     int r = driver_findings(manager, &findings);
 
-    if (!manager->facts.kvm_reason)
-        host_probe_kvm(&manager->facts, manager->configuration.run_path, manager->configuration.libexec_path);
+    if (manager->probe)
+        (void) fiber_join(manager->probe, deadline_in(20 * CLOCK_SECOND), NULL);
     if (r >= 0)
         r = host_findings(&manager->facts, manager->cgroups, manager->configuration.state_path, &findings);
     if (r >= 0)
