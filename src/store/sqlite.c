@@ -433,6 +433,8 @@ static int open_connections(struct store *store, struct error *error) {
 }
 
 static void close_connections(struct store *store) {
+    sqlite3_finalize(store->read_get);
+    store->read_get = NULL;
     database_close(store->read_db);
     store->read_db = NULL;
     writer_done(store);
