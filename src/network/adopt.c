@@ -57,7 +57,8 @@ static int adopt_members(struct network *network, struct error *error) {
     return r < 0 ? error_errno(error, r, "adopting the network") : 0;
 }
 
-int network_adopt(struct network *network, const struct network_member *members, size_t count, struct error *error) {
+int network_adopt(struct network *network, const struct network_member *members, size_t count,
+                  struct error *error) {
     int r = network_lock(network, error);
 
     if (r < 0)
@@ -96,7 +97,8 @@ static int list_main(void *userdata) {
     return link_list(job->socket, &job->links, &job->count);
 }
 
-static int orphan_ports(struct network *network, char *const *known, bool remove, char ***found, struct error *error) {
+static int orphan_ports(struct network *network, char *const *known, bool remove, char ***found,
+                        struct error *error) {
     struct list_job job = { .socket = network->socket };
     int r = fiber_job(list_main, &job);
 

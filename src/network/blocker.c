@@ -28,7 +28,7 @@ struct walk {
     struct json_object *items; /* the ruleset's array */
     const struct packet *packet;
     const char *family, *table; /* of the base chain at work */
-    unsigned budget;            /* rules still looked at: rules may jump in circles only in a damaged listing */
+    unsigned budget; /* rules still looked at: rules may jump in circles only in a damaged listing */
     struct json_object *culprit; /* the rule that dropped */
 };
 
@@ -40,7 +40,7 @@ static const char *text_of(struct json_object *value) {
     return json_object_is_type(value, json_type_string) ? json_object_get_string(value) : NULL;
 }
 
-/* --- values ------------------------------------------------------------------------------------------------ */
+/* --- values ------------------------------------------------------------------------------------------ */
 
 /* What a left side stands for: a text, or a number. */
 struct operand {
@@ -114,7 +114,7 @@ static struct operand operand_of(const struct packet *packet, struct json_object
     return (struct operand){ 0 };
 }
 
-/* --- comparing --------------------------------------------------------------------------------------------- */
+/* --- comparing --------------------------------------------------------------------------------------- */
 
 static enum truth truth_of(bool value) {
     return value ? TRUTH_YES : TRUTH_NO;
@@ -143,7 +143,8 @@ static enum truth compare_prefix(const struct operand *operand, struct json_obje
         return TRUTH_NO;
     if (size < 0 || size > 32 || address_parse(json_text(prefix, "addr", ""), &address) < 0)
         return TRUTH_UNKNOWN;
-    return truth_of((operand->number & subnet_mask((unsigned) size)) == (address & subnet_mask((unsigned) size)));
+    return truth_of((operand->number & subnet_mask((unsigned) size)) ==
+                    (address & subnet_mask((unsigned) size)));
 }
 
 static enum truth compare_list(const struct operand *operand, struct json_object *list) {
@@ -171,7 +172,8 @@ static bool range_end(struct json_object *value, uint32_t *ret) {
 static enum truth compare_range(const struct operand *operand, struct json_object *range) {
     uint32_t low, high;
 
-    if (!operand->number_known || array_size(range) != 2 || !range_end(json_object_array_get_idx(range, 0), &low) ||
+    if (!operand->number_known || array_size(range) != 2 ||
+        !range_end(json_object_array_get_idx(range, 0), &low) ||
         !range_end(json_object_array_get_idx(range, 1), &high))
         return TRUTH_UNKNOWN;
     return truth_of(operand->number >= low && operand->number <= high);
@@ -211,7 +213,7 @@ static enum truth match(const struct packet *packet, struct json_object *express
     return text_equal(operation, "!=") ? (result == TRUTH_YES ? TRUTH_NO : TRUTH_YES) : TRUTH_UNKNOWN;
 }
 
-/* --- walking ----------------------------------------------------------------------------------------------- */
+/* --- walking ----------------------------------------------------------------------------------------- */
 
 static enum verdict chain_walk(struct walk *walk, const char *chain, unsigned depth);
 
@@ -305,20 +307,22 @@ static enum verdict chain_walk(struct walk *walk, const char *chain, unsigned de
     return VERDICT_CONTINUE;
 }
 
-/* --- base chains ------------------------------------------------------------------------------------------- */
+/* --- base chains ------------------------------------------------------------------------------------- */
 
 static bool is_on_the_way(struct json_object *chain, const struct packet *packet) {
     const char *hook = packet->hook == PACKET_FORWARD ? "forward" : "input";
     const char *family = json_text(chain, "family", "");
 
     return (text_equal(family, "ip") || text_equal(family, "inet")) &&
-           !text_equal(json_text(chain, "table", ""), "polder") && text_equal(json_text(chain, "hook", ""), hook) &&
+           !text_equal(json_text(chain, "table", ""), "polder") &&
+           text_equal(json_text(chain, "hook", ""), hook) &&
            text_equal(json_text(chain, "type", ""), "filter");
 }
 
 static bool has_chain(struct json_object *items, const char *prefix) {
     for (size_t i = 0; i < array_size(items); i++)
-        if (text_starts(json_text(json_member(json_object_array_get_idx(items, i), "chain"), "name", ""), prefix))
+        if (text_starts(json_text(json_member(json_object_array_get_idx(items, i), "chain"), "name", ""),
+                        prefix))
             return true;
     return false;
 }
@@ -330,16 +334,19 @@ static const char *owner_of(struct json_object *items, struct json_object *chain
         return NULL;
     if (has_chain(items, "ufw-"))
         return "ufw";
-    return text_equal(json_text(chain, "name", ""), "FORWARD") && has_chain(items, "DOCKER") ? "docker" : NULL;
+    return text_equal(json_text(chain, "name", ""), "FORWARD") && has_chain(items, "DOCKER") ? "docker"
+                                                                                             : NULL;
 }
 
 static int blocker_fill(struct walk *walk, struct json_object *chain, struct blocker *ret) {
     const char *owner = owner_of(walk->items, chain);
     _cleanup_blocker_ struct blocker blocker = { 0 };
 
-    blocker.chain = text_format("chain '%s' of table '%s %s'", json_text(chain, "name", ""), walk->family, walk->table);
+    blocker.chain = text_format("chain '%s' of table '%s %s'", json_text(chain, "name", ""), walk->family,
+                                walk->table);
     if (walk->culprit)
-        blocker.rule = text_format("rule %lld of its chain '%s'", (long long) json_integer(walk->culprit, "handle", 0),
+        blocker.rule = text_format("rule %lld of its chain '%s'",
+                                   (long long) json_integer(walk->culprit, "handle", 0),
                                    json_text(walk->culprit, "chain", ""));
     else
         blocker.rule = strdup("its policy 'drop'");

@@ -9,10 +9,10 @@
 
 struct json_object;
 
-/* Follows a made-up packet through everybody's nftables rules (libnftables' JSON) and names what drops it. An accept in
- * Polder's tables cannot override a drop in another's, so that naming is all that can be done. What cannot be decided
- * (a match of iptables' extensions, a set of unknown contents) counts as not matching: rules that accept special cases are then
- * overlooked, and so are rules that drop them. No I/O. */
+/* Follows a made-up packet through everybody's nftables rules (libnftables' JSON) and names what drops it. An
+ * accept in Polder's tables cannot override a drop in another's, so that naming is all that can be done. What
+ * cannot be decided (a match of iptables' extensions, a set of unknown contents) counts as not matching:
+ * rules that accept special cases are then overlooked, and so are rules that drop them. No I/O. */
 
 enum packet_hook {
     PACKET_FORWARD,
@@ -35,7 +35,8 @@ struct blocker {
     char *owner; /* "docker", "ufw", "firewalld" or NULL */
 };
 
-/* Returns 1 and the first base chain that drops the packet, 0, or -ENOMEM. Tables called "polder" are left out. */
+/* Returns 1 and the first base chain that drops the packet, 0, or -ENOMEM. Tables called "polder" are left
+ * out. */
 int blocker_find(struct json_object *ruleset, const struct packet *packet, struct blocker *ret);
 void blocker_done(struct blocker *blocker);
 /* Does another table than Polder's filter or translate forwarded traffic? */

@@ -12,7 +12,8 @@ static int port_in_use(const struct publish *publish, const char *who, struct er
     return error_set(error, ERROR_IN_USE, "the port", publish_format(publish, text), who);
 }
 
-static int publish_check_member(const struct publish *publish, const struct member *other, struct error *error) {
+static int publish_check_member(const struct publish *publish, const struct member *other,
+                                struct error *error) {
     _cleanup_free_ char *who = NULL;
 
     for (size_t i = 0; i < other->publish_count; i++)
@@ -35,7 +36,8 @@ static int listener_main(void *userdata) {
     return sockets_find_listener(job->publish, job->except, &job->owner);
 }
 
-static int publish_check_host(const struct network *network, const struct publish *publish, struct error *error) {
+static int publish_check_host(const struct network *network, const struct publish *publish,
+                              struct error *error) {
     struct listener_job job = { .publish = publish, .except = subnet_gateway(network->subnet) };
     int r = fiber_job(listener_main, &job);
 
@@ -51,7 +53,8 @@ static int publish_check_host(const struct network *network, const struct publis
 static bool publishes_already(const struct member *member, const struct publish *publish) {
     for (size_t i = 0; member && i < member->publish_count; i++)
         if (publish_conflicts(&member->publishes[i], publish) &&
-            (member->publishes[i].host_address == publish->host_address || !member->publishes[i].host_address))
+            (member->publishes[i].host_address == publish->host_address ||
+             !member->publishes[i].host_address))
             return true;
     return false;
 }

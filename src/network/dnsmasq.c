@@ -5,8 +5,9 @@
  *   leases        dnsmasq's own
  *   dnsmasq.pid   written by dnsmasq itself, before we know that it runs
  *   dnsmasq.json  our record: pid, start ticks, boot id and arguments
- * dnsmasq puts itself into the background when it is ready, so a started and an adopted one are alike: neither is our
- * child. Between its start and our record only the pid file tells of it; such a one is ended at the next start. */
+ * dnsmasq puts itself into the background when it is ready, so a started and an adopted one are alike:
+ * neither is our child. Between its start and our record only the pid file tells of it; such a one is ended
+ * at the next start. */
 #include "network/dnsmasq.h"
 
 #include <arpa/inet.h>
@@ -37,7 +38,7 @@
 /* Where its directory appears inside its mount namespace: a directory that every Debian has. */
 #define INSIDE "/mnt"
 
-/* --- files ------------------------------------------------------------------------------------------------- */
+/* --- files ------------------------------------------------------------------------------------------- */
 
 static char *own_path(const struct dnsmasq_options *options, const char *kind, const char *name) {
     return text_format("%s/%s%s%s", options->directory, kind, *name ? "/" : "", name);
@@ -56,7 +57,8 @@ int dnsmasq_prepare(const struct dnsmasq_options *options, struct error *error) 
     return 0;
 }
 
-static int own_write(const struct dnsmasq_options *options, const char *kind, const char *name, const char *text) {
+static int own_write(const struct dnsmasq_options *options, const char *kind, const char *name,
+                     const char *text) {
     _cleanup_free_ char *path = own_path(options, kind, name);
 
     return path && text ? file_write_atomic(AT_FDCWD, path, text, strlen(text), 0644, false) : -ENOMEM;
@@ -124,7 +126,7 @@ int dnsmasq_reload(const struct process *process) {
     return process_signal(process, SIGHUP);
 }
 
-/* --- leases ------------------------------------------------------------------------------------------------ */
+/* --- leases ------------------------------------------------------------------------------------------ */
 
 struct lease {
     uint8_t mac[6];
@@ -181,8 +183,9 @@ static size_t client_id_parse(const char *text, uint8_t *bytes, size_t limit) {
 #define RELEASE_SIZE 576
 #define RELEASE_OPTIONS 236
 
-/* dnsmasq forgets a lease before its time only when the client says so; it has no other door without D-Bus. So its
- * DHCPRELEASE is said for a client that is gone: a fixed form (RFC 2131, table 5). Returns its size. */
+/* dnsmasq forgets a lease before its time only when the client says so; it has no other door without D-Bus.
+ * So its DHCPRELEASE is said for a client that is gone: a fixed form (RFC 2131, table 5). Returns its size.
+ */
 static size_t release_make(const struct lease *lease, uint32_t address, uint32_t server,
                            uint8_t packet[RELEASE_SIZE]) {
     static const uint8_t start[] = { 1, 1, 6, 0 }, options[] = { 99, 130, 83, 99, 53, 1, 7, 54, 4 };
@@ -209,7 +212,9 @@ static size_t release_make(const struct lease *lease, uint32_t address, uint32_t
 void dnsmasq_release(const struct dnsmasq_options *options, uint32_t address) {
     _cleanup_close_ int fd = -EBADF;
     uint32_t server = subnet_gateway(options->subnet);
-    struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(67), .sin_addr.s_addr = htonl(server) };
+    struct sockaddr_in to = { .sin_family = AF_INET,
+                              .sin_port = htons(67),
+                              .sin_addr.s_addr = htonl(server) };
     struct lease lease;
     uint8_t packet[RELEASE_SIZE];
     size_t size;
@@ -218,12 +223,13 @@ void dnsmasq_release(const struct dnsmasq_options *options, uint32_t address) {
         return;
     size = release_make(&lease, address, server, packet);
     fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, options->bridge, (socklen_t) strlen(options->bridge)) < 0)
+    if (fd < 0 ||
+        setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, options->bridge, (socklen_t) strlen(options->bridge)) < 0)
         return;
     (void) sendto(fd, packet, size, MSG_DONTWAIT, (const struct sockaddr *) &to, sizeof(to));
 }
 
-/* --- start ------------------------------------------------------------------------------------------------- */
+/* --- start ------------------------------------------------------------------------------------------- */
 
 struct identity {
     char user[64], group[64];
@@ -247,12 +253,26 @@ static int identity_find(struct identity *ret, struct error *error) {
     return 0;
 }
 
-static int arguments_make(const struct dnsmasq_options *options, const struct identity *identity, char ***ret) {
+static int arguments_make(const struct dnsmasq_options *options, const struct identity *identity,
+                          char ***ret) {
     static const char *const fixed[] = {
-        PROGRAM, "--conf-file=", "--bind-interfaces", "--except-interface=lo", "--no-hosts", "--domain-needed",
-        "--dhcp-ignore=tag:!known", "--dhcp-ignore-names", "--dhcp-authoritative", "--dhcp-no-override", "--no-ping",
-        "--quiet-dhcp", "--cache-size=1000", "--pid-file=" INSIDE "/dnsmasq.pid", "--dhcp-leasefile=" INSIDE "/leases",
-        "--hostsdir=" INSIDE "/hosts", "--dhcp-hostsdir=" INSIDE "/dhcp",
+        PROGRAM,
+        "--conf-file=",
+        "--bind-interfaces",
+        "--except-interface=lo",
+        "--no-hosts",
+        "--domain-needed",
+        "--dhcp-ignore=tag:!known",
+        "--dhcp-ignore-names",
+        "--dhcp-authoritative",
+        "--dhcp-no-override",
+        "--no-ping",
+        "--quiet-dhcp",
+        "--cache-size=1000",
+        "--pid-file=" INSIDE "/dnsmasq.pid",
+        "--dhcp-leasefile=" INSIDE "/leases",
+        "--hostsdir=" INSIDE "/hosts",
+        "--dhcp-hostsdir=" INSIDE "/dhcp",
     };
     char network[ADDRESS_TEXT_SIZE], mask[ADDRESS_TEXT_SIZE];
     uint32_t bits = subnet_mask(options->subnet.prefix);
@@ -277,7 +297,8 @@ static int arguments_make(const struct dnsmasq_options *options, const struct id
     return 0;
 }
 
-/* In the child: a mount namespace that shows everything read-only and the directory at INSIDE. System calls only. */
+/* In the child: a mount namespace that shows everything read-only and the directory at INSIDE. System calls
+ * only. */
 static int dnsmasq_confine(void *userdata) {
     struct mount_attr locked = { .attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID };
     int directory = *(const int *) userdata, tree;
@@ -299,8 +320,8 @@ static int dnsmasq_confine(void *userdata) {
 
 /* dnsmasq opens it as root but writes it as its own user. */
 static int leases_prepare(int directory, const struct identity *identity) {
-    _cleanup_close_ int fd =
-        openat(directory, "leases", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0644);
+    _cleanup_close_ int fd = openat(directory, "leases",
+                                    O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0644);
 
     if (fd < 0 || fchown(fd, identity->uid, identity->gid) < 0)
         return -errno;
@@ -317,7 +338,8 @@ static int pid_read(const struct dnsmasq_options *options, uint64_t *ret) {
     return text_parse_u64(text, ret) < 0 || *ret < 2 || *ret > INT32_MAX ? -ESRCH : 0;
 }
 
-static int record_write(const struct dnsmasq_options *options, const struct process *process, char *const *arguments) {
+static int record_write(const struct dnsmasq_options *options, const struct process *process,
+                        char *const *arguments) {
     _cleanup_buffer_ struct buffer text = BUFFER_INIT;
     struct emitter emitter = EMITTER_INIT(&text);
     _cleanup_free_ char *joined = list_join(arguments, " ");
@@ -340,7 +362,8 @@ static int record_read(const struct dnsmasq_options *options, struct process *re
         return r == -ENOMEM ? r : -ESRCH;
     if (!text_equal(json_text(json, "boot_id", ""), clock_boot_id()))
         return -ESRCH;
-    r = process_adopt((pid_t) json_integer(json, "pid", 0), (uint64_t) json_integer(json, "start_ticks", 0), ret);
+    r = process_adopt((pid_t) json_integer(json, "pid", 0), (uint64_t) json_integer(json, "start_ticks", 0),
+                      ret);
     if (r >= 0 && ret_arguments && !(*ret_arguments = strdup(json_text(json, "arguments", "")))) {
         process_done(ret);
         return -ENOMEM;
@@ -365,7 +388,8 @@ int dnsmasq_adopt(const struct dnsmasq_options *options, struct process *ret) {
     return 0;
 }
 
-/* Is the process of the pid file a dnsmasq of ours, in our network? A pid alone may long belong to somebody else. */
+/* Is the process of the pid file a dnsmasq of ours, in our network? A pid alone may long belong to somebody
+ * else. */
 static bool is_our_dnsmasq(const struct dnsmasq_options *options, pid_t pid) {
     _cleanup_free_ char *path = text_format("/proc/%d/cmdline", (int) pid), *text = NULL;
     _cleanup_free_ char *interface = text_format("--interface=%s", options->bridge);
@@ -394,8 +418,8 @@ static void leftover_end(const struct dnsmasq_options *options) {
     (void) process_end(&process, STOP_GRACE);
 }
 
-static int dnsmasq_run(const struct dnsmasq_options *options, char **arguments, const struct identity *identity,
-                       struct error *error) {
+static int dnsmasq_run(const struct dnsmasq_options *options, char **arguments,
+                       const struct identity *identity, struct error *error) {
     _cleanup_close_ int directory = open(options->directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
     struct process_spec spec = { .program = PROGRAM,
                                  .program_fd = -EBADF,

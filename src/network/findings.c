@@ -26,23 +26,24 @@ static int ruleset_read(struct json_object **ret, struct error *error) {
     return json_parse(text, strlen(text), ret, error);
 }
 
-/* --- rules of others --------------------------------------------------------------------------------------- */
+/* --- rules of others --------------------------------------------------------------------------------- */
 
 static char *blocker_advice(const char *bridge, const struct packet *packet, const struct blocker *blocker) {
     if (text_equal(blocker->owner, "docker"))
-        return text_format("iptables -I DOCKER-USER -i %s -j ACCEPT; iptables -I DOCKER-USER -o %s -j ACCEPT", bridge,
-                           bridge);
+        return text_format("iptables -I DOCKER-USER -i %s -j ACCEPT; iptables -I DOCKER-USER -o %s -j ACCEPT",
+                           bridge, bridge);
     if (text_equal(blocker->owner, "ufw"))
         return packet->hook == PACKET_INPUT
                    ? text_format("ufw allow in on %s", bridge)
                    : text_format("ufw route allow in on %s; ufw route allow out on %s", bridge, bridge);
     if (text_equal(blocker->owner, "firewalld"))
-        return text_format("firewall-cmd --permanent --zone=trusted --add-interface=%s; firewall-cmd --reload", bridge);
+        return text_format(
+            "firewall-cmd --permanent --zone=trusted --add-interface=%s; firewall-cmd --reload", bridge);
     return text_format("accept interface %s in %s", bridge, blocker->chain);
 }
 
-static int packet_check(const struct network *network, struct json_object *ruleset, const struct packet *packet,
-                        struct findings *findings, bool *blocked) {
+static int packet_check(const struct network *network, struct json_object *ruleset,
+                        const struct packet *packet, struct findings *findings, bool *blocked) {
     _cleanup_blocker_ struct blocker blocker = { 0 };
     _cleanup_free_ char *text = NULL, *reason = NULL, *advice = NULL;
     int r = blocker_find(ruleset, packet, &blocker);
@@ -54,7 +55,8 @@ static int packet_check(const struct network *network, struct json_object *rules
                        blocker.owner ? blocker.owner : "", packet->what);
     reason = text_format("%s drops it, and no rule of Polder's own table can override that", blocker.rule);
     advice = blocker_advice(network->bridge, packet, &blocker);
-    return text && reason && advice ? findings_add(findings, FINDING_ERROR, TOPIC, text, reason, advice) : -ENOMEM;
+    return text && reason && advice ? findings_add(findings, FINDING_ERROR, TOPIC, text, reason, advice)
+                                    : -ENOMEM;
 }
 
 static char *outside_interface(const struct network *network) {
@@ -76,14 +78,17 @@ static bool bridge_is_filtered(void) {
            value[0] == '1';
 }
 
-static int others_check(const struct network *network, struct json_object *ruleset, struct findings *findings) {
+static int others_check(const struct network *network, struct json_object *ruleset,
+                        struct findings *findings) {
     _cleanup_free_ char *outside = outside_interface(network);
     const char *bridge = network->bridge;
     uint32_t gateway = subnet_gateway(network->subnet), member = gateway + 1, far = UINT32_C(0xcb007101);
     const struct packet packets[] = {
-        { "traffic of instances to the outside", PACKET_FORWARD, bridge, outside, member, far, IPPROTO_TCP, 443, false },
+        { "traffic of instances to the outside", PACKET_FORWARD, bridge, outside, member, far, IPPROTO_TCP,
+          443, false },
         { "published ports", PACKET_FORWARD, outside, bridge, far, member, IPPROTO_TCP, 80, true },
-        { "traffic between instances", PACKET_FORWARD, bridge, bridge, member, member + 1, IPPROTO_TCP, 80, false },
+        { "traffic between instances", PACKET_FORWARD, bridge, bridge, member, member + 1, IPPROTO_TCP, 80,
+          false },
         { "DHCP requests of instances", PACKET_INPUT, bridge, NULL, 0, UINT32_MAX, IPPROTO_UDP, 67, false },
         { "name lookups of instances", PACKET_INPUT, bridge, NULL, member, gateway, IPPROTO_UDP, 53, false },
     };
@@ -94,7 +99,8 @@ static int others_check(const struct network *network, struct json_object *rules
         return -ENOMEM;
     for (size_t i = 0; r >= 0 && i < ELEMENTS(packets); i++) {
         /* Bridged frames meet these chains only where bridge netfilter sends them there. */
-        if (packets[i].hook == PACKET_FORWARD && text_equal(packets[i].out, packets[i].in) && !bridge_is_filtered())
+        if (packets[i].hook == PACKET_FORWARD && text_equal(packets[i].out, packets[i].in) &&
+            !bridge_is_filtered())
             continue;
         r = packet_check(network, ruleset, &packets[i], findings, &blocked);
     }
@@ -104,7 +110,7 @@ static int others_check(const struct network *network, struct json_object *rules
     return r;
 }
 
-/* --- iptables-legacy --------------------------------------------------------------------------------------- */
+/* --- iptables-legacy --------------------------------------------------------------------------------- */
 
 struct legacy {
     const char *bridge;
@@ -128,35 +134,39 @@ static int legacy_check(const struct network *network, struct findings *findings
     struct process_spec spec = { .program = LEGACY,
                                  .program_fd = -EBADF,
                                  .arguments = (char *[]){ (char *) "iptables-legacy", (char *) "-S", NULL } };
-    struct process_run run = { .limit = 4096, .deadline = deadline_in(10 * CLOCK_SECOND), .line = legacy_line,
-                               .userdata = &legacy };
+    struct process_run run = {
+        .limit = 4096, .deadline = deadline_in(10 * CLOCK_SECOND), .line = legacy_line, .userdata = &legacy
+    };
 
-    if (file_read(AT_FDCWD, "/proc/net/ip_tables_names", 4096, &tables, NULL) < 0 || !strstr(tables, "filter") ||
-        access(LEGACY, X_OK) < 0 || process_run(&spec, &run, NULL) < 0 || !legacy.policy_drop || legacy.accepts)
+    if (file_read(AT_FDCWD, "/proc/net/ip_tables_names", 4096, &tables, NULL) < 0 ||
+        !strstr(tables, "filter") || access(LEGACY, X_OK) < 0 || process_run(&spec, &run, NULL) < 0 ||
+        !legacy.policy_drop || legacy.accepts)
         return 0;
-    return findings_add(findings, FINDING_ERROR, TOPIC,
-                        "chain 'FORWARD' of iptables-legacy blocks traffic of instances",
-                        "its policy is DROP and no rule accepts the bridge",
-                        "iptables-legacy -I FORWARD -i polder0 -j ACCEPT; iptables-legacy -I FORWARD -o polder0 -j "
-                        "ACCEPT");
+    return findings_add(
+        findings, FINDING_ERROR, TOPIC, "chain 'FORWARD' of iptables-legacy blocks traffic of instances",
+        "its policy is DROP and no rule accepts the bridge",
+        "iptables-legacy -I FORWARD -i polder0 -j ACCEPT; iptables-legacy -I FORWARD -o polder0 -j "
+        "ACCEPT");
 }
 
-/* --- our own ----------------------------------------------------------------------------------------------- */
+/* --- our own ----------------------------------------------------------------------------------------- */
 
 static int forwarding_check(const struct network *network, struct findings *findings) {
     _cleanup_free_ char *value = NULL;
     int r = file_read(AT_FDCWD, "/proc/sys/net/ipv4/ip_forward", 16, &value, NULL);
 
     if (r >= 0 && value[0] == '0')
-        return findings_add(findings, network->count ? FINDING_ERROR : FINDING_NOTE, TOPIC, "ip_forward is off",
+        return findings_add(findings, network->count ? FINDING_ERROR : FINDING_NOTE, TOPIC,
+                            "ip_forward is off",
                             network->count ? "instances reach nothing but this host and one another"
                                            : "it is switched on when the first instance starts",
                             network->count ? "sysctl net.ipv4.ip_forward=1" : NULL);
     if (r >= 0 && network->forwarding_set)
-        return findings_add(findings, FINDING_NOTE, TOPIC, "Polder switched ip_forward on",
-                            "this host now routes between all its interfaces; 'polder network reset' switches it off "
-                            "again",
-                            "set a forward policy of your own if other networks must stay apart");
+        return findings_add(
+            findings, FINDING_NOTE, TOPIC, "Polder switched ip_forward on",
+            "this host now routes between all its interfaces; 'polder network reset' switches it off "
+            "again",
+            "set a forward policy of your own if other networks must stay apart");
     return 0;
 }
 
@@ -177,13 +187,14 @@ static int parts_check(const struct network *network, struct findings *findings)
         return r;
     text = text_format("the default network is %s on bridge %s", subnet_format(network->subnet, subnet),
                        network->bridge);
-    r = text ? findings_add(findings, FINDING_OK, TOPIC, text, "no route of this host covered it when it was chosen",
-                            NULL)
+    r = text ? findings_add(findings, FINDING_OK, TOPIC, text,
+                            "no route of this host covered it when it was chosen", NULL)
              : -ENOMEM;
     if (r >= 0 && network->count > 0 && !process_is_alive(&network->dnsmasq))
-        r = findings_add(findings, FINDING_ERROR, TOPIC, "dnsmasq does not run",
-                         "instances get no addresses and names until it does; polderd keeps trying to start it",
-                         "see the log of polderd");
+        r = findings_add(
+            findings, FINDING_ERROR, TOPIC, "dnsmasq does not run",
+            "instances get no addresses and names until it does; polderd keeps trying to start it",
+            "see the log of polderd");
     return r;
 }
 
@@ -211,7 +222,7 @@ int network_findings(struct network *network, struct findings *findings) {
     return r;
 }
 
-/* --- reset ------------------------------------------------------------------------------------------------- */
+/* --- reset ------------------------------------------------------------------------------------------- */
 
 /* Somebody who came later may rely on what we switched on. */
 static void forwarding_restore(struct network *network) {

@@ -9,19 +9,19 @@
 #include "network/network.h"
 #include "network/rules.h"
 
-/* What the files of this folder share. The members here are exactly those that the rules in the kernel name while
- * rules_loaded; a transaction that fails makes them be written whole again. */
+/* What the files of this folder share. The members here are exactly those that the rules in the kernel name
+ * while rules_loaded; a transaction that fails makes them be written whole again. */
 
 struct network {
-    unsigned references;       /* the owner, and the fiber that watches dnsmasq */
-    char *directory;           /* RUN/network */
+    unsigned references; /* the owner, and the fiber that watches dnsmasq */
+    char *directory;     /* RUN/network */
     char *state_file;
     char *bridge, *domain;
-    struct subnet wanted;      /* from the configuration; prefix 0: choose */
-    struct subnet subnet;      /* chosen; prefix 0: not yet */
+    struct subnet wanted; /* from the configuration; prefix 0: choose */
+    struct subnet subnet; /* chosen; prefix 0: not yet */
     char gateway[ADDRESS_TEXT_SIZE];
     uint32_t mtu;
-    bool forwarding_set;       /* ip_forward was off before we came */
+    bool forwarding_set; /* ip_forward was off before we came */
     bool rules_loaded;
     struct member **members;
     size_t count;
@@ -29,7 +29,7 @@ struct network {
     struct fiber *watch;
     unsigned watch_generation; /* a watcher of an older one has nothing to do */
     struct fiber_mutex mutex;
-    int socket;                /* rtnetlink, in the host's namespace */
+    int socket; /* rtnetlink, in the host's namespace */
 };
 
 void network_unref(struct network *network);
@@ -67,7 +67,8 @@ bool network_is_set_up(const struct network *network); /* since this boot, by th
 int network_remove_bridge(struct network *network, struct error *error);
 
 /* port.c: one member's interface */
-int port_attach_container(struct network *network, const struct member *member, int netns_fd, struct error *error);
+int port_attach_container(struct network *network, const struct member *member, int netns_fd,
+                          struct error *error);
 int port_attach_tap(struct network *network, const struct member *member, int *ret_fd, struct error *error);
 int port_set_rate(struct network *network, const struct member *member, struct error *error);
 int port_remove(struct network *network, const char *port, struct error *error);

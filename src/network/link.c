@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Model: a message is built in a fixed buffer (every one of ours is far below its size), sent, and its answer read at
- * once; rtnetlink handles a request inside sendto, so the answer is there when it returns. A dump is read into a buffer
- * per datagram and handed to a visitor message by message. */
+/* Model: a message is built in a fixed buffer (every one of ours is far below its size), sent, and its answer
+ * read at once; rtnetlink handles a request inside sendto, so the answer is there when it returns. A dump is
+ * read into a buffer per datagram and handed to a visitor message by message. */
 #include "network/link.h"
 
 #include <arpa/inet.h>
@@ -20,7 +20,7 @@
 #define MESSAGE_SIZE 1024
 #define DUMP_SIZE 32768
 
-/* --- messages ---------------------------------------------------------------------------------------------- */
+/* --- messages ---------------------------------------------------------------------------------------- */
 
 struct message {
     struct nlmsghdr header;
@@ -71,13 +71,14 @@ static void message_nest_end(struct message *message, struct rtattr *nest) {
     nest->rta_len = (uint16_t) ((char *) message + message->header.nlmsg_len - (char *) nest);
 }
 
-/* --- questions and answers --------------------------------------------------------------------------------- */
+/* --- questions and answers --------------------------------------------------------------------------- */
 
 static int message_send(int fd, struct message *message) {
     struct sockaddr_nl kernel = { .nl_family = AF_NETLINK };
 
     for (;;) {
-        ssize_t sent = sendto(fd, message, message->header.nlmsg_len, 0, (struct sockaddr *) &kernel, sizeof(kernel));
+        ssize_t sent = sendto(fd, message, message->header.nlmsg_len, 0, (struct sockaddr *) &kernel,
+                              sizeof(kernel));
         if (sent >= 0)
             return 0;
         if (errno != EINTR)
@@ -188,7 +189,7 @@ int link_open(int netns_fd, int *ret_fd) {
     return r;
 }
 
-/* --- links ------------------------------------------------------------------------------------------------- */
+/* --- links ------------------------------------------------------------------------------------------- */
 
 static const char *attribute_text(const struct rtattr *attribute) {
     size_t size = RTA_PAYLOAD(attribute);
@@ -407,12 +408,12 @@ int link_delete(int fd, const char *name) {
     return r == -ENODEV ? 0 : r;
 }
 
-/* --- addresses and routes ---------------------------------------------------------------------------------- */
+/* --- addresses and routes ---------------------------------------------------------------------------- */
 
 int link_address_add(int fd, int index, uint32_t address, unsigned prefix) {
     struct message message;
-    struct ifaddrmsg *info =
-        message_begin(&message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, sizeof(struct ifaddrmsg));
+    struct ifaddrmsg *info = message_begin(&message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE,
+                                           sizeof(struct ifaddrmsg));
     uint32_t wire = htonl(address), broadcast = htonl(address | ~subnet_mask(prefix));
     int r;
 
@@ -428,7 +429,8 @@ int link_address_add(int fd, int index, uint32_t address, unsigned prefix) {
 
 int link_default_route_add(int fd, int index, uint32_t gateway) {
     struct message message;
-    struct rtmsg *info = message_begin(&message, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, sizeof(struct rtmsg));
+    struct rtmsg *info = message_begin(&message, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE,
+                                       sizeof(struct rtmsg));
     uint32_t wire = htonl(gateway);
 
     *info = (struct rtmsg){ .rtm_family = AF_INET,
@@ -448,7 +450,8 @@ struct prefix_array {
     int except;
 };
 
-static int prefix_add(struct prefix_array *array, uint32_t address, unsigned prefix, int index, bool is_address) {
+static int prefix_add(struct prefix_array *array, uint32_t address, unsigned prefix, int index,
+                      bool is_address) {
     struct link_prefix *items;
     int *indexes;
 
@@ -477,8 +480,8 @@ static int prefix_visit_address(const struct nlmsghdr *header, void *userdata) {
         return 0;
     for (; RTA_OK(attribute, size); attribute = RTA_NEXT(attribute, size))
         if (attribute->rta_type == IFA_ADDRESS)
-            return prefix_add(userdata, ntohl(attribute_u32(attribute)), info->ifa_prefixlen, (int) info->ifa_index,
-                              true);
+            return prefix_add(userdata, ntohl(attribute_u32(attribute)), info->ifa_prefixlen,
+                              (int) info->ifa_index, true);
     return 0;
 }
 
@@ -564,7 +567,7 @@ int link_default(int fd) {
     return index;
 }
 
-/* --- rates ------------------------------------------------------------------------------------------------- */
+/* --- rates ------------------------------------------------------------------------------------------- */
 
 /* A bucket of 10 ms, at least 64 KiB so that one offloaded packet fits, and a queue of 50 ms behind it. */
 static void message_add_bucket(struct message *message, uint64_t rate) {
@@ -587,8 +590,8 @@ static void message_add_bucket(struct message *message, uint64_t rate) {
 int link_set_rate(int fd, int index, uint64_t rate) {
     uint16_t type = rate ? RTM_NEWQDISC : RTM_DELQDISC;
     struct message message;
-    struct tcmsg *info =
-        message_begin(&message, type, rate ? NLM_F_CREATE | NLM_F_REPLACE : 0, sizeof(struct tcmsg));
+    struct tcmsg *info = message_begin(&message, type, rate ? NLM_F_CREATE | NLM_F_REPLACE : 0,
+                                       sizeof(struct tcmsg));
     int r;
 
     info->tcm_family = AF_UNSPEC;
@@ -603,7 +606,7 @@ int link_set_rate(int fd, int index, uint64_t rate) {
     return r == -ENOENT || r == -EINVAL ? 0 : r; /* there was no limit */
 }
 
-/* --- taps -------------------------------------------------------------------------------------------------- */
+/* --- taps -------------------------------------------------------------------------------------------- */
 
 int tap_open(const char *name, int *ret_fd) {
     _cleanup_close_ int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);

@@ -9,16 +9,16 @@
 #include "base/cleanup.h"
 #include "network/subnet.h"
 
-/* Interfaces, addresses and routes through rtnetlink. Every call is one question and its answer on a socket that
- * belongs to one network namespace; the kernel answers at once, so nothing here waits. Functions return 0 (or what they
- * say) or negative errno. Addresses are in host byte order. */
+/* Interfaces, addresses and routes through rtnetlink. Every call is one question and its answer on a socket
+ * that belongs to one network namespace; the kernel answers at once, so nothing here waits. Functions return
+ * 0 (or what they say) or negative errno. Addresses are in host byte order. */
 
 struct link_info {
     int index;
     char name[IFNAMSIZ];
-    char kind[16];   /* "veth", "tun", "bridge", "" */
-    int peer;        /* index of a veth's other end in its own namespace, 0 if none */
-    int master;      /* index of the bridge it is a port of, 0 if none */
+    char kind[16]; /* "veth", "tun", "bridge", "" */
+    int peer;      /* index of a veth's other end in its own namespace, 0 if none */
+    int master;    /* index of the bridge it is a port of, 0 if none */
     uint32_t mtu;
     uint8_t mac[6];
     bool up;
@@ -31,7 +31,8 @@ int link_get(int fd, const char *name, struct link_info *ret);
 /* Every interface; *ret_links is allocated. */
 int link_list(int fd, struct link_info **ret_links, size_t *ret_count);
 int link_bridge_add(int fd, const char *name, const uint8_t mac[6], uint32_t mtu);
-/* Makes a veth pair: `name` as a port of bridge `master`, down; `inner` in the namespace netns_fd with `mac`. */
+/* Makes a veth pair: `name` as a port of bridge `master`, down; `inner` in the namespace netns_fd with `mac`.
+ */
 int link_veth_add(int fd, const char *name, int master, const char *inner, int netns_fd, const uint8_t mac[6],
                   uint32_t mtu);
 int link_set_master(int fd, int index, int master, uint32_t mtu);
@@ -45,8 +46,8 @@ int link_delete(int fd, const char *name);
 /* An address that is there already is success. */
 int link_address_add(int fd, int index, uint32_t address, unsigned prefix);
 int link_default_route_add(int fd, int index, uint32_t gateway);
-/* Limits what leaves through the interface to bytes/s (token bucket); 0 removes the limit. -EOPNOTSUPP: the kernel
- * has no token bucket filter. */
+/* Limits what leaves through the interface to bytes/s (token bucket); 0 removes the limit. -EOPNOTSUPP: the
+ * kernel has no token bucket filter. */
 int link_set_rate(int fd, int index, uint64_t rate);
 /* Every IPv4 prefix that an address or a route (but the default route) of this host covers, except those of
  * interface `except` (0: none). *ret is allocated; each names its interface. */

@@ -78,7 +78,8 @@ int member_new(const struct network_member *from, struct member **ret, struct er
     if (!member->name)
         return error_set(error, ERROR_NO_MEMORY, "");
     if (mac_parse(from->mac, member->mac) < 0)
-        return error_set(error, ERROR_BAD_VALUE, "mac", from->mac, "it is not a MAC address of a network card");
+        return error_set(error, ERROR_BAD_VALUE, "mac", from->mac,
+                         "it is not a MAC address of a network card");
     if (address_parse(from->address, &member->address) < 0)
         return error_set(error, ERROR_BAD_VALUE, "address", from->address, "it is not an IPv4 address");
     member->rate_in = from->rate_in;

@@ -12,11 +12,11 @@
 
 struct network_member;
 
-/* A member as the layer keeps it: every text it was given is decoded into a number or checked, so that rules, files
- * and messages are made from values that cannot carry anything else. */
+/* A member as the layer keeps it: every text it was given is decoded into a number or checked, so that rules,
+ * files and messages are made from values that cannot carry anything else. */
 
 struct publish {
-    uint8_t protocol;      /* IPPROTO_TCP or IPPROTO_UDP */
+    uint8_t protocol; /* IPPROTO_TCP or IPPROTO_UDP */
     uint16_t host_port;
     uint16_t port;         /* inside */
     uint32_t host_address; /* 0: every address of the host */
@@ -24,7 +24,7 @@ struct publish {
 
 struct member {
     char uuid[UUID_TEXT_SIZE];
-    char port[IFNAMSIZ];   /* "pl0123456789" */
+    char port[IFNAMSIZ]; /* "pl0123456789" */
     char *name;
     uint8_t mac[6];
     uint32_t address;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Model: the members in memory are the truth that rules, files and interfaces are made from. network_adopt sets it from
- * the instances that run and writes the rules whole, which repairs whatever a crash left half done. After that a change
- * is one small nftables transaction; if that is refused (somebody flushed the ruleset), the rules are written whole.
- * Attaching goes: member and rules, dnsmasq's files, interface, up. Detaching goes the other way round. */
+/* Model: the members in memory are the truth that rules, files and interfaces are made from. network_adopt
+ * sets it from the instances that run and writes the rules whole, which repairs whatever a crash left half
+ * done. After that a change is one small nftables transaction; if that is refused (somebody flushed the
+ * ruleset), the rules are written whole. Attaching goes: member and rules, dnsmasq's files, interface, up.
+ * Detaching goes the other way round. */
 #include "network/network.h"
 
 #include <string.h>
@@ -16,7 +17,7 @@
 
 #define LOCK_TIMEOUT (60 * CLOCK_SECOND)
 
-/* --- the object -------------------------------------------------------------------------------------------- */
+/* --- the object -------------------------------------------------------------------------------------- */
 
 static bool is_bridge_name(const char *name) {
     size_t size = strlen(name);
@@ -121,7 +122,7 @@ void network_unlock(struct network *network) {
     fiber_mutex_unlock(&network->mutex);
 }
 
-/* --- members ----------------------------------------------------------------------------------------------- */
+/* --- members ----------------------------------------------------------------------------------------- */
 
 static struct member **member_slot(const struct network *network, const char *uuid) {
     for (size_t i = 0; i < network->count; i++)
@@ -172,7 +173,7 @@ static void members_drop(struct network *network, const char *uuid) {
     *slot = network->members[--network->count];
 }
 
-/* --- changes ----------------------------------------------------------------------------------------------- */
+/* --- changes ----------------------------------------------------------------------------------------- */
 
 /* One transaction from `before` (NULL: nothing) to `after` (NULL: nothing). */
 static int rules_change(struct network *network, const struct member *before, const struct member *after,
@@ -389,7 +390,7 @@ int network_detach(struct network *network, const char *uuid, struct error *erro
     return r;
 }
 
-/* --- addresses --------------------------------------------------------------------------------------------- */
+/* --- addresses --------------------------------------------------------------------------------------- */
 
 /* FNV-1a: spreads instances over the subnet, so that one that comes back tends to find its address free. */
 static uint32_t uuid_hash(const char *uuid) {
@@ -412,8 +413,9 @@ static bool address_is_free(const struct network *network, uint32_t address,
     return !taken || !taken(address_format(address, text), userdata);
 }
 
-int network_allocate(struct network *network, const char *uuid, bool (*taken)(const char *address, void *userdata),
-                     void *userdata, char **ret_mac, char **ret_address, struct error *error) {
+int network_allocate(struct network *network, const char *uuid,
+                     bool (*taken)(const char *address, void *userdata), void *userdata, char **ret_mac,
+                     char **ret_address, struct error *error) {
     char mac_text[MAC_TEXT_SIZE], address_text[ADDRESS_TEXT_SIZE];
     _cleanup_free_ char *mac = NULL, *address = NULL;
     uint32_t size, start, offset;
@@ -447,10 +449,11 @@ int network_allocate(struct network *network, const char *uuid, bool (*taken)(co
 bool network_has_address(const struct network *network, const char *address) {
     uint32_t value;
 
-    return network->subnet.prefix && address_parse(address, &value) >= 0 && subnet_is_member(network->subnet, value);
+    return network->subnet.prefix && address_parse(address, &value) >= 0 &&
+           subnet_is_member(network->subnet, value);
 }
 
-/* --- what others read -------------------------------------------------------------------------------------- */
+/* --- what others read -------------------------------------------------------------------------------- */
 
 const char *network_gateway(const struct network *network) {
     return network->subnet.prefix ? network->gateway : NULL;

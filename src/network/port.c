@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* A member's interface. It is born down, joins the bridge, and goes up last: its rules are in place by then. */
+/* A member's interface. It is born down, joins the bridge, and goes up last: its rules are in place by then.
+ */
 #include <string.h>
 
 #include "base/failpoint.h"
@@ -71,7 +72,8 @@ static int inner_configure(struct port_job *job, int fd, int index) {
 }
 
 /* Makes the pair unless this very pair is there already. */
-static int pair_ensure(struct port_job *job, int inside, struct link_info *ret_outer, struct link_info *ret_inner) {
+static int pair_ensure(struct port_job *job, int inside, struct link_info *ret_outer,
+                       struct link_info *ret_inner) {
     const struct member *member = job->member;
     int fd = job->network->socket, master = bridge_index(job->network), r;
 
@@ -151,7 +153,8 @@ static int port_failed(const struct port_job *job, int r, struct error *error) {
     return error_errno(error, r, "%s %s", job->step, job->member->port);
 }
 
-int port_attach_container(struct network *network, const struct member *member, int netns_fd, struct error *error) {
+int port_attach_container(struct network *network, const struct member *member, int netns_fd,
+                          struct error *error) {
     struct port_job job = { .network = network, .member = member, .netns_fd = netns_fd, .tap_fd = -EBADF };
     int r = fiber_job(container_main, &job);
 

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Model: two tables. "bridge polder" guards what comes in by a port: a member's frames carry its own MAC and address or
- * are dropped, and a port that no element names may send nothing. "inet polder" hides the subnet behind the host's
- * addresses and publishes ports. A member is a handful of set and map elements, so that attaching one costs the same
- * however many there are. */
+/* Model: two tables. "bridge polder" guards what comes in by a port: a member's frames carry its own MAC and
+ * address or are dropped, and a port that no element names may send nothing. "inet polder" hides the subnet
+ * behind the host's addresses and publishes ports. A member is a handful of set and map elements, so that
+ * attaching one costs the same however many there are. */
 #include "network/rules.h"
 
 #include <inttypes.h>
 #include <netinet/in.h>
 
-/* Nothing of these is dropped here that another table would have to accept: an accept in one table never overrides a
- * drop in another. */
+/* Nothing of these is dropped here that another table would have to accept: an accept in one table never
+ * overrides a drop in another. */
 static const char guard_table[] =
     "table bridge polder {\n"
     "    set senders {\n"
@@ -18,7 +18,7 @@ static const char guard_table[] =
     "    set identities {\n"
     "        type ifname . ether_addr . ipv4_addr\n"
     "    }\n"
-    "    # A port may get a frame of its own back (hairpin), but not what it says to everybody.\n"
+    "    # A port gets a frame of its own back (hairpin) only if that is sent to it.\n"
     "    set selves {\n"
     "        type ifname . ifname\n"
     "    }\n"
@@ -56,52 +56,55 @@ static const char guard_table[] =
     "    }\n"
     "    chain forward {\n"
     "        type filter hook forward priority -300; policy accept;\n"
-    "        ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 iifname . oifname @selves drop\n"
+    "        iifname . oifname @selves iifname . ether daddr != @senders drop\n"
     "    }\n"
     "}\n";
 
-static void add_subnet_table(struct buffer *out, const char *bridge, const char *subnet, const char *gateway) {
-    buffer_addf(out,
-                "table inet polder {\n"
-                "    map published {\n"
-                "        type inet_proto . inet_service : ipv4_addr . inet_service\n"
-                "    }\n"
-                "    map published_at {\n"
-                "        type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service\n"
-                "    }\n"
-                "    chain raw {\n"
-                "        type filter hook prerouting priority -300; policy accept;\n"
-                "        # route_localnet is on for the bridge: nobody but the host itself may use it.\n"
-                "        iifname \"%s\" ip daddr 127.0.0.0/8 counter drop\n"
-                "        # From outside nobody says to be a member or speaks to one but by a published port.\n"
-                "        iifname != { \"lo\", \"%s\" } ip saddr %s counter drop\n"
-                "        iifname != { \"lo\", \"%s\" } ip daddr %s counter drop\n"
-                "    }\n"
-                "    chain publish {\n"
-                "        # dnsmasq stays reachable for members, whatever they publish.\n"
-                "        iifname \"%s\" ip daddr %s meta l4proto . th dport { tcp . 53, udp . 53, udp . 67 } return\n"
-                "        dnat ip to ip daddr . meta l4proto . th dport map @published_at\n"
-                "        dnat ip to meta l4proto . th dport map @published\n"
-                "    }\n"
-                "    chain prerouting {\n"
-                "        type nat hook prerouting priority -101; policy accept;\n"
-                "        meta nfproto ipv4 fib daddr type local jump publish\n"
-                "    }\n"
-                "    chain output {\n"
-                "        type nat hook output priority -101; policy accept;\n"
-                "        meta nfproto ipv4 fib daddr type local jump publish\n"
-                "    }\n",
-                bridge, bridge, subnet, bridge, subnet, bridge, gateway);
-    buffer_addf(out,
-                "    chain postrouting {\n"
-                "        type nat hook postrouting priority 99; policy accept;\n"
-                "        # A published port used by a member, even by its own: the answer must come back here.\n"
-                "        ip saddr %s ip daddr %s ct status dnat masquerade\n"
-                "        oifname \"%s\" ip saddr 127.0.0.0/8 masquerade\n"
-                "        ip saddr %s ip daddr != %s oifname != \"%s\" masquerade\n"
-                "    }\n"
-                "}\n",
-                subnet, subnet, bridge, subnet, subnet, bridge);
+static void add_subnet_table(struct buffer *out, const char *bridge, const char *subnet,
+                             const char *gateway) {
+    buffer_addf(
+        out,
+        "table inet polder {\n"
+        "    map published {\n"
+        "        type inet_proto . inet_service : ipv4_addr . inet_service\n"
+        "    }\n"
+        "    map published_at {\n"
+        "        type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service\n"
+        "    }\n"
+        "    chain raw {\n"
+        "        type filter hook prerouting priority -300; policy accept;\n"
+        "        # route_localnet is on for the bridge: nobody but the host itself may use it.\n"
+        "        iifname \"%s\" ip daddr 127.0.0.0/8 counter drop\n"
+        "        # From outside nobody says to be a member or speaks to one but by a published port.\n"
+        "        iifname != { \"lo\", \"%s\" } ip saddr %s counter drop\n"
+        "        iifname != { \"lo\", \"%s\" } ip daddr %s counter drop\n"
+        "    }\n"
+        "    chain publish {\n"
+        "        # dnsmasq stays reachable for members, whatever they publish.\n"
+        "        iifname \"%s\" ip daddr %s meta l4proto . th dport { tcp . 53, udp . 53, udp . 67 } return\n"
+        "        dnat ip to ip daddr . meta l4proto . th dport map @published_at\n"
+        "        dnat ip to meta l4proto . th dport map @published\n"
+        "    }\n"
+        "    chain prerouting {\n"
+        "        type nat hook prerouting priority -101; policy accept;\n"
+        "        meta nfproto ipv4 fib daddr type local jump publish\n"
+        "    }\n"
+        "    chain output {\n"
+        "        type nat hook output priority -101; policy accept;\n"
+        "        meta nfproto ipv4 fib daddr type local jump publish\n"
+        "    }\n",
+        bridge, bridge, subnet, bridge, subnet, bridge, gateway);
+    buffer_addf(
+        out,
+        "    chain postrouting {\n"
+        "        type nat hook postrouting priority 99; policy accept;\n"
+        "        # A published port used by a member, even by its own: the answer must come back here.\n"
+        "        ip saddr %s ip daddr %s ct status dnat masquerade\n"
+        "        oifname \"%s\" ip saddr 127.0.0.0/8 masquerade\n"
+        "        ip saddr %s ip daddr != %s oifname != \"%s\" masquerade\n"
+        "    }\n"
+        "}\n",
+        subnet, subnet, bridge, subnet, subnet, bridge);
 }
 
 static void add_publish(struct buffer *out, const char *verb, const struct member *member,
@@ -112,7 +115,8 @@ static void add_publish(struct buffer *out, const char *verb, const struct membe
     address_format(member->address, inside);
     if (publish->host_address)
         buffer_addf(out, "%s element inet polder published_at { %s . %s . %u : %s . %u }\n", verb,
-                    address_format(publish->host_address, host), protocol, publish->host_port, inside, publish->port);
+                    address_format(publish->host_address, host), protocol, publish->host_port, inside,
+                    publish->port);
     else
         buffer_addf(out, "%s element inet polder published { %s . %u : %s . %u }\n", verb, protocol,
                     publish->host_port, inside, publish->port);
@@ -132,14 +136,17 @@ static void add_elements(struct buffer *out, const char *verb, const struct memb
     buffer_addf(out, "%s element bridge polder senders { \"%s\" . %s }\n", verb, member->port, mac);
     buffer_addf(out, "%s element bridge polder identities { \"%s\" . %s . %s }\n", verb, member->port, mac,
                 address_format(member->address, address));
-    buffer_addf(out, "%s element bridge polder selves { \"%s\" . \"%s\" }\n", verb, member->port, member->port);
+    buffer_addf(out, "%s element bridge polder selves { \"%s\" . \"%s\" }\n", verb, member->port,
+                member->port);
     for (size_t i = 0; i < member->publish_count; i++)
         add_publish(out, verb, member, &member->publishes[i]);
 }
 
 void rules_add_member(struct buffer *out, const struct member *member) {
     if (member->rate_out) {
-        buffer_addf(out, "add limit bridge polder %s { rate over %" PRIu64 " bytes/second burst %" PRIu64 " bytes }\n",
+        buffer_addf(out,
+                    "add limit bridge polder %s { rate over %" PRIu64 " bytes/second burst %" PRIu64
+                    " bytes }\n",
                     member->port, member->rate_out, rate_burst(member->rate_out));
         buffer_addf(out, "add element bridge polder rates { \"%s\" : \"%s\" }\n", member->port, member->port);
     }
@@ -149,7 +156,8 @@ void rules_add_member(struct buffer *out, const struct member *member) {
 void rules_remove_member(struct buffer *out, const struct member *member) {
     add_elements(out, "delete", member);
     if (member->rate_out) {
-        buffer_addf(out, "delete element bridge polder rates { \"%s\" : \"%s\" }\n", member->port, member->port);
+        buffer_addf(out, "delete element bridge polder rates { \"%s\" : \"%s\" }\n", member->port,
+                    member->port);
         buffer_addf(out, "delete limit bridge polder %s\n", member->port);
     }
 }
@@ -160,7 +168,8 @@ void rules_remove_all(struct buffer *out) {
                          "add table inet polder\ndelete table inet polder\n");
 }
 
-void rules_add_all(struct buffer *out, const struct rules *rules, struct member *const *members, size_t count) {
+void rules_add_all(struct buffer *out, const struct rules *rules, struct member *const *members,
+                   size_t count) {
     char subnet[SUBNET_TEXT_SIZE], gateway[ADDRESS_TEXT_SIZE];
 
     subnet_format(rules->subnet, subnet);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* What all members share. Order of making: marker file, bridge, rules, kernel switches, bridge up, dnsmasq. Order of
- * ending: dnsmasq, switches, rules, marker; the bridge only by network_reset. Each step asks what is there first, so
- * that it is safe to repeat after a crash at any point. */
+/* What all members share. Order of making: marker file, bridge, rules, kernel switches, bridge up, dnsmasq.
+ * Order of ending: dnsmasq, switches, rules, marker; the bridge only by network_reset. Each step asks what is
+ * there first, so that it is safe to repeat after a crash at any point. */
 #include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,7 +17,7 @@
 #define MTU_MAX 1500
 #define MTU_MIN 576
 
-/* --- state ------------------------------------------------------------------------------------------------- */
+/* --- state ------------------------------------------------------------------------------------------- */
 
 static void subnet_take(struct network *network, struct subnet subnet) {
     network->subnet = subnet;
@@ -61,7 +61,7 @@ static int state_save(const struct network *network, struct error *error) {
     return r < 0 ? error_errno(error, r, "writing %s", network->state_file) : 0;
 }
 
-/* --- subnet ------------------------------------------------------------------------------------------------ */
+/* --- subnet ------------------------------------------------------------------------------------------ */
 
 struct prefixes {
     int socket;
@@ -85,7 +85,8 @@ static const struct link_prefix *prefixes_find(const struct prefixes *prefixes, 
 
 static int subnet_refused(const struct link_prefix *prefix, struct subnet subnet, struct error *error) {
     char text[SUBNET_TEXT_SIZE], other[SUBNET_TEXT_SIZE];
-    _cleanup_free_ char *user = text_format("the %s %s of interface '%s'", prefix->address ? "address range" : "route",
+    _cleanup_free_ char *user = text_format("the %s %s of interface '%s'",
+                                            prefix->address ? "address range" : "route",
                                             subnet_format(prefix->subnet, other), prefix->interface);
 
     return error_set(error, ERROR_IN_USE, "the subnet", subnet_format(subnet, text), user);
@@ -116,7 +117,8 @@ static int subnet_pick(struct network *network, const struct prefixes *prefixes,
     return state_save(network, error);
 }
 
-/* Whether the subnet is (still) free is asked only while the bridge is not there: once it is, members use it. */
+/* Whether the subnet is (still) free is asked only while the bridge is not there: once it is, members use it.
+ */
 static int subnet_check(struct network *network, struct error *error) {
     struct prefixes prefixes = { .socket = network->socket };
     const struct link_prefix *taken;
@@ -143,7 +145,7 @@ int network_choose_subnet(struct network *network, struct error *error) {
     return network->subnet.prefix ? 0 : subnet_check(network, error);
 }
 
-/* --- bridge ------------------------------------------------------------------------------------------------ */
+/* --- bridge ------------------------------------------------------------------------------------------ */
 
 struct bridge_job {
     struct network *network;
@@ -234,7 +236,8 @@ static int forwarding_ensure(struct network *network, struct error *error) {
     return 0;
 }
 
-/* 127.0.0.1 reaches published ports through route_localnet, which the rules (already loaded) close for members. */
+/* 127.0.0.1 reaches published ports through route_localnet, which the rules (already loaded) close for
+ * members. */
 static int switches_set(struct network *network, struct error *error) {
     int r = switch_write("ipv4", network->bridge, "route_localnet", "1");
 
@@ -256,12 +259,13 @@ struct up_job {
 static int up_main(void *userdata) {
     const struct up_job *job = userdata;
     const struct network *network = job->network;
-    int r = link_address_add(network->socket, job->index, subnet_gateway(network->subnet), network->subnet.prefix);
+    int r = link_address_add(network->socket, job->index, subnet_gateway(network->subnet),
+                             network->subnet.prefix);
 
     return r < 0 ? r : link_set_up(network->socket, job->index);
 }
 
-/* --- rules ------------------------------------------------------------------------------------------------- */
+/* --- rules ------------------------------------------------------------------------------------------- */
 
 struct rules network_rules(const struct network *network) {
     return (struct rules){ .bridge = network->bridge, .subnet = network->subnet };
@@ -280,7 +284,7 @@ int network_load_rules(struct network *network, struct error *error) {
     return r;
 }
 
-/* --- all of it --------------------------------------------------------------------------------------------- */
+/* --- all of it --------------------------------------------------------------------------------------- */
 
 static char *marker_path(const struct network *network) {
     return text_format("%s/active", network->directory);
@@ -294,9 +298,13 @@ bool network_is_set_up(const struct network *network) {
 
 static int marker_write(struct network *network, struct error *error) {
     _cleanup_free_ char *path = marker_path(network);
-    int r = path ? file_make_directories(AT_FDCWD, network->directory, 0755) : -ENOMEM;
+    int r = path ? 0 : -ENOMEM;
 
-    if (r >= 0 || r == -EEXIST)
+    if (path && file_exists(AT_FDCWD, path))
+        return 0;
+    if (r >= 0)
+        r = file_make_directories(AT_FDCWD, network->directory, 0755);
+    if (r >= 0)
         r = file_write_atomic(AT_FDCWD, path, "", 0, 0644, false);
     return r < 0 ? error_errno(error, r, "creating %s", network->directory) : 0;
 }

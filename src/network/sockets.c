@@ -21,8 +21,8 @@ bool socket_parse(const char *line, bool version6, struct socket_entry *ret) {
     unsigned port, state, words[4] = { 0 };
     uint64_t inode;
 
-    if (sscanf(line, " %*u: %32[0-9A-F]:%4x %*[0-9A-F]:%*x %2x %*x:%*x %*x:%*x %*x %*u %*u %" SCNu64, local, &port,
-               &state, &inode) != 4 ||
+    if (sscanf(line, " %*u: %32[0-9A-F]:%4x %*[0-9A-F]:%*x %2x %*x:%*x %*x:%*x %*x %*u %*u %" SCNu64, local,
+               &port, &state, &inode) != 4 ||
         strlen(local) != (version6 ? 32 : 8))
         return false;
     for (unsigned i = 0; i < (version6 ? 4U : 1U); i++)
@@ -40,26 +40,28 @@ bool socket_parse(const char *line, bool version6, struct socket_entry *ret) {
     return true;
 }
 
-/* A listener on all of IPv6 usually takes IPv4 too, unless it said otherwise: asked by trying. */
-static bool takes_version4(const struct publish *publish) {
+/* May one listen there? Takes some microseconds, where reading /proc takes milliseconds. */
+static bool can_listen(const struct publish *publish, uint32_t at) {
     int type = publish->protocol == IPPROTO_UDP ? SOCK_DGRAM : SOCK_STREAM, on = 1;
     _cleanup_close_ int fd = socket(AF_INET, type | SOCK_CLOEXEC, 0);
     struct sockaddr_in address = { .sin_family = AF_INET,
                                    .sin_port = htons(publish->host_port),
-                                   .sin_addr.s_addr = htonl(INADDR_ANY) };
+                                   .sin_addr.s_addr = htonl(at) };
 
     if (fd < 0)
-        return true;
+        return false;
     if (type == SOCK_STREAM)
         (void) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    return bind(fd, (struct sockaddr *) &address, sizeof(address)) < 0;
+    return bind(fd, (struct sockaddr *) &address, sizeof(address)) >= 0;
 }
 
-static bool socket_conflicts(const struct socket_entry *entry, const struct publish *publish, uint32_t except) {
+static bool socket_conflicts(const struct socket_entry *entry, const struct publish *publish,
+                             uint32_t except) {
     if (!entry->listening || entry->port != publish->host_port)
         return false;
+    /* A listener on all of IPv6 usually takes IPv4 too, unless it said otherwise: asked by trying. */
     if (entry->wildcard)
-        return !entry->version6 || takes_version4(publish);
+        return !entry->version6 || !can_listen(publish, INADDR_LOOPBACK);
     if (entry->address == 0 || (except && entry->address == except))
         return false;
     return publish->host_address == 0 || publish->host_address == entry->address;
@@ -101,7 +103,8 @@ static char *owner_find(uint64_t inode) {
     while (wanted && proc && !owner && (entry = readdir(proc))) {
         _cleanup_free_ char *path = NULL, *name = NULL, *shown = NULL;
 
-        if (entry->d_name[0] < '1' || entry->d_name[0] > '9' || !holds_socket(dirfd(proc), entry->d_name, wanted))
+        if (entry->d_name[0] < '1' || entry->d_name[0] > '9' ||
+            !holds_socket(dirfd(proc), entry->d_name, wanted))
             continue;
         path = text_format("%s/comm", entry->d_name);
         if (!path || file_read(dirfd(proc), path, 64, &name, NULL) < 0)
@@ -133,8 +136,12 @@ int sockets_find_listener(const struct publish *publish, uint32_t except, char *
     bool udp = publish->protocol == IPPROTO_UDP;
     uint64_t inode;
 
-    if (!table_search(udp ? "/proc/thread-self/net/udp" : "/proc/thread-self/net/tcp", false, publish, except, &inode) &&
-        !table_search(udp ? "/proc/thread-self/net/udp6" : "/proc/thread-self/net/tcp6", true, publish, except, &inode))
+    if (can_listen(publish, publish->host_address))
+        return 0;
+    if (!table_search(udp ? "/proc/thread-self/net/udp" : "/proc/thread-self/net/tcp", false, publish, except,
+                      &inode) &&
+        !table_search(udp ? "/proc/thread-self/net/udp6" : "/proc/thread-self/net/tcp6", true, publish,
+                      except, &inode))
         return 0;
     *ret_owner = owner_find(inode);
     return *ret_owner ? 1 : -ENOMEM;

@@ -73,7 +73,8 @@ const char *subnet_format(struct subnet subnet, char text[SUBNET_TEXT_SIZE]) {
     return text;
 }
 
-/* First 10.117..10.180, then 172.26..172.31, then 192.168.117..192.168.180: off the beaten tracks of each range. */
+/* First 10.117..10.180, then 172.26..172.31, then 192.168.117..192.168.180: off the beaten tracks of each
+ * range. */
 bool subnet_candidate(unsigned n, struct subnet *ret) {
     static const struct {
         uint32_t first;
@@ -133,7 +134,8 @@ int mac_parse(const char *text, uint8_t ret[6]) {
 }
 
 const char *mac_format(const uint8_t mac[6], char text[MAC_TEXT_SIZE]) {
-    snprintf(text, MAC_TEXT_SIZE, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
+    snprintf(text, MAC_TEXT_SIZE, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4],
+             mac[5]);
     return text;
 }
 

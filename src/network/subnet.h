@@ -5,7 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* IPv4 subnets and MAC addresses as values, and the choice of a subnet. No I/O. Addresses are in host byte order. */
+/* IPv4 subnets and MAC addresses as values, and the choice of a subnet. No I/O. Addresses are in host byte
+ * order. */
 
 struct subnet {
     uint32_t address; /* host bits are zero */

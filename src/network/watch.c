@@ -45,7 +45,8 @@ static int watch_main(void *userdata) {
     struct watch *watch = userdata;
     struct network *network = watch->network;
 
-    if (fiber_wait_fd(watch->pidfd, EPOLLIN, DEADLINE_NONE) > 0 && network->watch_generation == watch->generation) {
+    if (fiber_wait_fd(watch->pidfd, EPOLLIN, DEADLINE_NONE) > 0 &&
+        network->watch_generation == watch->generation) {
         log_warning("dnsmasq ended; starting it again");
         dnsmasq_restart(network, watch->generation);
     }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* The network layer by itself, for tests/system/test_network_layer.py: reads one JSON command per line from standard
- * input and answers with one JSON line. It runs in whatever network namespace it is started in.
+/* The network layer by itself, for tests/system/test_network_layer.py: reads one JSON command per line from
+ * standard input and answers with one JSON line. It runs in whatever network namespace it is started in.
  *
  *   network-harness RUN STATE [SUBNET]
  *
- * Commands: {"do": "adopt", "members": […]}, attach (container: "netns" is a path), tap, update, detach, orphans,
- * reset, findings, allocate, show, quit. A member is {uuid, name, mac, address, ports: ["tcp:8080:80", …], rate_in,
- * rate_out}. */
+ * Commands: {"do": "adopt", "members": […]}, attach (container: "netns" is a path), tap, update, detach,
+ * orphans, reset, findings, allocate, show, quit. A member is {uuid, name, mac, address, ports:
+ * ["tcp:8080:80", …], rate_in, rate_out}. */
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -155,7 +155,8 @@ static int do_orphans(struct call *call, struct error *error) {
 
     for (size_t i = 0; list && i < json_object_array_length(list); i++)
         (void) list_add(&known, json_object_get_string(json_object_array_get_idx(list, i)));
-    r = network_orphans(call->harness->network, known, json_boolean(call->json, "remove", false), &found, error);
+    r = network_orphans(call->harness->network, known, json_boolean(call->json, "remove", false), &found,
+                        error);
     emit_key_list(&call->harness->emitter, "found", found);
     return r;
 }
@@ -186,8 +187,8 @@ static bool is_taken(const char *address, void *userdata) {
 
 static int do_allocate(struct call *call, struct error *error) {
     _cleanup_free_ char *mac = NULL, *address = NULL;
-    int r = network_allocate(call->harness->network, json_text(call->json, "uuid", ""), is_taken, call->json, &mac,
-                             &address, error);
+    int r = network_allocate(call->harness->network, json_text(call->json, "uuid", ""), is_taken, call->json,
+                             &mac, &address, error);
 
     emit_key_text(&call->harness->emitter, "mac", mac);
     emit_key_text(&call->harness->emitter, "address", address);
@@ -205,10 +206,9 @@ static const struct {
     const char *name;
     int (*run)(struct call *call, struct error *error);
 } verbs[] = {
-    { "adopt", do_adopt },     { "attach", do_attach }, { "tap", do_tap },
-    { "update", do_update },   { "detach", do_detach }, { "orphans", do_orphans },
-    { "reset", do_reset },     { "show", do_show },     { "findings", do_findings },
-    { "allocate", do_allocate },
+    { "adopt", do_adopt },       { "attach", do_attach },     { "tap", do_tap },     { "update", do_update },
+    { "detach", do_detach },     { "orphans", do_orphans },   { "reset", do_reset }, { "show", do_show },
+    { "findings", do_findings }, { "allocate", do_allocate },
 };
 
 static void answer(struct harness *harness, struct json_object *json) {

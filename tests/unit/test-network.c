@@ -18,7 +18,7 @@
 #include "network/rules.h"
 #include "network/sockets.h"
 
-/* --- subnets ----------------------------------------------------------------------------------------------- */
+/* --- subnets ----------------------------------------------------------------------------------------- */
 
 static struct subnet subnet(const char *text) {
     struct subnet subnet;
@@ -28,9 +28,21 @@ static struct subnet subnet(const char *text) {
 }
 
 static void test_subnet_parse(void **state) {
-    static const char *const bad[] = { "",          "10.0.0.0",      "10.0.0.0/",     "10.0.0.0/8",   "10.0.0.0/30",
-                                       "10.0.0.1/24", "10.0.0.0/024", "10.0.0.0/24 ", "a/24",         "10.0.0.0.0/24",
-                                       "10.0.0/24", "010.0.0.0/24",  "10.0.0.0/-24",  "::/24",        "10.0.0.0/24;",
+    static const char *const bad[] = { "",
+                                       "10.0.0.0",
+                                       "10.0.0.0/",
+                                       "10.0.0.0/8",
+                                       "10.0.0.0/30",
+                                       "10.0.0.1/24",
+                                       "10.0.0.0/024",
+                                       "10.0.0.0/24 ",
+                                       "a/24",
+                                       "10.0.0.0.0/24",
+                                       "10.0.0/24",
+                                       "010.0.0.0/24",
+                                       "10.0.0.0/-24",
+                                       "::/24",
+                                       "10.0.0.0/24;",
                                        "1111111111111111111/24" };
     struct subnet ignored;
     char text[SUBNET_TEXT_SIZE];
@@ -75,9 +87,15 @@ static void test_subnet_choice(void **state) {
 }
 
 static void test_mac(void **state) {
-    static const char *const bad[] = { "", "52:54:00:00:00", "52:54:00:00:00:00:00", "52-54-00-00-00-01",
-                                       "52:54:00:00:00:0G", "53:54:00:00:00:01", "00:00:00:00:00:00",
-                                       "52:54:00:00:00:01\n", "52:54:00:00:00:0A" };
+    static const char *const bad[] = { "",
+                                       "52:54:00:00:00",
+                                       "52:54:00:00:00:00:00",
+                                       "52-54-00-00-00-01",
+                                       "52:54:00:00:00:0G",
+                                       "53:54:00:00:00:01",
+                                       "00:00:00:00:00:00",
+                                       "52:54:00:00:00:01\n",
+                                       "52:54:00:00:00:0A" };
     uint8_t mac[6];
     char text[MAC_TEXT_SIZE];
 
@@ -89,7 +107,7 @@ static void test_mac(void **state) {
         assert_int_equal(mac_parse(bad[i], mac), -EINVAL);
 }
 
-/* --- members ----------------------------------------------------------------------------------------------- */
+/* --- members ----------------------------------------------------------------------------------------- */
 
 #define UUID_A "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
 #define UUID_B "ffffffff-ffff-4fff-8fff-ffffffffffff"
@@ -190,7 +208,7 @@ static void test_publish_conflicts(void **state) {
     assert_string_equal(publish_format(&local, text), "127.0.0.1:80/tcp");
 }
 
-/* --- rules ------------------------------------------------------------------------------------------------- */
+/* --- rules ------------------------------------------------------------------------------------------- */
 
 static void golden(const char *name, const char *text) {
     const char *sources = getenv("POLDER_TEST_SOURCES");
@@ -207,7 +225,8 @@ static void test_rules(void **state) {
     _cleanup_member_ struct member *a = member(&given_a), *b = member(&given_b);
     struct member *members[] = { a, b };
     struct rules rules = { .bridge = "polder0", .subnet = subnet("10.117.0.0/24") };
-    _cleanup_buffer_ struct buffer all = BUFFER_INIT, add = BUFFER_INIT, remove = BUFFER_INIT, end = BUFFER_INIT;
+    _cleanup_buffer_ struct buffer all = BUFFER_INIT, add = BUFFER_INIT, remove = BUFFER_INIT,
+                                   end = BUFFER_INIT;
 
     rules_add_all(&all, &rules, members, 2);
     golden("all.nft", all.data);
@@ -219,37 +238,44 @@ static void test_rules(void **state) {
     golden("remove-all.nft", end.data);
 }
 
-/* --- sockets ----------------------------------------------------------------------------------------------- */
+/* --- sockets ----------------------------------------------------------------------------------------- */
 
 static void test_sockets(void **state) {
     struct socket_entry entry;
 
-    assert_true(socket_parse("   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0"
-                             "        0 4711 1 0000000000000000 100 0 0 10 0", false, &entry));
+    assert_true(
+        socket_parse("   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0"
+                     "        0 4711 1 0000000000000000 100 0 0 10 0",
+                     false, &entry));
     assert_true(entry.listening && !entry.wildcard);
     assert_int_equal(entry.address, 0x7f000001);
     assert_int_equal(entry.port, 8080);
     assert_int_equal(entry.inode, 4711);
-    assert_true(socket_parse("   1: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 0A "
-                             "00000000:00000000 00:00000000 00000000     0        0 12 1", true, &entry));
+    assert_true(
+        socket_parse("   1: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 0A "
+                     "00000000:00000000 00:00000000 00000000     0        0 12 1",
+                     true, &entry));
     assert_true(entry.listening && entry.wildcard && entry.version6);
-    assert_true(socket_parse("   1: 0000000000000000FFFF00000100007F:0050 00000000000000000000000000000000:0000 01 "
-                             "00000000:00000000 00:00000000 00000000     0        0 12 1", true, &entry));
+    assert_true(
+        socket_parse("   1: 0000000000000000FFFF00000100007F:0050 00000000000000000000000000000000:0000 01 "
+                     "00000000:00000000 00:00000000 00000000     0        0 12 1",
+                     true, &entry));
     assert_false(entry.listening);
     assert_int_equal(entry.address, 0x7f000001);
-    assert_false(socket_parse("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when", false, &entry));
+    assert_false(
+        socket_parse("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when", false, &entry));
     assert_false(socket_parse("", false, &entry));
     assert_false(socket_parse("   0: 0100007F:1F90", false, &entry));
 }
 
-/* --- rules of others --------------------------------------------------------------------------------------- */
+/* --- rules of others --------------------------------------------------------------------------------- */
 
-static const struct packet outward = { "outward", PACKET_FORWARD, "polder0", "eth0", 0x0a750005, 0xcb007101,
-                                       IPPROTO_TCP, 443, false };
-static const struct packet inward = { "inward", PACKET_FORWARD, "eth0", "polder0", 0xcb007101, 0x0a750005,
-                                      IPPROTO_TCP, 80, true };
-static const struct packet lookup = { "lookup", PACKET_INPUT, "polder0", NULL, 0x0a750005, 0x0a750001, IPPROTO_UDP,
-                                      53, false };
+static const struct packet outward = { "outward",  PACKET_FORWARD, "polder0", "eth0", 0x0a750005,
+                                       0xcb007101, IPPROTO_TCP,    443,       false };
+static const struct packet inward = { "inward",   PACKET_FORWARD, "eth0", "polder0", 0xcb007101,
+                                      0x0a750005, IPPROTO_TCP,    80,     true };
+static const struct packet lookup = { "lookup",   PACKET_INPUT, "polder0", NULL, 0x0a750005,
+                                      0x0a750001, IPPROTO_UDP,  53,        false };
 
 static void check(const char *rules, const struct packet *packet, const char *chain, const char *rule,
                   const char *owner) {
@@ -268,29 +294,32 @@ static void check(const char *rules, const struct packet *packet, const char *ch
 }
 
 #define CHAIN(family, table, name, hook, policy)                                                             \
-    "{\"chain\": {\"family\": \"" family "\", \"table\": \"" table "\", \"name\": \"" name                     \
-    "\", \"handle\": 1, \"type\": \"filter\", \"hook\": \"" hook "\", \"prio\": 0, \"policy\": \"" policy "\"}}"
+    "{\"chain\": {\"family\": \"" family "\", \"table\": \"" table "\", \"name\": \"" name                   \
+    "\", \"handle\": 1, \"type\": \"filter\", \"hook\": \"" hook "\", \"prio\": 0, \"policy\": \"" policy    \
+    "\"}}"
 #define SIDE(family, table, name)                                                                            \
-    "{\"chain\": {\"family\": \"" family "\", \"table\": \"" table "\", \"name\": \"" name "\", \"handle\": 2}}"
+    "{\"chain\": {\"family\": \"" family "\", \"table\": \"" table "\", \"name\": \"" name                   \
+    "\", \"handle\": 2}}"
 #define RULE(family, table, chain, handle, expressions)                                                      \
-    "{\"rule\": {\"family\": \"" family "\", \"table\": \"" table "\", \"chain\": \"" chain                    \
+    "{\"rule\": {\"family\": \"" family "\", \"table\": \"" table "\", \"chain\": \"" chain                  \
     "\", \"handle\": " handle ", \"expr\": [" expressions "]}}"
 #define MATCH(left, op, right) "{\"match\": {\"op\": \"" op "\", \"left\": " left ", \"right\": " right "}}"
 #define META(key) "{\"meta\": {\"key\": \"" key "\"}}"
 
 static void test_blocker_docker(void **state) {
-    static const char forward[] = CHAIN("ip", "filter", "FORWARD", "forward", "drop") "," SIDE(
-        "ip", "filter", "DOCKER-USER") "," SIDE("ip", "filter",
-                                                "DOCKER") "," RULE("ip", "filter", "FORWARD", "5",
-                                                                   "{\"counter\": null}, {\"jump\": {\"target\": "
-                                                                   "\"DOCKER-USER\"}}");
-    _cleanup_free_ char *blocked =
-        text_format("%s,%s", forward,
-                    RULE("ip", "filter", "FORWARD", "6", MATCH(META("oifname"), "==", "\"docker0\"") ", {\"accept\": null}"));
-    _cleanup_free_ char *open =
-        text_format("%s,%s", forward,
-                    RULE("ip", "filter", "DOCKER-USER", "7",
-                         MATCH(META("iifname"), "==", "\"polder0\"") ", {\"counter\": {}}, {\"accept\": null}"));
+    static const char forward[] =
+        CHAIN("ip", "filter", "FORWARD", "forward", "drop") "," SIDE("ip", "filter", "DOCKER-USER") "," SIDE(
+            "ip", "filter", "DOCKER") "," RULE("ip", "filter", "FORWARD", "5",
+                                               "{\"counter\": null}, {\"jump\": {\"target\": "
+                                               "\"DOCKER-USER\"}}");
+    _cleanup_free_ char *blocked = text_format(
+        "%s,%s", forward,
+        RULE("ip", "filter", "FORWARD", "6",
+             MATCH(META("oifname"), "==", "\"docker0\"") ", {\"accept\": null}"));
+    _cleanup_free_ char *open = text_format(
+        "%s,%s", forward,
+        RULE("ip", "filter", "DOCKER-USER", "7",
+             MATCH(META("iifname"), "==", "\"polder0\"") ", {\"counter\": {}}, {\"accept\": null}"));
 
     check(blocked, &outward, "chain 'FORWARD' of table 'ip filter'", "its policy 'drop'", "docker");
     check(open, &outward, NULL, NULL, NULL);
@@ -301,23 +330,29 @@ static void test_blocker_docker(void **state) {
 static void test_blocker_rules(void **state) {
     check(CHAIN("inet", "mine", "fwd", "forward", "accept") "," RULE(
               "inet", "mine", "fwd", "9",
-              MATCH("{\"payload\": {\"protocol\": \"ip\", \"field\": \"saddr\"}}", "==",
-                    "{\"prefix\": {\"addr\": \"10.0.0.0\", \"len\": 8}}") ", {\"reject\": {\"type\": \"icmpx\"}}"),
+              MATCH("{\"payload\": {\"protocol\": \"ip\", \"field\": \"saddr\"}}",
+                    "==", "{\"prefix\": {\"addr\": \"10.0.0.0\", \"len\": 8}}") ", {\"reject\": {\"type\": "
+                                                                                "\"icmpx\"}}"),
           &outward, "chain 'fwd' of table 'inet mine'", "rule 9 of its chain 'fwd'", NULL);
     check(CHAIN("inet", "mine", "in", "input", "drop") "," RULE(
               "inet", "mine", "in", "9",
-              MATCH("{\"payload\": {\"protocol\": \"udp\", \"field\": \"dport\"}}", "==",
-                    "{\"set\": [53, {\"range\": [67, 68]}]}") ", {\"accept\": null}"),
+              MATCH("{\"payload\": {\"protocol\": \"udp\", \"field\": \"dport\"}}",
+                    "==", "{\"set\": [53, {\"range\": [67, 68]}]}") ", {\"accept\": null}"),
           &lookup, NULL, NULL, NULL);
-    check(CHAIN("inet", "mine", "in", "input", "drop") "," RULE(
-              "inet", "mine", "in", "9",
-              MATCH("{\"ct\": {\"key\": \"state\"}}", "in", "[\"established\", \"related\"]") ", {\"accept\": null}"),
+    check(CHAIN("inet", "mine", "in", "input",
+                "drop") "," RULE("inet", "mine", "in", "9",
+                                 MATCH("{\"ct\": {\"key\": \"state\"}}", "in",
+                                       "[\"established\", \"related\"]") ", {\"accept\": null}"),
           &lookup, "chain 'in' of table 'inet mine'", "its policy 'drop'", NULL);
     /* Accepted by an interface pattern in a verdict map, through a goto. */
     check(CHAIN("inet", "mine", "in", "input", "drop") "," SIDE("inet", "mine", "lan") "," RULE(
               "inet", "mine", "in", "9",
-              "{\"vmap\": {\"key\": " META("iifname") ", \"data\": {\"set\": [[\"lo\", {\"accept\": null}], "
-                                                      "[\"polder*\", {\"goto\": {\"target\": \"lan\"}}]]}}}") "," RULE("inet", "mine", "lan", "11", "{\"accept\": null}"),
+              "{\"vmap\": {\"key\": " META(
+                  "iifname") ", \"data\": {\"set\": [[\"lo\", {\"accept\": null}], "
+                             "[\"polder*\", {\"goto\": {\"target\": \"lan\"}}]]}}}") "," RULE("inet", "mine",
+                                                                                              "lan", "11",
+                                                                                              "{\"accept\": "
+                                                                                              "null}"),
           &lookup, NULL, NULL, NULL);
     /* Unknown matches decide nothing; Polder's own tables are left out; nonsense is survived. */
     check(CHAIN("ip", "filter", "FORWARD", "forward", "accept") "," RULE("ip", "filter", "FORWARD", "4",
@@ -329,19 +364,26 @@ static void test_blocker_rules(void **state) {
 
 static void test_blocker_circle(void **state) {
     check(CHAIN("inet", "mine", "a", "forward", "drop") "," RULE(
-              "inet", "mine", "a", "1", "{\"jump\": {\"target\": \"a\"}}") "," RULE("inet", "mine", "a", "2",
-                                                                              "{\"jump\": {\"target\": \"a\"}}"),
+              "inet", "mine", "a", "1",
+              "{\"jump\": {\"target\": \"a\"}}") "," RULE("inet", "mine", "a", "2",
+                                                          "{\"jump\": {\"target\": \"a\"}}"),
           &outward, NULL, NULL, NULL);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_subnet_parse),   cmocka_unit_test(test_subnet_members),
-        cmocka_unit_test(test_subnet_choice),  cmocka_unit_test(test_mac),
-        cmocka_unit_test(test_member),         cmocka_unit_test(test_member_bad),
-        cmocka_unit_test(test_publish_conflicts), cmocka_unit_test(test_rules),
-        cmocka_unit_test(test_sockets),        cmocka_unit_test(test_blocker_docker),
-        cmocka_unit_test(test_blocker_rules),  cmocka_unit_test(test_blocker_circle),
+        cmocka_unit_test(test_subnet_parse),
+        cmocka_unit_test(test_subnet_members),
+        cmocka_unit_test(test_subnet_choice),
+        cmocka_unit_test(test_mac),
+        cmocka_unit_test(test_member),
+        cmocka_unit_test(test_member_bad),
+        cmocka_unit_test(test_publish_conflicts),
+        cmocka_unit_test(test_rules),
+        cmocka_unit_test(test_sockets),
+        cmocka_unit_test(test_blocker_docker),
+        cmocka_unit_test(test_blocker_rules),
+        cmocka_unit_test(test_blocker_circle),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
