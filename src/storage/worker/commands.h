@@ -4,8 +4,8 @@
 #include "options.h"
 #include "report.h"
 
-/* The subcommands, each run by jail_run inside its jail. They print their result and return 0, or fill *failure and
- * return a negative errno. */
+/* The subcommands, each run by jail_run inside its jail. They print their result and return 0, or fill
+ * *failure and return a negative errno. */
 
 /* An image layer or a plain root file system becomes the directory root_fd, which must be empty. */
 int command_unpack_layer(struct options *options, struct failure *failure);

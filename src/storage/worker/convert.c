@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* qemu-img runs inside the jail, where the image is /in, the result /out, and nothing else of the host is but its
- * programs and libraries, read-only. */
+/* qemu-img runs inside the jail, where the image is /in, the result /out, and nothing else of the host is but
+ * its programs and libraries, read-only. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -39,15 +39,18 @@ static const char *format_of(const struct disk_facts *facts) {
 }
 
 static _noreturn_ void exec_qemu_img(const char *format, int progress_fd, int errors_fd) {
-    const char *const words[] = { "qemu-img", "convert", "-p",  "-f", format, "-O",       "qcow2", "-o",
-                                  "compat=1.1,cluster_size=65536,lazy_refcounts=off", JAIL_INPUT, JAIL_OUTPUT, NULL };
+    const char *const words[] = { "qemu-img", "convert",   "-p",
+                                  "-f",       format,      "-O",
+                                  "qcow2",    "-o",        "compat=1.1,cluster_size=65536,lazy_refcounts=off",
+                                  JAIL_INPUT, JAIL_OUTPUT, NULL };
     const char *const environment[] = { "LC_ALL=C", "MALLOC_ARENA_MAX=2", NULL };
     if (dup2(progress_fd, STDOUT_FILENO) >= 0 && dup2(errors_fd, STDERR_FILENO) >= 0)
         execve(QEMU_IMG, (char *const *) words, (char *const *) environment);
     _exit(errno == ENOENT ? 127 : 126);
 }
 
-static int conversion_start(struct conversion *conversion, const struct disk_facts *facts, struct failure *failure) {
+static int conversion_start(struct conversion *conversion, const struct disk_facts *facts,
+                            struct failure *failure) {
     int progress[2], errors[2];
     if (pipe2(progress, O_CLOEXEC) < 0)
         return fail_errno(failure, errno, "", "making a pipe");
@@ -91,7 +94,8 @@ static void take_message(struct conversion *conversion, const char *data, size_t
 static void follow(struct conversion *conversion) {
     char data[4096];
     ssize_t n;
-    /* qemu-img says little on stderr, far less than a pipe holds, so the two need not be read at the same time. */
+    /* qemu-img says little on stderr, far less than a pipe holds, so the two need not be read at the same
+     * time. */
     while ((n = read(conversion->progress_fd, data, sizeof(data))) > 0 || (n < 0 && errno == EINTR))
         if (n > 0)
             take_progress(conversion, data, (size_t) n);
@@ -115,7 +119,8 @@ static int judge(struct conversion *conversion, int status, struct failure *fail
         return fail(failure, FAILURE_NO_SPACE, "", "no space left while converting the image");
     if (strstr(message, strerror(EFBIG)))
         return fail(failure, FAILURE_LIMIT_BYTES, "", "the converted image is larger than allowed");
-    return fail(failure, FAILURE_CONVERT, "", "qemu-img could not convert it: %s", *message ? message : "it crashed");
+    return fail(failure, FAILURE_CONVERT, "", "qemu-img could not convert it: %s",
+                *message ? message : "it crashed");
 }
 
 static int conversion_finish(struct conversion *conversion, struct failure *failure) {
@@ -139,7 +144,8 @@ static int check_output(int fd, struct failure *failure) {
 }
 
 /* What came out is looked at like what came in. */
-static int report_converted(const struct options *options, const struct disk_facts *from, struct failure *failure) {
+static int report_converted(const struct options *options, const struct disk_facts *from,
+                            struct failure *failure) {
     struct disk disk;
     struct disk_facts facts;
     struct stat status;
@@ -160,7 +166,8 @@ static int report_converted(const struct options *options, const struct disk_fac
 }
 
 static int convert(const struct options *options, const struct disk_facts *facts, struct failure *failure) {
-    _cleanup_(conversion_done) struct conversion conversion = { .pid = -1, .progress_fd = -1, .errors_fd = -1 };
+    _cleanup_(
+        conversion_done) struct conversion conversion = { .pid = -1, .progress_fd = -1, .errors_fd = -1 };
     if (conversion_start(&conversion, facts, failure) < 0 || conversion_finish(&conversion, failure) < 0)
         return -EBADMSG;
     return report_converted(options, facts, failure);

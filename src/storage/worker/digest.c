@@ -10,7 +10,8 @@ bool digest_is_valid(const char *text) {
     size_t skip = sizeof(prefix) - 1;
     if (strncmp(text, prefix, skip) != 0)
         return false;
-    return strlen(text + skip) == 2 * SHA256_DIGEST_SIZE && strspn(text + skip, hex_digits) == 2 * SHA256_DIGEST_SIZE;
+    return strlen(text + skip) == 2 * SHA256_DIGEST_SIZE &&
+           strspn(text + skip, hex_digits) == 2 * SHA256_DIGEST_SIZE;
 }
 
 void digest_finish(struct sha256_ctx *context, char text[DIGEST_TEXT_SIZE]) {

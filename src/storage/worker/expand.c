@@ -14,9 +14,11 @@
 #include "jail.h"
 
 #define CHUNK (256u << 10)
-#define RATIO_FREE (256ULL << 20) /* output that the ratio does not count against: small images are often repetitive */
+#define RATIO_FREE \
+    (256ULL << 20) /* output that the ratio does not count against: small images are often repetitive */
 #define PROGRESS_FILE_MAX (1u << 20) /* what may be written where stdout is a file */
-#define GZIP_MEMBERS_MAX 256      /* pigz and friends write one; stargz one per file, and is refused beyond this */
+#define GZIP_MEMBERS_MAX 256 /* pigz and friends write one; stargz one per file, and is refused beyond this \
+                              */
 
 /* The expander's whole state: where it reads, where it writes, what it counted. */
 struct expansion {
@@ -24,8 +26,8 @@ struct expansion {
     const struct options *options;
     uint64_t total; /* of the input, 0 = unknown */
     struct sha256_ctx packed_digest;
-    uint8_t *buffer;   /* CHUNK bytes of input */
-    size_t ahead;      /* bytes in the buffer that were read to detect the compression */
+    uint8_t *buffer; /* CHUNK bytes of input */
+    size_t ahead;    /* bytes in the buffer that were read to detect the compression */
     uint64_t packed, unpacked;
     struct failure failure;
 };
@@ -52,7 +54,8 @@ int compression_from_media_type(const char *media_type, enum compression *ret, s
             *ret = media_rows[i].compression;
             return 0;
         }
-    return fail(failure, FAILURE_MEDIA_TYPE, "media-type", "'%s' is not a layer type that can be unpacked", media_type);
+    return fail(failure, FAILURE_MEDIA_TYPE, "media-type", "'%s' is not a layer type that can be unpacked",
+                media_type);
 }
 
 struct magic_row {
@@ -64,7 +67,7 @@ struct magic_row {
 static const struct magic_row magic_rows[] = {
     { "\x1f\x8b\x08", 3, COMPRESSION_GZIP },
     { "\x28\xb5\x2f\xfd", 4, COMPRESSION_ZSTD },
-    { "\xfd" "7zXZ\0", 6, COMPRESSION_XZ },
+    { "\xfd\x37zXZ\0", 6, COMPRESSION_XZ },
     { "BZh", 3, COMPRESSION_BZIP2 },
     { "\x04\x22\x4d\x18", 4, COMPRESSION_LZ4 },
 };
@@ -103,8 +106,8 @@ static int check_limits(struct expansion *expansion) {
         return fail(&expansion->failure, FAILURE_LIMIT_BYTES, "", "it unpacks to more than %llu bytes",
                     (unsigned long long) options->max_bytes);
     if (expansion->unpacked > RATIO_FREE && expansion->unpacked / options->max_ratio > expansion->packed)
-        return fail(&expansion->failure, FAILURE_LIMIT_RATIO, "", "it unpacks to more than %llu times its size",
-                    (unsigned long long) options->max_ratio);
+        return fail(&expansion->failure, FAILURE_LIMIT_RATIO, "",
+                    "it unpacks to more than %llu times its size", (unsigned long long) options->max_ratio);
     return 0;
 }
 
@@ -148,7 +151,8 @@ static int inflate_chunk(struct expansion *expansion, z_stream *stream, uint8_t 
     while (stream->avail_in > 0) {
         if (*ended) {
             if (stream->next_in[0] != 0x1f)
-                return fail(&expansion->failure, FAILURE_TRAILING, "", "data after the end of the gzip stream");
+                return fail(&expansion->failure, FAILURE_TRAILING, "",
+                            "data after the end of the gzip stream");
             if (++*members > GZIP_MEMBERS_MAX)
                 return fail(&expansion->failure, FAILURE_COMPRESSION, "", "more than %d gzip members",
                             GZIP_MEMBERS_MAX);
@@ -304,10 +308,12 @@ static void send_report(int fd, struct expansion *expansion) {
         _exit(2);
 }
 
-static _noreturn_ void run_expander(const struct options *options, enum compression compression, int output_fd,
-                                    int report_fd) {
+static _noreturn_ void run_expander(const struct options *options, enum compression compression,
+                                    int output_fd, int report_fd) {
     struct stat status;
-    struct expansion expansion = { .input_fd = options->input_fd, .output_fd = output_fd, .options = options };
+    struct expansion expansion = { .input_fd = options->input_fd,
+                                   .output_fd = output_fd,
+                                   .options = options };
     close(options->root_fd);
     sha256_init(&expansion.packed_digest);
     expansion.buffer = malloc(CHUNK);
@@ -359,7 +365,8 @@ static int wait_expander(struct expander *expander, struct failure *failure) {
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
         return 0;
     if (WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS)
-        return fail(failure, FAILURE_JAIL_VIOLATION, "", "the expander tried a system call that its jail forbids");
+        return fail(failure, FAILURE_JAIL_VIOLATION, "",
+                    "the expander tried a system call that its jail forbids");
     if (WIFSIGNALED(status))
         return fail(failure, FAILURE_KILLED, "", "the expander was killed by signal %d", WTERMSIG(status));
     if (WEXITSTATUS(status) == JAIL_EXIT_CPU)

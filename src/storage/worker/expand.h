@@ -8,8 +8,9 @@
 #include "options.h"
 #include "report.h"
 
-/* Decompression happens in a process of its own that can do nothing but read the blob and write to a pipe (JAIL_PURE),
- * so that the process that makes files never sees compressed bytes; both run at the same time. */
+/* Decompression happens in a process of its own that can do nothing but read the blob and write to a pipe
+ * (JAIL_PURE), so that the process that makes files never sees compressed bytes; both run at the same time.
+ */
 
 enum compression {
     COMPRESSION_NONE,
@@ -24,7 +25,7 @@ enum compression {
 /* What the expander says at its end. */
 struct expand_report {
     struct failure failure;
-    uint64_t packed, unpacked; /* bytes */
+    uint64_t packed, unpacked;     /* bytes */
     char digest[DIGEST_TEXT_SIZE]; /* of the packed bytes */
 };
 
@@ -36,8 +37,8 @@ struct expander {
 
 #define EXPANDER_INIT ((struct expander){ .pid = -1, .stream_fd = -1, .report_fd = -1 })
 
-/* The compression that a layer of this media type must have; foreign (non-distributable) layers and unknown types are
- * refused. */
+/* The compression that a layer of this media type must have; foreign (non-distributable) layers and unknown
+ * types are refused. */
 int compression_from_media_type(const char *media_type, enum compression *ret, struct failure *failure);
 
 /* Starts the process on options->input_fd. Progress lines come from it. */

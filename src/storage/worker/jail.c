@@ -84,7 +84,8 @@ int jail_die_with_parent(int parent_pidfd) {
 
 /* ---- the mount view ---- */
 
-/* A mount of one directory or file of its own: '..' at its top stays there, unlike at a descriptor into the host. */
+/* A mount of one directory or file of its own: '..' at its top stays there, unlike at a descriptor into the
+ * host. */
 static int clone_mount(int fd, const char *path, uint64_t flags) {
     unsigned how = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (*path ? 0 : AT_EMPTY_PATH);
     _cleanup_fd_ int mount_fd = open_tree(fd, path, how);
@@ -114,8 +115,8 @@ static int make_tmpfs(void) {
     return fd < 0 ? -errno : fd;
 }
 
-/* Mounts that are not attached anywhere yet. Those of descriptors must be made while still in the mount namespace that
- * the descriptors were opened in. */
+/* Mounts that are not attached anywhere yet. Those of descriptors must be made while still in the mount
+ * namespace that the descriptors were opened in. */
 struct jail_mounts {
     int layer, input, output;
 };
@@ -131,7 +132,8 @@ static void jail_mounts_done(struct jail_mounts *mounts) {
 
 #define NO_EXTRAS (MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)
 
-static int clone_descriptors(const struct options *options, enum jail_profile profile, struct jail_mounts *mounts) {
+static int clone_descriptors(const struct options *options, enum jail_profile profile,
+                             struct jail_mounts *mounts) {
     if (profile == JAIL_UNPACK && (mounts->layer = clone_mount(options->root_fd, "", NO_EXTRAS)) < 0)
         return mounts->layer;
     if (profile != JAIL_CONVERT)
@@ -160,7 +162,8 @@ static int bind_program_directory(int host_fd, const char *name) {
         link[length] = 0;
         return symlinkat(link, AT_FDCWD, name) < 0 ? -errno : 0;
     }
-    _cleanup_fd_ int fd = clone_mount(host_fd, name, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY);
+    _cleanup_fd_ int fd =
+        clone_mount(host_fd, name, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY);
     if (fd < 0)
         return fd;
     return mkdir(name, 0755) < 0 ? -errno : attach_mount(fd, name);
@@ -178,22 +181,25 @@ static int bind_program(int host_fd) {
         return -errno;
     int r = attach_file(host_fd, "etc/ld.so.cache", NO_EXTRAS | MOUNT_ATTR_RDONLY);
     /* qemu-img tries out on /dev/null which kind of file locks there is. */
-    return r < 0 && r != -ENOENT ? r : attach_file(host_fd, "dev/null", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
+    return r < 0 && r != -ENOENT ? r
+                                 : attach_file(host_fd, "dev/null", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
 }
 
+/* Names without their leading slash: the working directory is the new root, the root still the host's. */
 static int attach_mounts(const struct jail_mounts *mounts, enum jail_profile profile, int host_fd) {
     int r = 0;
     if (profile == JAIL_UNPACK)
-        r = mkdir(JAIL_ROOT + 1, 0700) < 0 ? -errno : attach_mount(mounts->layer, JAIL_ROOT + 1);
+        r = mkdir(&JAIL_ROOT[1], 0700) < 0 ? -errno : attach_mount(mounts->layer, &JAIL_ROOT[1]);
     if (profile != JAIL_CONVERT)
         return r;
-    if ((r = make_file(JAIL_INPUT + 1)) < 0 || (r = attach_mount(mounts->input, JAIL_INPUT + 1)) < 0 ||
-        (r = make_file(JAIL_OUTPUT + 1)) < 0 || (r = attach_mount(mounts->output, JAIL_OUTPUT + 1)) < 0)
+    if ((r = make_file(&JAIL_INPUT[1])) < 0 || (r = attach_mount(mounts->input, &JAIL_INPUT[1])) < 0 ||
+        (r = make_file(&JAIL_OUTPUT[1])) < 0 || (r = attach_mount(mounts->output, &JAIL_OUTPUT[1])) < 0)
         return r;
     return bind_program(host_fd);
 }
 
-static int enter_mounts(const struct jail_mounts *mounts, enum jail_profile profile, struct failure *failure) {
+static int enter_mounts(const struct jail_mounts *mounts, enum jail_profile profile,
+                        struct failure *failure) {
     _cleanup_fd_ int host_fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
         return jail_fail(failure, "making mounts private");
@@ -246,13 +252,13 @@ static int set_limits(const struct options *options, uint64_t max_file) {
     return 0;
 }
 
-/* Unpacking gives files away, works in directories that it gave away, keeps setuid bits, sets file capabilities and
- * ends the expander, which has another uid and is the only other process of the namespace. CAP_MKNOD is not among them:
- * the kernel lets anybody make a 0:0 character device. */
+/* Unpacking gives files away, works in directories that it gave away, keeps setuid bits, sets file
+ * capabilities and ends the expander, which has another uid and is the only other process of the namespace.
+ * CAP_MKNOD is not among them: the kernel lets anybody make a 0:0 character device. */
 static int drop_to_unpack(void) {
     capng_clear(CAPNG_SELECT_ALL);
-    capng_updatev(CAPNG_ADD, CAPNG_EFFECTIVE | CAPNG_PERMITTED | CAPNG_BOUNDING_SET, CAP_CHOWN, CAP_DAC_OVERRIDE,
-                  CAP_FOWNER, CAP_FSETID, CAP_KILL, CAP_SETFCAP, -1);
+    capng_updatev(CAPNG_ADD, CAPNG_EFFECTIVE | CAPNG_PERMITTED | CAPNG_BOUNDING_SET, CAP_CHOWN,
+                  CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_KILL, CAP_SETFCAP, -1);
     return capng_apply(CAPNG_SELECT_ALL);
 }
 
@@ -272,7 +278,8 @@ static int drop_privileges(enum jail_profile profile) {
     return capng_change_id(JAIL_NOBODY, JAIL_NOBODY, CAPNG_CLEAR_BOUNDING | CAPNG_CLEAR_AMBIENT);
 }
 
-int jail_confine(enum jail_profile profile, const struct options *options, uint64_t max_file, struct failure *failure) {
+int jail_confine(enum jail_profile profile, const struct options *options, uint64_t max_file,
+                 struct failure *failure) {
     int r = set_limits(options, max_file);
     if (r < 0)
         return errno = -r, jail_fail(failure, "setting limits");
@@ -318,11 +325,13 @@ static int report_killed(int signal) {
     else if (signal == SIGXCPU)
         fail(&failure, FAILURE_LIMIT_CPU, "", "it needs more processor time than allowed");
     else
-        fail(&failure, FAILURE_KILLED, "", "the worker was killed by signal %d (%s)", signal, strsignal(signal));
+        fail(&failure, FAILURE_KILLED, "", "the worker was killed by signal %d (%s)", signal,
+             strsignal(signal));
     return report_failure(&failure);
 }
 
-/* The outer process only waits. The kernel sends the death signal in its name, and the inner one has another uid. */
+/* The outer process only waits. The kernel sends the death signal in its name, and the inner one has another
+ * uid. */
 static int wait_inner(pid_t pid) {
     int status;
     capng_clear(CAPNG_SELECT_ALL);
@@ -361,7 +370,8 @@ static int prepare_outer(const struct options *options, enum jail_profile profil
         return errno = -r, jail_fail(failure, "closing descriptors");
     if ((r = clone_descriptors(options, profile, mounts)) < 0)
         return errno = -r, jail_fail(failure, "mounting what it works on");
-    if (unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) < 0)
+    if (unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) <
+        0)
         return jail_fail(failure, "making namespaces");
     return 0;
 }

@@ -18,7 +18,8 @@ enum layer_path_kind {
 
 struct layer_path {
     enum layer_path_kind kind;
-    char parent[TAR_PATH_MAX + 1]; /* clean: no "", ".", "..", no slash at either end; "" = the layer's directory */
+    char parent[TAR_PATH_MAX +
+                1]; /* clean: no "", ".", "..", no slash at either end; "" = the layer's directory */
     char name[LAYER_NAME_MAX + 1];
 };
 

@@ -88,7 +88,9 @@ static int option_set(struct options *options, const struct option_row *row, con
         *(bool *) field = true;
         break;
     }
-    return r < 0 ? fail(failure, FAILURE_USAGE, row->name, "'%s' is not a value for it: %s", value, strerror(-r)) : 0;
+    return r < 0 ? fail(failure, FAILURE_USAGE, row->name, "'%s' is not a value for it: %s", value,
+                        strerror(-r))
+                 : 0;
 }
 
 static const struct option_row *option_find(const char *name, unsigned command) {
@@ -103,7 +105,7 @@ static void options_init(struct options *options, unsigned command) {
         .input_fd = -1,
         .output_fd = -1,
         .root_fd = -1,
-        .max_bytes = 64ULL << 30,
+        .max_bytes = command & COMMAND_TAR ? 64ULL << 30 : 16ULL << 40,
         .max_entries = 2000000,
         .max_ratio = 500,
         .max_virtual = 16ULL << 40,
@@ -115,7 +117,8 @@ static void options_init(struct options *options, unsigned command) {
     };
 }
 
-int options_parse(struct options *options, unsigned command, int count, char **words, struct failure *failure) {
+int options_parse(struct options *options, unsigned command, int count, char **words,
+                  struct failure *failure) {
     unsigned seen = 0;
     options_init(options, command);
     for (int i = 0; i < count; i++) {

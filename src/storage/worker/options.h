@@ -24,10 +24,11 @@ struct options {
     uint64_t max_ratio;   /* unpacked : packed, looked at after 256 MiB of output */
     uint64_t max_virtual; /* bytes of virtual disk */
     uint64_t limit_memory, limit_cpu_seconds, limit_files;
-    bool sync; /* make the output durable before the result line */
+    bool sync;        /* make the output durable before the result line */
     int parent_pidfd; /* of the process that must outlive this one; set by jail_run and expander_start */
 };
 
-/* Reads `--name value` pairs for one command. An unknown, foreign, repeated or missing option and a value of the wrong
- * form fail with "usage" and the option as field. Descriptors are checked to be open. */
-int options_parse(struct options *options, unsigned command, int count, char **words, struct failure *failure);
+/* Reads `--name value` pairs for one command. An unknown, foreign, repeated or missing option and a value of
+ * the wrong form fail with "usage" and the option as field. Descriptors are checked to be open. */
+int options_parse(struct options *options, unsigned command, int count, char **words,
+                  struct failure *failure);

@@ -5,14 +5,16 @@
 
 #include "probe.h"
 
-#define INCOMPATIBLE_COMPRESSION (1ULL << 3) /* the one incompatible feature that is harmless: zstd clusters */
-#define L1_MAX (32u << 20)                   /* bytes; QEMU's own limit */
-#define REFCOUNT_TABLE_MAX (8u << 20)        /* bytes; QEMU's own limit */
+#define INCOMPATIBLE_COMPRESSION \
+    (1ULL << 3)                       /* the one incompatible feature that is harmless: zstd clusters */
+#define L1_MAX (32u << 20)            /* bytes; QEMU's own limit */
+#define REFCOUNT_TABLE_MAX (8u << 20) /* bytes; QEMU's own limit */
 #define SNAPSHOTS_MAX 256
 #define SNAPSHOT_MIN 40 /* bytes of one entry of the snapshot table */
 
 struct qcow2 {
-    uint32_t version, cluster_bits, crypt_method, l1_size, refcount_clusters, snapshots, refcount_order, header_length;
+    uint32_t version, cluster_bits, crypt_method, l1_size, refcount_clusters, snapshots, refcount_order,
+        header_length;
     uint64_t backing_offset, size, l1_offset, refcount_offset, snapshots_offset, incompatible;
     uint32_t backing_size;
     uint8_t compression;
@@ -34,7 +36,8 @@ static int read_header(const struct disk *disk, struct qcow2 *header, struct fai
         return -EBADMSG;
     header->version = get_be32(raw + 4);
     if (header->version != 2 && header->version != 3)
-        return fail(failure, FAILURE_DISK_FEATURE, "version", "qcow version %u is not supported", header->version);
+        return fail(failure, FAILURE_DISK_FEATURE, "version", "qcow version %u is not supported",
+                    header->version);
     if (header->version == 3 && disk_read(disk, 0, raw, sizeof(raw), failure) < 0)
         return -EBADMSG;
     header->backing_offset = get_be64(raw + 8);
@@ -62,7 +65,8 @@ static int check_header(struct qcow2 *header, struct failure *failure) {
     if (header->backing_offset != 0 || header->backing_size != 0)
         return fail(failure, FAILURE_DISK_EXTERNAL, "backing_file", "it depends on a backing file");
     if (header->incompatible & 1ULL << 2)
-        return fail(failure, FAILURE_DISK_EXTERNAL, "incompatible_features", "its data is in an external data file");
+        return fail(failure, FAILURE_DISK_EXTERNAL, "incompatible_features",
+                    "its data is in an external data file");
     if (header->incompatible & ~INCOMPATIBLE_COMPRESSION)
         return fail(failure, FAILURE_DISK_FEATURE, "incompatible_features",
                     "it uses features (0x%llx) that are refused", (unsigned long long) header->incompatible);
@@ -104,7 +108,8 @@ static int check_extension(uint32_t type, struct failure *failure) {
     case EXTENSION_ENCRYPTION:
         return fail(failure, FAILURE_DISK_ENCRYPTED, "extension", "it has an encryption header");
     default:
-        return fail(failure, FAILURE_DISK_FEATURE, "extension", "it has an unknown header extension (0x%x)", type);
+        return fail(failure, FAILURE_DISK_FEATURE, "extension", "it has an unknown header extension (0x%x)",
+                    type);
     }
 }
 
@@ -168,7 +173,8 @@ static int check_tables(const struct disk *disk, const struct qcow2 *header, str
     uint64_t needed = header->size / per_l1_entry + (header->size % per_l1_entry != 0);
     if ((uint64_t) header->l1_size * 8 > L1_MAX || needed > header->l1_size)
         return malformed(failure, "l1_size", "its first-level table does not fit its virtual size");
-    if (header->refcount_clusters == 0 || (uint64_t) header->refcount_clusters * header->cluster > REFCOUNT_TABLE_MAX)
+    if (header->refcount_clusters == 0 ||
+        (uint64_t) header->refcount_clusters * header->cluster > REFCOUNT_TABLE_MAX)
         return malformed(failure, "refcount_table", "its reference count table has an absurd size");
     if (header->snapshots > SNAPSHOTS_MAX)
         return malformed(failure, "snapshots", "it claims too many snapshots");
@@ -211,8 +217,8 @@ static int check_l1(const struct disk *disk, const struct qcow2 *header, struct 
     return 0;
 }
 
-/* Data and tables are written in sectors at least, except a table at the very end: a file that ends elsewhere has
- * something appended to it. */
+/* Data and tables are written in sectors at least, except a table at the very end: a file that ends elsewhere
+ * has something appended to it. */
 static int check_end(const struct disk *disk, const struct qcow2 *header, struct failure *failure) {
     uint64_t l1_end = header->l1_offset + (uint64_t) header->l1_size * 8;
     if (disk->size % 512 == 0 || disk->size == l1_end || header->snapshots > 0)

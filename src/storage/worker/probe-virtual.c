@@ -36,12 +36,15 @@ enum {
 
 #define VDI_BLOCK (1u << 20)
 
-static int check_vdi_blocks(const struct disk *disk, const uint8_t *raw, uint64_t size, struct failure *failure) {
-    uint32_t blocks = get_le32(raw + VDI_BLOCKS), map = get_le32(raw + VDI_MAP), data = get_le32(raw + VDI_DATA);
+static int check_vdi_blocks(const struct disk *disk, const uint8_t *raw, uint64_t size,
+                            struct failure *failure) {
+    uint32_t blocks = get_le32(raw + VDI_BLOCKS), map = get_le32(raw + VDI_MAP),
+             data = get_le32(raw + VDI_DATA);
     if (get_le32(raw + VDI_SECTOR_SIZE) != 512 || get_le32(raw + VDI_BLOCK_SIZE) != VDI_BLOCK ||
         get_le32(raw + VDI_BLOCK_EXTRA) != 0)
         return fail(failure, FAILURE_DISK_FEATURE, "block_size", "its sector or block size is unusual");
-    if (size > 1ULL << 50 || blocks != (size + VDI_BLOCK - 1) / VDI_BLOCK || get_le32(raw + VDI_ALLOCATED) > blocks)
+    if (size > 1ULL << 50 || blocks != (size + VDI_BLOCK - 1) / VDI_BLOCK ||
+        get_le32(raw + VDI_ALLOCATED) > blocks)
         return malformed(failure, "blocks", "its number of blocks does not fit its size");
     if (map < 512 || map % 512 != 0 || data % 512 != 0 || !disk_holds(disk, map, (uint64_t) blocks * 4) ||
         data < map + (uint64_t) blocks * 4)
@@ -88,7 +91,8 @@ static bool vpc_sum_is_right(const uint8_t *raw, size_t size, size_t at) {
     return ~sum == get_be32(raw + at);
 }
 
-static int check_vpc_dynamic(const struct disk *disk, const uint8_t *footer, uint64_t size, struct failure *failure) {
+static int check_vpc_dynamic(const struct disk *disk, const uint8_t *footer, uint64_t size,
+                             struct failure *failure) {
     uint8_t raw[VPC_DYNAMIC_HEADER];
     if (disk_read(disk, get_be64(footer + VPC_DATA), raw, sizeof(raw), failure) < 0)
         return -EBADMSG;
@@ -100,7 +104,8 @@ static int check_vpc_dynamic(const struct disk *disk, const uint8_t *footer, uin
         return fail(failure, FAILURE_DISK_EXTERNAL, "parent", "it depends on a parent image");
     if (block < 4096 || block > 16u << 20 || (block & (block - 1)))
         return malformed(failure, "block_size", "its block size is no power of two up to 16 MiB");
-    if (size > 1ULL << 50 || (uint64_t) entries * block < size || !disk_holds(disk, table, (uint64_t) entries * 4))
+    if (size > 1ULL << 50 || (uint64_t) entries * block < size ||
+        !disk_holds(disk, table, (uint64_t) entries * 4))
         return malformed(failure, "table", "its block table does not fit its size");
     return 0;
 }
@@ -120,7 +125,8 @@ int probe_vpc(const struct disk *disk, struct disk_facts *facts, struct failure 
     if (type == VPC_DYNAMIC)
         return check_vpc_dynamic(disk, raw, facts->virtual_size, failure);
     if (type != VPC_FIXED)
-        return fail(failure, FAILURE_DISK_EXTERNAL, "type", "it depends on a parent image, or its type is unknown");
+        return fail(failure, FAILURE_DISK_EXTERNAL, "type",
+                    "it depends on a parent image, or its type is unknown");
     return facts->virtual_size == disk->size - VPC_FOOTER
                ? 0
                : malformed(failure, "size", "its size contradicts the file's");
@@ -155,7 +161,7 @@ struct vhdx {
     uint32_t block, sector;
 };
 
-/* A log that must be replayed changes the image while it is read: refused. The newer of two headers counts. */
+/* A log that must be replayed would change the image while it is read. The newer of two headers counts. */
 static int check_vhdx_log(const struct disk *disk, struct failure *failure) {
     uint8_t raw[2][80];
     uint64_t sequence[2] = { 0 };
@@ -170,7 +176,8 @@ static int check_vhdx_log(const struct disk *disk, struct failure *failure) {
         return malformed(failure, "header", "both headers are damaged");
     size_t newer = is_there[1] && (!is_there[0] || sequence[1] > sequence[0]);
     if (!is_zero(raw[newer] + 48, 16))
-        return fail(failure, FAILURE_DISK_FEATURE, "log", "it was not closed cleanly: its log must be replayed first");
+        return fail(failure, FAILURE_DISK_FEATURE, "log",
+                    "it was not closed cleanly: its log must be replayed first");
     return 0;
 }
 
@@ -201,18 +208,20 @@ static int read_vhdx_regions(const struct disk *disk, struct vhdx *vhdx, struct 
     for (uint32_t i = 0; i < count; i++)
         if (take_vhdx_region(disk, raw + 16 + 32 * i, vhdx, failure) < 0)
             return -EBADMSG;
-    bool is_overlapping = vhdx->metadata < vhdx->bat + vhdx->bat_size && vhdx->bat < vhdx->metadata + vhdx->metadata_size;
+    bool is_overlapping =
+        vhdx->metadata < vhdx->bat + vhdx->bat_size && vhdx->bat < vhdx->metadata + vhdx->metadata_size;
     if (!vhdx->metadata || !vhdx->bat || vhdx->metadata_size < VHDX_TABLE || is_overlapping)
         return malformed(failure, "regions", "its region table is incomplete or contradicts itself");
     return 0;
 }
 
-static int take_vhdx_item(const struct disk *disk, const uint8_t *entry, struct vhdx *vhdx, struct failure *failure) {
+static int take_vhdx_item(const struct disk *disk, const uint8_t *entry, struct vhdx *vhdx,
+                          struct failure *failure) {
     uint8_t value[8] = { 0 };
     uint32_t offset = get_le32(entry + 16), length = get_le32(entry + 20);
     bool is_known = memcmp(entry, guid_file_parameters, 16) == 0 || memcmp(entry, guid_size, 16) == 0 ||
-                    memcmp(entry, guid_sector_size, 16) == 0 || memcmp(entry, guid_physical_sector_size, 16) == 0 ||
-                    memcmp(entry, guid_page_83, 16) == 0;
+                    memcmp(entry, guid_sector_size, 16) == 0 ||
+                    memcmp(entry, guid_physical_sector_size, 16) == 0 || memcmp(entry, guid_page_83, 16) == 0;
     if (!is_known) /* among them the locator of a parent */
         return fail(failure, FAILURE_DISK_EXTERNAL, "metadata", "it has a metadata item that is refused");
     if (offset < VHDX_TABLE || length < 4 || (uint64_t) offset + length > vhdx->metadata_size)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* VMDK 4 sparse extents with the descriptor inside: monolithicSparse and streamOptimized. Everything else of VMDK has
- * its data in other files. */
+/* VMDK 4 sparse extents with the descriptor inside: monolithicSparse and streamOptimized. Everything else of
+ * VMDK has its data in other files. */
 #include <errno.h>
 #include <string.h>
 
@@ -22,7 +22,8 @@ static int malformed(struct failure *failure, const char *field, const char *wha
     return fail(failure, FAILURE_DISK_MALFORMED, field, "%s", what);
 }
 
-static int read_header(const struct disk *disk, uint64_t offset, struct vmdk *header, struct failure *failure) {
+static int read_header(const struct disk *disk, uint64_t offset, struct vmdk *header,
+                       struct failure *failure) {
     uint8_t raw[SECTOR];
     if (disk_read(disk, offset, raw, sizeof(raw), failure) < 0)
         return -EBADMSG;
@@ -44,7 +45,8 @@ static int read_header(const struct disk *disk, uint64_t offset, struct vmdk *he
 
 static int check_header(const struct vmdk *header, struct failure *failure) {
     if (header->version < 1 || header->version > 3)
-        return fail(failure, FAILURE_DISK_FEATURE, "version", "VMDK version %u is not supported", header->version);
+        return fail(failure, FAILURE_DISK_FEATURE, "version", "VMDK version %u is not supported",
+                    header->version);
     /* With a capacity of 0, QEMU takes the embedded descriptor for one that names other files. */
     if (header->capacity == 0)
         return fail(failure, FAILURE_DISK_EXTERNAL, "capacity", "its data is in other files");
@@ -77,11 +79,13 @@ static int check_type(const char *text, struct disk_facts *facts, struct failure
             return 0;
         }
     }
-    return fail(failure, FAILURE_DISK_EXTERNAL, "createType", "its type keeps data in other files: '%.32s'", type);
+    return fail(failure, FAILURE_DISK_EXTERNAL, "createType", "its type keeps data in other files: '%.32s'",
+                type);
 }
 
 static bool line_starts_with(const char *line, const char *word) {
-    return strncasecmp(line, word, strlen(word)) == 0 && (line[strlen(word)] == ' ' || line[strlen(word)] == '\t');
+    return strncasecmp(line, word, strlen(word)) == 0 &&
+           (line[strlen(word)] == ' ' || line[strlen(word)] == '\t');
 }
 
 /* Exactly one extent, sparse, and named like a file in the same place. */
@@ -89,13 +93,17 @@ static int check_extents(char *text, struct failure *failure) {
     unsigned extents = 0;
     for (char *rest = text, *line; (line = strsep(&rest, "\r\n"));) {
         line += strspn(line, " \t");
-        if (!line_starts_with(line, "RW") && !line_starts_with(line, "RDONLY") && !line_starts_with(line, "NOACCESS"))
+        if (!line_starts_with(line, "RW") && !line_starts_with(line, "RDONLY") &&
+            !line_starts_with(line, "NOACCESS"))
             continue;
         extents++;
         if (!strstr(line, " SPARSE ") || strchr(line, '/') || strchr(line, '\\'))
-            return fail(failure, FAILURE_DISK_EXTERNAL, "extent", "it has an extent in another file: '%.64s'", line);
+            return fail(failure, FAILURE_DISK_EXTERNAL, "extent", "it has an extent in another file: '%.64s'",
+                        line);
     }
-    return extents == 1 ? 0 : fail(failure, FAILURE_DISK_EXTERNAL, "extent", "it has %u extents, not one", extents);
+    return extents == 1
+               ? 0
+               : fail(failure, FAILURE_DISK_EXTERNAL, "extent", "it has %u extents, not one", extents);
 }
 
 static int check_descriptor_text(char *text, struct disk_facts *facts, struct failure *failure) {
@@ -118,8 +126,8 @@ static int check_descriptor_text(char *text, struct disk_facts *facts, struct fa
 static int check_descriptor(const struct disk *disk, const struct vmdk *header, struct disk_facts *facts,
                             struct failure *failure) {
     char text[DESCRIPTOR_MAX + 1];
-    if (header->descriptor_offset == 0 || header->descriptor_offset > 1 << 20 || header->descriptor_size == 0 ||
-        header->descriptor_size > 20)
+    if (header->descriptor_offset == 0 || header->descriptor_offset > 1 << 20 ||
+        header->descriptor_size == 0 || header->descriptor_size > 20)
         return malformed(failure, "descriptor", "its descriptor is missing or misplaced");
     uint64_t offset = header->descriptor_offset * SECTOR;
     if (!disk_holds(disk, offset, header->descriptor_size * SECTOR))
@@ -150,7 +158,8 @@ static int check_footer(const struct disk *disk, struct vmdk *header, struct fai
     struct vmdk footer;
     if (disk->size < 3 * SECTOR)
         return malformed(failure, "footer", "its footer is missing");
-    if (read_header(disk, disk->size - 2 * SECTOR, &footer, failure) < 0 || check_header(&footer, failure) < 0)
+    if (read_header(disk, disk->size - 2 * SECTOR, &footer, failure) < 0 ||
+        check_header(&footer, failure) < 0)
         return -EBADMSG;
     if (footer.directory == AT_END || footer.capacity != header->capacity || footer.grain != header->grain)
         return malformed(failure, "footer", "its footer contradicts its header");

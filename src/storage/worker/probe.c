@@ -34,7 +34,8 @@ bool disk_holds(const struct disk *disk, uint64_t offset, uint64_t size) {
 
 int disk_read(const struct disk *disk, uint64_t offset, void *buffer, size_t size, struct failure *failure) {
     if (!disk_holds(disk, offset, size))
-        return fail(failure, FAILURE_DISK_MALFORMED, "", "its header points beyond its end (%zu bytes at %llu)", size,
+        return fail(failure, FAILURE_DISK_MALFORMED, "",
+                    "its header points beyond its end (%zu bytes at %llu)", size,
                     (unsigned long long) offset);
     if (disk->fd < 0) {
         memcpy(buffer, disk->data + offset, size);
@@ -79,10 +80,11 @@ struct signature {
     probe_function probe; /* NULL: recognised in order to be refused */
 };
 
-#define SIGNATURE(format, bytes, offset, probe) { format, bytes, sizeof(bytes) - 1, offset, probe }
+#define SIGNATURE(format, bytes, offset, probe) \
+    { format, bytes, sizeof(bytes) - 1, offset, probe }
 
-/* The first rows can be used; the others are named so that the refusal says what it is, and so that an image that is
- * two things at once is found out. */
+/* The first rows can be used; the others are named so that the refusal says what it is, and so that an image
+ * that is two things at once is found out. */
 static const struct signature signatures[] = {
     SIGNATURE("qcow2", "QFI\xfb", 0, probe_qcow2),
     SIGNATURE("vmdk", "KDMV", 0, probe_vmdk),
@@ -104,7 +106,7 @@ static const struct signature signatures[] = {
     SIGNATURE("dmg", "koly", -512, NULL),
     SIGNATURE("json: reference", "json:", 0, NULL),
     SIGNATURE("gzip", "\x1f\x8b\x08", 0, NULL),
-    SIGNATURE("xz", "\xfd" "7zXZ", 0, NULL),
+    SIGNATURE("xz", "\xfd\x37zXZ", 0, NULL),
     SIGNATURE("zstd", "\x28\xb5\x2f\xfd", 0, NULL),
     SIGNATURE("bzip2", "BZh", 0, NULL),
     SIGNATURE("zip", "PK\3\4", 0, NULL),
@@ -129,7 +131,7 @@ static bool signature_is_there(const struct disk *disk, const struct signature *
     return memcmp(found, signature->bytes, signature->length) == 0;
 }
 
-/* QEMU takes any text for a VMDK descriptor whose first line that is no comment and not blank is "version=…". */
+/* To QEMU a text is a VMDK descriptor if its first line that is no comment and not blank is "version=…". */
 static bool is_vmdk_descriptor(const struct disk *disk) {
     char text[2049];
     struct failure ignored = { 0 };
@@ -146,7 +148,7 @@ static bool is_vmdk_descriptor(const struct disk *disk) {
     return false;
 }
 
-/* A boot sector or partition table at the front of something that is not raw: it would boot as another disk. */
+/* A boot sector or partition table in front of something that is not raw: as raw it would be another disk. */
 static bool has_boot_sector(const struct disk *disk) {
     static const struct signature boot = SIGNATURE("mbr", "\x55\xaa", 510, NULL);
     static const struct signature table = SIGNATURE("gpt", "EFI PART", 512, NULL);
@@ -154,7 +156,8 @@ static bool has_boot_sector(const struct disk *disk) {
 }
 
 static int refuse_second(const char *first, const char *second, struct failure *failure) {
-    return fail(failure, FAILURE_DISK_AMBIGUOUS, "format", "it is a %s image and a %s image at once", first, second);
+    return fail(failure, FAILURE_DISK_AMBIGUOUS, "format", "it is a %s image and a %s image at once", first,
+                second);
 }
 
 static int find_signature(const struct disk *disk, const struct signature **ret, struct failure *failure) {
@@ -185,15 +188,18 @@ static int refuse_format(const char *format, struct failure *failure) {
                     "it is a VMDK descriptor, whose data is in other files; give a single-file VMDK");
     if (strcmp(format, "luks") == 0)
         return fail(failure, FAILURE_DISK_ENCRYPTED, "format", "it is encrypted (LUKS)");
-    return fail(failure, FAILURE_DISK_UNKNOWN, "format", "%s is not a disk image format that can be used", format);
+    return fail(failure, FAILURE_DISK_UNKNOWN, "format", "%s is not a disk image format that can be used",
+                format);
 }
 
 static int check_size(const struct disk_facts *facts, uint64_t max_virtual, struct failure *failure) {
     if (facts->virtual_size == 0 || facts->virtual_size % 512 != 0)
-        return fail(failure, FAILURE_DISK_SIZE, "virtual_size", "its virtual size %llu is not a multiple of 512 above 0",
+        return fail(failure, FAILURE_DISK_SIZE, "virtual_size",
+                    "its virtual size %llu is not a multiple of 512 above 0",
                     (unsigned long long) facts->virtual_size);
     if (facts->virtual_size > max_virtual)
-        return fail(failure, FAILURE_DISK_SIZE, "virtual_size", "its virtual size %llu exceeds the limit of %llu",
+        return fail(failure, FAILURE_DISK_SIZE, "virtual_size",
+                    "its virtual size %llu exceeds the limit of %llu",
                     (unsigned long long) facts->virtual_size, (unsigned long long) max_virtual);
     return 0;
 }

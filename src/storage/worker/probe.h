@@ -6,8 +6,9 @@
 
 #include "report.h"
 
-/* Recognises disk images from their headers alone, with bounded reads, and refuses whatever would make a later tool
- * open something else than the image itself, or spend memory or time that its size does not justify. */
+/* Recognises disk images from their headers alone, with bounded reads, and refuses whatever would make a
+ * later tool open something else than the image itself, or spend memory or time that its size does not
+ * justify. */
 
 /* Where the image's bytes come from: a file, or memory in tests. */
 struct disk {
@@ -17,8 +18,8 @@ struct disk {
 };
 
 struct disk_facts {
-    const char *format;  /* "qcow2", "raw", "iso", "vmdk", "vdi", "vhdx", "vpc": static text */
-    const char *subtype; /* "streamOptimized", "dynamic", …, or NULL: static text */
+    const char *format;    /* "qcow2", "raw", "iso", "vmdk", "vdi", "vhdx", "vpc": static text */
+    const char *subtype;   /* "streamOptimized", "dynamic", …, or NULL: static text */
     uint64_t virtual_size; /* bytes */
     uint64_t snapshots;    /* internal ones of a qcow2; a conversion keeps the active state alone */
 };

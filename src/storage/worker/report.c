@@ -49,7 +49,8 @@ int fail_errno(struct failure *failure, int number, const char *field, const cha
     return fail(failure, code, field, "%s: %s", what, strerror(number));
 }
 
-/* Length of the well-formed UTF-8 sequence at `text`, 0 if there is none. Surrogates and overlong forms are not. */
+/* Length of the well-formed UTF-8 sequence at `text`, 0 if there is none. Surrogates and overlong forms are
+ * not. */
 static size_t utf8_length(const unsigned char *text) {
     size_t length = text[0] < 0xe0 ? 2 : text[0] < 0xf0 ? 3 : 4;
     if (text[0] < 0xc2 || text[0] > 0xf4)
@@ -81,7 +82,8 @@ void text_make_safe(const char *data, char *safe, size_t size) {
 
 /* One write per line, so that lines of two processes never mix (they are shorter than PIPE_BUF). */
 static void print_line(struct json_object *line) {
-    const char *text = json_object_to_json_string_ext(line, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+    const char *text =
+        json_object_to_json_string_ext(line, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
     char *with_end = NULL;
     int length = asprintf(&with_end, "%s\n", text ? text : "{}");
     if (length < 0)

@@ -7,7 +7,8 @@
 
 #include "base/cleanup.h"
 
-/* What the worker tells polderd: JSON lines on stdout. Any number of {"progress":{"done":N,"total":N}}, then one
+/* What the worker tells polderd: JSON lines on stdout. Any number of {"progress":{"done":N,"total":N}}, then
+ * one
  * {"result":{…}} or {"error":{"code":…,"kind":…,"message":…,"field":…}}. */
 
 enum failure_code {
@@ -29,7 +30,8 @@ struct failure {
 };
 
 /* Fills *failure unless a cause is there already. Returns -EBADMSG, for `return fail(…)`. */
-int fail(struct failure *failure, enum failure_code code, const char *field, const char *format, ...) _printf_(4, 5);
+int fail(struct failure *failure, enum failure_code code, const char *field, const char *format, ...)
+    _printf_(4, 5);
 
 /* The same for a failed call: ENOSPC and EDQUOT become "no-space", EFBIG "limit-bytes", the rest "io".
  * `number` is a positive errno. */

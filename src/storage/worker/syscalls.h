@@ -3,6 +3,6 @@
 
 #include "jail.h"
 
-/* Installs the profile's list of allowed system calls; any other call kills the process (JAIL_CONVERT: fails with
- * EPERM, since qemu-img tries calls that it can do without). Negative errno. */
+/* Installs the profile's list of allowed system calls; any other call kills the process (JAIL_CONVERT: fails
+ * with EPERM, since qemu-img tries calls that it can do without). Negative errno. */
 int syscalls_confine(enum jail_profile profile);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* States: HEADER collects 512 bytes; an entry's header leads to BODY (data and padding are skipped), an extension
- * header to RECORDS (collected, then decoded into `pending`) and on to BODY for its padding; two zero blocks lead to
- * ENDED. What `pending` holds is spent by the next entry's header. */
+/* States: HEADER collects 512 bytes; an entry's header leads to BODY (data and padding are skipped), an
+ * extension header to RECORDS (collected, then decoded into `pending`) and on to BODY for its padding; two
+ * zero blocks lead to ENDED. What `pending` holds is spent by the next entry's header. */
 #include "tarcheck.h"
 
 #include <errno.h>
@@ -131,13 +131,15 @@ static bool is_zero(const uint8_t *data, size_t size) {
 
 /* ---- PAX records and GNU long names ---- */
 
-static int take_text(char **target, const char *value, size_t length, const char *what, struct failure *failure) {
+static int take_text(char **target, const char *value, size_t length, const char *what,
+                     struct failure *failure) {
     if (*target)
         return fail(failure, FAILURE_TAR_CONTRADICTION, what, "an entry gives it twice");
     if (length == 0)
         return fail(failure, FAILURE_TAR_MALFORMED, what, "it is empty");
     if (length > TAR_PATH_MAX)
-        return fail(failure, FAILURE_PATH_TOO_LONG, what, "it has %zu bytes, more than %d", length, TAR_PATH_MAX);
+        return fail(failure, FAILURE_PATH_TOO_LONG, what, "it has %zu bytes, more than %d", length,
+                    TAR_PATH_MAX);
     if (memchr(value, 0, length))
         return fail(failure, FAILURE_TAR_MALFORMED, what, "it holds a NUL byte");
     *target = strndup(value, length);
@@ -149,8 +151,8 @@ static int take_size(struct tar_pending *pending, const char *value, size_t leng
         return fail(failure, FAILURE_TAR_CONTRADICTION, "size", "an entry gives it twice");
     pending->has_size = true;
     if (parse_decimal(value, length, &pending->size) < 0 || pending->size > TAR_SIZE_MAX)
-        return fail(failure, FAILURE_TAR_MALFORMED, "size", "not a size: '%.*s'", (int) (length < 40 ? length : 40),
-                    value);
+        return fail(failure, FAILURE_TAR_MALFORMED, "size", "not a size: '%.*s'",
+                    (int) (length < 40 ? length : 40), value);
     return 0;
 }
 
@@ -260,15 +262,18 @@ static char *header_path(const uint8_t *block) {
     return path;
 }
 
-static int entry_size(const struct tar_pending *pending, uint64_t in_header, uint64_t *ret, struct failure *failure) {
+static int entry_size(const struct tar_pending *pending, uint64_t in_header, uint64_t *ret,
+                      struct failure *failure) {
     *ret = in_header;
     if (!pending->has_size)
         return 0;
-    /* Writers put 0 or the largest octal number where a size does not fit; anything else is two sizes for one entry. */
+    /* Writers put 0 or the largest octal number where a size does not fit; anything else is two sizes for one
+     * entry. */
     bool is_overflow = pending->size > OCTAL_SIZE_MAX && (in_header == 0 || in_header == OCTAL_SIZE_MAX);
     if (pending->size != in_header && !is_overflow)
-        return fail(failure, FAILURE_TAR_CONTRADICTION, "size", "the PAX header says %llu, the ustar header %llu",
-                    (unsigned long long) pending->size, (unsigned long long) in_header);
+        return fail(failure, FAILURE_TAR_CONTRADICTION, "size",
+                    "the PAX header says %llu, the ustar header %llu", (unsigned long long) pending->size,
+                    (unsigned long long) in_header);
     *ret = pending->size;
     return 0;
 }
@@ -317,7 +322,8 @@ static bool extension_is_in_order(const struct tar_pending *pending, char type) 
 
 static int begin_records(struct tarcheck *check, char type, uint64_t size, struct failure *failure) {
     if (!extension_is_in_order(&check->pending, type))
-        return fail(failure, FAILURE_TAR_CONTRADICTION, "", "extension headers of different kinds for one entry");
+        return fail(failure, FAILURE_TAR_CONTRADICTION, "",
+                    "extension headers of different kinds for one entry");
     bool is_pax = type == 'x' || type == 'g';
     if (size == 0 || size > (is_pax ? TAR_RECORDS_MAX : TAR_PATH_MAX + 1))
         return fail(failure, is_pax ? FAILURE_TAR_MALFORMED : FAILURE_PATH_TOO_LONG, "",
@@ -338,7 +344,8 @@ static int begin_records(struct tarcheck *check, char type, uint64_t size, struc
 static int take_zero_block(struct tarcheck *check, struct failure *failure) {
     const struct tar_pending *pending = &check->pending;
     if (pending->has_pax || pending->has_gnu_path || pending->has_gnu_link)
-        return fail(failure, FAILURE_TRUNCATED, "", "the archive ends between an extension header and its entry");
+        return fail(failure, FAILURE_TRUNCATED, "",
+                    "the archive ends between an extension header and its entry");
     if (++check->zero_blocks == 2)
         check->state = TAR_ENDED;
     return 0;
@@ -356,14 +363,15 @@ static int take_header(struct tarcheck *check, struct failure *failure) {
     if (!checksum_is_right(block))
         return fail(failure, FAILURE_TAR_MALFORMED, "", "a header's checksum is wrong");
     if (parse_size(block + AT_SIZE, &size) < 0)
-        return fail(failure, FAILURE_TAR_MALFORMED, "size", "a header's size is not a number or out of range");
+        return fail(failure, FAILURE_TAR_MALFORMED, "size",
+                    "a header's size is not a number or out of range");
     char type = block[AT_TYPE] ? (char) block[AT_TYPE] : '0';
     if (strchr("0123456", type))
         return take_entry(check, type, size, failure);
     if (strchr("xgLK", type))
         return begin_records(check, type, size, failure);
-    return fail(failure, FAILURE_TAR_UNSUPPORTED, "type", "entries of type '%c' (sparse, multi-volume, …) are refused",
-                type);
+    return fail(failure, FAILURE_TAR_UNSUPPORTED, "type",
+                "entries of type '%c' (sparse, multi-volume, …) are refused", type);
 }
 
 /* ---- the stream ---- */
@@ -372,7 +380,8 @@ static size_t smaller(uint64_t a, size_t b) {
     return a < b ? (size_t) a : b;
 }
 
-static int feed_header(struct tarcheck *check, const uint8_t *data, size_t size, size_t *ret, struct failure *failure) {
+static int feed_header(struct tarcheck *check, const uint8_t *data, size_t size, size_t *ret,
+                       struct failure *failure) {
     size_t take = smaller(sizeof(check->block) - check->block_used, size);
     memcpy(check->block + check->block_used, data, take);
     check->block_used += take;
@@ -396,7 +405,8 @@ static int feed_records(struct tarcheck *check, const uint8_t *data, size_t size
     return parse_records(check, failure);
 }
 
-static int feed_some(struct tarcheck *check, const uint8_t *data, size_t size, size_t *ret, struct failure *failure) {
+static int feed_some(struct tarcheck *check, const uint8_t *data, size_t size, size_t *ret,
+                     struct failure *failure) {
     switch (check->state) {
     case TAR_HEADER:
         return feed_header(check, data, size, ret, failure);

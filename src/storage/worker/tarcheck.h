@@ -7,13 +7,14 @@
 
 #include "report.h"
 
-/* A gate in front of the archive reader. It sees the same bytes first, walks the 512-byte structure with the strictest
- * reading (a header that two programs could read differently is refused) and leaves one fact per entry. The unpacker
- * compares each entry of the archive reader with its fact, so that one interpretation is left. */
+/* A gate in front of the archive reader. It sees the same bytes first, walks the 512-byte structure with the
+ * strictest reading (a header that two programs could read differently is refused) and leaves one fact per
+ * entry. The unpacker compares each entry of the archive reader with its fact, so that one interpretation is
+ * left. */
 
 #define TAR_PATH_MAX 4095
-#define TAR_RECORD_MAX (64u << 10)      /* one PAX record */
-#define TAR_RECORDS_MAX (256u << 10)    /* all PAX records of one entry */
+#define TAR_RECORD_MAX (64u << 10)   /* one PAX record */
+#define TAR_RECORDS_MAX (256u << 10) /* all PAX records of one entry */
 #define TAR_SIZE_MAX (1ULL << 60)
 
 struct tar_fact {
@@ -57,8 +58,8 @@ void tarcheck_done(struct tarcheck *check);
 /* Looks at the next bytes of the stream, in pieces of any size. */
 int tarcheck_feed(struct tarcheck *check, const void *data, size_t size, struct failure *failure);
 
-/* At the end of the stream: refuses one that stops inside an entry and, if need_mark, one without end-of-archive
- * blocks. */
+/* At the end of the stream: refuses one that stops inside an entry and, if need_mark, one without
+ * end-of-archive blocks. */
 int tarcheck_finish(const struct tarcheck *check, bool need_mark, struct failure *failure);
 
 /* Takes the oldest fact; false if there is none. The strings belong to the caller (tar_fact_done). */

@@ -109,7 +109,8 @@ int tree_directory(int parent_fd, const char *name, int *ret_fd, struct failure 
 }
 
 /* One level of a path that an entry needs: there, or made, but never a link or a file. */
-static int imply_directory(struct tree *tree, int parent_fd, const char *name, int *ret_fd, struct failure *failure) {
+static int imply_directory(struct tree *tree, int parent_fd, const char *name, int *ret_fd,
+                           struct failure *failure) {
     struct stat status;
     bool is_there = fstatat(parent_fd, name, &status, AT_SYMLINK_NOFOLLOW) == 0;
     if (is_there && !S_ISDIR(status.st_mode) && !is_whiteout(status.st_mode, status.st_rdev))
@@ -189,18 +190,22 @@ int tree_symlink(int parent_fd, const char *name, const char *text, struct failu
         return fail_errno(failure, errno, name, "making a symbolic link");
     if (tree_vacate(parent_fd, name, failure) < 0)
         return -EBADMSG;
-    return symlinkat(text, parent_fd, name) < 0 ? fail_errno(failure, errno, name, "making a symbolic link") : 0;
+    return symlinkat(text, parent_fd, name) < 0 ? fail_errno(failure, errno, name, "making a symbolic link")
+                                                : 0;
 }
 
 /* linkat without AT_SYMLINK_FOLLOW: a link's own inode gets the second name. */
-static int link_replacing(int from_fd, const char *from, int parent_fd, const char *name, struct failure *failure) {
+static int link_replacing(int from_fd, const char *from, int parent_fd, const char *name,
+                          struct failure *failure) {
     if (linkat(from_fd, from, parent_fd, name, 0) == 0)
         return 0;
     if (errno != EEXIST)
         return fail_errno(failure, errno, name, "making a hard link");
     if (tree_vacate(parent_fd, name, failure) < 0)
         return -EBADMSG;
-    return linkat(from_fd, from, parent_fd, name, 0) < 0 ? fail_errno(failure, errno, name, "making a hard link") : 0;
+    return linkat(from_fd, from, parent_fd, name, 0) < 0
+               ? fail_errno(failure, errno, name, "making a hard link")
+               : 0;
 }
 
 int tree_hardlink(struct tree *tree, int parent_fd, const char *name, const struct layer_path *target,
@@ -210,12 +215,13 @@ int tree_hardlink(struct tree *tree, int parent_fd, const char *name, const stru
         return fail(failure, FAILURE_LINK_UNSAFE, name, "a hard link to something that is no file");
     _cleanup_fd_ int from_fd = open_beneath(tree->root_fd, target->parent);
     if (from_fd < 0 || fstatat(from_fd, target->name, &status, AT_SYMLINK_NOFOLLOW) < 0)
-        return fail(failure, FAILURE_LINK_UNSAFE, name, "a hard link to '%s/%s', which this layer does not hold",
-                    target->parent, target->name);
+        return fail(failure, FAILURE_LINK_UNSAFE, name,
+                    "a hard link to '%s/%s', which this layer does not hold", target->parent, target->name);
     if (!S_ISREG(status.st_mode) && !S_ISLNK(status.st_mode))
-        return fail(failure, FAILURE_LINK_UNSAFE, name, "a hard link to '%s/%s', which is no file", target->parent,
-                    target->name);
-    bool is_same = fstatat(parent_fd, name, &there, AT_SYMLINK_NOFOLLOW) == 0 && there.st_ino == status.st_ino;
+        return fail(failure, FAILURE_LINK_UNSAFE, name, "a hard link to '%s/%s', which is no file",
+                    target->parent, target->name);
+    bool is_same =
+        fstatat(parent_fd, name, &there, AT_SYMLINK_NOFOLLOW) == 0 && there.st_ino == status.st_ino;
     if (is_same) /* it has the name already, and replacing it could remove the only one */
         return 0;
     return link_replacing(from_fd, target->name, parent_fd, name, failure);
@@ -252,7 +258,9 @@ static int measure(int directory_fd, struct tree_usage *usage, unsigned depth) {
         if (!S_ISDIR(status.st_mode))
             continue;
         int fd = openat(directory_fd, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        int r = fd < 0 ? -errno : depth > LAYER_DEPTH_MAX ? (close(fd), -ELOOP) : measure(fd, usage, depth + 1);
+        int r = fd < 0                    ? -errno
+                : depth > LAYER_DEPTH_MAX ? (close(fd), -ELOOP)
+                                          : measure(fd, usage, depth + 1);
         if (r < 0)
             return r;
     }

@@ -8,17 +8,18 @@
 #include "layerpath.h"
 #include "report.h"
 
-/* The directory that a layer is unpacked into. Each parent is opened beneath the directory's descriptor without
- * following any link; the entry itself is then reached by its one name in that parent. Nothing is ever opened by a
- * path that the layer could have changed the meaning of. */
+/* The directory that a layer is unpacked into. Each parent is opened beneath the directory's descriptor
+ * without following any link; the entry itself is then reached by its one name in that parent. Nothing is
+ * ever opened by a path that the layer could have changed the meaning of. */
 
-/* Marks a directory that hides what lower layers hold in it. The user. name needs no CAP_SYS_ADMIN to write; overlayfs
- * honours it with the mount option userxattr. */
+/* Marks a directory that hides what lower layers hold in it. The user. name needs no CAP_SYS_ADMIN to write;
+ * overlayfs honours it with the mount option userxattr. */
 #define OVERLAY_OPAQUE "user.overlay.opaque"
 
 struct tree {
     int root_fd;   /* borrowed */
-    int parent_fd; /* the parent of the entry at hand, or -1; what it removes lies beneath it, so it stays right */
+    int parent_fd; /* the parent of the entry at hand, or -1; what it removes lies beneath it, so it stays
+                      right */
     char parent[TAR_PATH_MAX + 1];
     uint64_t implied_directories; /* parents that no entry of the layer described */
 };
@@ -26,26 +27,27 @@ struct tree {
 void tree_init(struct tree *tree, int root_fd);
 void tree_done(struct tree *tree);
 
-/* The directory `path` (clean, see struct layer_path; "" = root) as an O_PATH descriptor that stays valid until the
- * next call with this tree. Missing directories are made, 0755 root. A link on the way is refused. */
+/* The directory `path` (clean, see struct layer_path; "" = root) as an O_PATH descriptor that stays valid
+ * until the next call with this tree. Missing directories are made, 0755 root. A link on the way is refused.
+ */
 int tree_parent(struct tree *tree, const char *path, int *ret_fd, struct failure *failure);
 
 /* True if `path` is a directory now. Makes nothing. */
 bool tree_has_directory(const struct tree *tree, const char *path);
 
-/* Removes whatever is at `name` in parent_fd, a whole tree if need be, without following links. Nothing there is
- * success. */
+/* Removes whatever is at `name` in parent_fd, a whole tree if need be, without following links. Nothing there
+ * is success. */
 int tree_vacate(int parent_fd, const char *name, struct failure *failure);
 
-/* Makes a directory or keeps the one that is there; anything else in its place is removed, and a directory that
- * replaces a whiteout becomes opaque. Returns a readable descriptor. */
+/* Makes a directory or keeps the one that is there; anything else in its place is removed, and a directory
+ * that replaces a whiteout becomes opaque. Returns a readable descriptor. */
 int tree_directory(int parent_fd, const char *name, int *ret_fd, struct failure *failure);
 
 /* Creates a new file, replacing what is there. Returns a writable descriptor. */
 int tree_file(int parent_fd, const char *name, int *ret_fd, struct failure *failure);
 
-/* Hides `name` of the lower layers: a 0:0 character device, or the opaque mark if this layer has a directory there
- * already; a file that is there hides it by itself. */
+/* Hides `name` of the lower layers: a 0:0 character device, or the opaque mark if this layer has a directory
+ * there already; a file that is there hides it by itself. */
 int tree_whiteout(int parent_fd, const char *name, struct failure *failure);
 
 int tree_set_opaque(int directory_fd, struct failure *failure);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* The trip of a layer: expander process -> pipe -> here: digest (the diffID) -> tarcheck (one fact per entry) ->
- * libarchive's tar reader -> the entry is compared with its fact -> files beneath the layer's directory. What depends
- * on later entries, the times of directories, is kept until the end. */
+/* The trip of a layer: expander process -> pipe -> here: digest (the diffID) -> tarcheck (one fact per entry)
+ * -> libarchive's tar reader -> the entry is compared with its fact -> files beneath the layer's directory.
+ * What depends on later entries, the times of directories, is kept until the end. */
 #include <archive.h>
 #include <archive_entry.h>
 #include <errno.h>
@@ -82,7 +82,7 @@ static la_ssize_t archive_input(struct archive *archive, void *data, const void 
     return ARCHIVE_FATAL;
 }
 
-/* The causes in the order of their truth: what the expander met, what the gate refused, what libarchive says. */
+/* In the order of their truth: what the expander met, what the gate refused, what libarchive says. */
 static int stream_failure(struct unpack *unpack, const char *path) {
     struct expand_report report;
     struct failure ignored = { 0 };
@@ -97,7 +97,8 @@ static int stream_failure(struct unpack *unpack, const char *path) {
     if (tarcheck_finish(&unpack->check, false, unpack->failure) < 0)
         return -EBADMSG;
     const char *message = archive_error_string(unpack->archive);
-    return fail(unpack->failure, FAILURE_TAR_MALFORMED, path, "%s", message ? message : "the archive is damaged");
+    return fail(unpack->failure, FAILURE_TAR_MALFORMED, path, "%s",
+                message ? message : "the archive is damaged");
 }
 
 static int open_archive(struct unpack *unpack) {
@@ -114,8 +115,8 @@ static int open_archive(struct unpack *unpack) {
 static int check_owner(struct archive_entry *entry, const char *path, struct failure *failure) {
     int64_t uid = archive_entry_uid(entry), gid = archive_entry_gid(entry);
     if (uid < 0 || uid > OWNER_MAX || gid < 0 || gid > OWNER_MAX)
-        return fail(failure, FAILURE_OWNER_RANGE, path, "owner %lld:%lld is not within 0 and %d", (long long) uid,
-                    (long long) gid, OWNER_MAX);
+        return fail(failure, FAILURE_OWNER_RANGE, path, "owner %lld:%lld is not within 0 and %d",
+                    (long long) uid, (long long) gid, OWNER_MAX);
     return 0;
 }
 
@@ -149,7 +150,8 @@ static bool type_agrees(struct archive_entry *entry, char type) {
 }
 
 /* libarchive and the gate must have read the same entry. */
-static int compare_with_fact(struct archive_entry *entry, const struct tar_fact *fact, struct failure *failure) {
+static int compare_with_fact(struct archive_entry *entry, const struct tar_fact *fact,
+                             struct failure *failure) {
     const char *path = archive_entry_pathname(entry);
     const char *link = fact->type == '1'   ? archive_entry_hardlink(entry)
                        : fact->type == '2' ? archive_entry_symlink(entry)
@@ -160,7 +162,8 @@ static int compare_with_fact(struct archive_entry *entry, const struct tar_fact 
     if (!equals_without_slash(path, fact->path) || (is_link && strcmp(link, fact->link) != 0))
         return fail(failure, FAILURE_TAR_CONTRADICTION, fact->path, "its name can be read in two ways");
     if (!type_agrees(entry, fact->type) || (uint64_t) archive_entry_size(entry) != fact->size)
-        return fail(failure, FAILURE_TAR_CONTRADICTION, fact->path, "its type or size can be read in two ways");
+        return fail(failure, FAILURE_TAR_CONTRADICTION, fact->path,
+                    "its type or size can be read in two ways");
     if (archive_entry_sparse_count(entry) > 0)
         return fail(failure, FAILURE_TAR_UNSUPPORTED, fact->path, "a sparse file");
     return 0;
@@ -200,8 +203,8 @@ static int set_xattrs(struct unpack *unpack, struct archive_entry *entry, int fd
         if (fsetxattr(fd, name, value, size, 0) == 0)
             continue;
         if (errno == EINVAL || errno == E2BIG || errno == ERANGE)
-            return fail(unpack->failure, FAILURE_XATTR_INVALID, path, "the attribute '%s' is refused: %s", name,
-                        strerror(errno));
+            return fail(unpack->failure, FAILURE_XATTR_INVALID, path, "the attribute '%s' is refused: %s",
+                        name, strerror(errno));
         return fail_errno(unpack->failure, errno, path, "setting an extended attribute");
     }
     return 0;
@@ -210,7 +213,8 @@ static int set_xattrs(struct unpack *unpack, struct archive_entry *entry, int fd
 /* ---- owner, mode, times ---- */
 
 static struct timespec entry_time(struct archive_entry *entry) {
-    struct timespec when = { .tv_sec = archive_entry_mtime(entry), .tv_nsec = archive_entry_mtime_nsec(entry) };
+    struct timespec when = { .tv_sec = archive_entry_mtime(entry),
+                             .tv_nsec = archive_entry_mtime_nsec(entry) };
     if (!archive_entry_mtime_is_set(entry) || when.tv_nsec < 0 || when.tv_nsec > 999999999)
         when = (struct timespec){ 0 };
     return when;
@@ -316,8 +320,8 @@ static int copy_data(struct unpack *unpack, int fd, const char *path) {
     }
 }
 
-static int unpack_file(struct unpack *unpack, struct archive_entry *entry, int parent, const struct layer_path *path,
-                       const char *text) {
+static int unpack_file(struct unpack *unpack, struct archive_entry *entry, int parent,
+                       const struct layer_path *path, const char *text) {
     int created;
     if (tree_file(parent, path->name, &created, unpack->failure) < 0)
         return -EBADMSG;
@@ -362,13 +366,14 @@ static int unpack_hardlink(struct unpack *unpack, struct archive_entry *entry, i
 static int unpack_root(struct unpack *unpack, struct archive_entry *entry, const struct layer_path *path,
                        char type) {
     if (type != '5')
-        return fail(unpack->failure, FAILURE_PATH_UNSAFE, ".", "the layer's own directory cannot be something else");
+        return fail(unpack->failure, FAILURE_PATH_UNSAFE, ".",
+                    "the layer's own directory cannot be something else");
     int r = set_metadata(unpack, entry, unpack->tree.root_fd, ".");
     return r < 0 ? r : keep_time(unpack, entry, path);
 }
 
-/* Devices would open the host's hardware, and FIFOs are made by whoever needs them at run time: neither is kept. An
- * entry that they replace is gone all the same, as the last entry of a name counts. */
+/* Devices would open the host's hardware, and FIFOs are made by whoever needs them at run time: neither is
+ * kept. An entry that they replace is gone all the same, as the last entry of a name counts. */
 static int drop_special(struct unpack *unpack, int parent, const struct layer_path *path, char type) {
     if (type == '6')
         unpack->dropped_fifos++;
@@ -407,10 +412,12 @@ static int unpack_at(struct unpack *unpack, struct archive_entry *entry, const s
     }
 }
 
-static int unpack_whiteout(struct unpack *unpack, const struct layer_path *path, const struct tar_fact *fact) {
+static int unpack_whiteout(struct unpack *unpack, const struct layer_path *path,
+                           const struct tar_fact *fact) {
     int parent;
     if (fact->type != '0' || fact->size != 0)
-        return fail(unpack->failure, FAILURE_WHITEOUT_INVALID, fact->path, "a whiteout that is no empty file");
+        return fail(unpack->failure, FAILURE_WHITEOUT_INVALID, fact->path,
+                    "a whiteout that is no empty file");
     if (tree_parent(&unpack->tree, path->parent, &parent, unpack->failure) < 0)
         return -EBADMSG;
     unpack->whiteouts++;
@@ -451,12 +458,14 @@ static int unpack_next(struct unpack *unpack) {
     int r = archive_read_next_header(unpack->archive, &entry);
     if (r == ARCHIVE_EOF)
         return 0;
-    /* A warning is a name that is not UTF-8, or an attribute it cannot read; the comparison judges the name. */
+    /* A warning is a name that is not UTF-8, or an attribute it cannot read; the comparison judges the name.
+     */
     if (r != ARCHIVE_OK && r != ARCHIVE_WARN)
         return stream_failure(unpack, "");
     struct tar_fact fact;
     if (!tarcheck_take_fact(&unpack->check, &fact))
-        return fail(unpack->failure, FAILURE_TAR_CONTRADICTION, "", "an entry that only one of two readers sees");
+        return fail(unpack->failure, FAILURE_TAR_CONTRADICTION, "",
+                    "an entry that only one of two readers sees");
     r = unpack_entry(unpack, entry, &fact);
     if (r < 0)
         name_entry(unpack->failure, &fact);
@@ -487,36 +496,37 @@ static int check_ends(struct unpack *unpack, const char *diff_id) {
         return -EBADMSG;
     }
     if (options->digest && strcmp(options->digest, report.digest) != 0)
-        return fail(unpack->failure, FAILURE_DIGEST_MISMATCH, "digest", "the blob is %s, expected %s", report.digest,
-                    options->digest);
+        return fail(unpack->failure, FAILURE_DIGEST_MISMATCH, "digest", "the blob is %s, expected %s",
+                    report.digest, options->digest);
     if (options->diff_id && strcmp(options->diff_id, diff_id) != 0)
-        return fail(unpack->failure, FAILURE_DIFF_ID_MISMATCH, "diff_id", "the layer's content is %s, expected %s",
-                    diff_id, options->diff_id);
+        return fail(unpack->failure, FAILURE_DIFF_ID_MISMATCH, "diff_id",
+                    "the layer's content is %s, expected %s", diff_id, options->diff_id);
     /* Where the content is known by its digest, a missing end mark cannot hide a cut; elsewhere it can. */
     if (tarcheck_finish(&unpack->check, options->diff_id == NULL, unpack->failure) < 0)
         return -EBADMSG;
     struct tar_fact fact;
     if (tarcheck_take_fact(&unpack->check, &fact)) {
         tar_fact_done(&fact);
-        return fail(unpack->failure, FAILURE_TAR_CONTRADICTION, "", "an entry that only one of two readers sees");
+        return fail(unpack->failure, FAILURE_TAR_CONTRADICTION, "",
+                    "an entry that only one of two readers sees");
     }
     return 0;
 }
 
-/* A container's /dev, /proc, … are mounted over; through a link that would happen elsewhere. The kinds are told, since
- * only all layers together say what will be there. */
+/* A container's /dev, /proc, … are mounted over; through a link that would happen elsewhere. The kinds are
+ * told, since only all layers together say what will be there. */
 static struct json_object *toplevel_kinds(const struct unpack *unpack) {
-    static const char *const names[] = { "bin", "dev", "etc", "home", "lib", "lib64", "proc", "root",
-                                         "run", "sbin", "sys", "tmp", "usr", "var" };
+    static const char *const names[] = { "bin",  "dev", "etc",  "home", "lib", "lib64", "proc",
+                                         "root", "run", "sbin", "sys",  "tmp", "usr",   "var" };
     struct json_object *kinds = json_object_new_object();
     for (size_t i = 0; i < ELEMENTS(names); i++) {
         struct stat status;
         if (fstatat(unpack->tree.root_fd, names[i], &status, AT_SYMLINK_NOFOLLOW) < 0)
             continue;
-        const char *kind = S_ISDIR(status.st_mode)                              ? "dir"
-                           : S_ISLNK(status.st_mode)                            ? "link"
+        const char *kind = S_ISDIR(status.st_mode)                       ? "dir"
+                           : S_ISLNK(status.st_mode)                     ? "link"
                            : is_whiteout(status.st_mode, status.st_rdev) ? "whiteout"
-                                                                                : "file";
+                                                                         : "file";
         json_object_object_add(kinds, names[i], json_object_new_string(kind));
     }
     return kinds;
@@ -526,7 +536,8 @@ static void add_number(struct json_object *object, const char *key, uint64_t num
     json_object_object_add(object, key, json_object_new_uint64(number));
 }
 
-static void report_unpacked(const struct unpack *unpack, const char *diff_id, const struct tree_usage *usage) {
+static void report_unpacked(const struct unpack *unpack, const char *diff_id,
+                            const struct tree_usage *usage) {
     struct json_object *result = json_object_new_object();
     struct json_object *dropped = json_object_new_object();
     add_number(result, "bytes", unpack->stream_bytes);
@@ -581,7 +592,8 @@ static int check_root_is_empty(int root_fd, struct failure *failure) {
 }
 
 static int unpack_into_root(struct options *options, enum compression compression, struct failure *failure) {
-    _cleanup_(unpack_done) struct unpack unpack = { .options = options, .expander = EXPANDER_INIT,
+    _cleanup_(unpack_done) struct unpack unpack = { .options = options,
+                                                    .expander = EXPANDER_INIT,
                                                     .failure = failure };
     tree_init(&unpack.tree, options->root_fd);
     if (check_root_is_empty(options->root_fd, failure) < 0)
