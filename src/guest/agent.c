@@ -21,11 +21,12 @@
 #include "guest/request.h"
 #include "guest/settings.h"
 
-/* The machine goes through: waiting for GUEST_START -> running -> main process ended, result kept until GUEST_ACK ->
- * off. GUEST_POWER shortens the way: it ends the main process, and the result is kept for a short while only. */
+/* The machine goes through: waiting for GUEST_START -> running -> main process ended, result kept until
+ * GUEST_ACK -> off. GUEST_POWER shortens the way: it ends the main process, and the result is kept for a
+ * short while only. */
 
 #define GRACE_MS 10000   /* between the stop signal and SIGKILL, unless the request says otherwise */
-#define ACK_WAIT_MS 5000 /* how long a machine told to power off waits for the acknowledgement of its result */
+#define ACK_WAIT_MS 5000 /* how long a machine told to power off waits for its result to be acknowledged */
 #define CODE_SETUP 125   /* the instance could not be set up, as Docker's exit codes have it */
 #define CODE_START 126
 
@@ -101,8 +102,9 @@ static int main_start(struct agent *agent, const struct request_start *request) 
     }
     if (r < 0)
         reason_set(&failure, r, "cannot start the instance");
-    channel = r == 0 ? channel_open(&agent->channels, GUEST_CHANNEL_MAIN, CHANNEL_MAIN, &process)
-                     : channel_open_failed(&agent->channels, GUEST_CHANNEL_MAIN, CHANNEL_MAIN, code, failure.text);
+    channel =
+        r == 0 ? channel_open(&agent->channels, GUEST_CHANNEL_MAIN, CHANNEL_MAIN, &process)
+               : channel_open_failed(&agent->channels, GUEST_CHANNEL_MAIN, CHANNEL_MAIN, code, failure.text);
     return channel ? 0 : -ENOMEM;
 }
 
@@ -138,10 +140,10 @@ static int new_channel_check(struct agent *agent, const struct frame *frame, str
 static int channel_open_result(struct agent *agent, const struct frame *frame, enum channel_kind kind, int r,
                                struct process *process, const struct reason *failure) {
     uint32_t id = frame->header.channel;
-    struct channel *channel =
-        r == 0 ? channel_open(&agent->channels, id, kind, process)
-               : channel_open_failed(&agent->channels, id, kind, kind == CHANNEL_EXEC ? CODE_START : 1,
-                                     failure->text);
+    struct channel *channel = r == 0
+                                  ? channel_open(&agent->channels, id, kind, process)
+                                  : channel_open_failed(&agent->channels, id, kind,
+                                                        kind == CHANNEL_EXEC ? CODE_START : 1, failure->text);
 
     return channel ? 0 : -ENOMEM;
 }
@@ -168,7 +170,7 @@ static int handle_exec(struct agent *agent, const struct frame *frame, struct re
 }
 
 static int transfer_start(struct agent *agent, const struct frame *frame, enum transfer_direction direction,
-                         struct reason *reason) {
+                          struct reason *reason) {
     _cleanup_(process_done) struct process process = PROCESS_INIT;
     struct reason failure = REASON_INIT;
     struct request_path request;
@@ -292,15 +294,24 @@ static int handle_unexpected(struct agent *agent, const struct frame *frame, str
 
 static void frame_handle(struct agent *agent, const struct frame *frame) {
     static const struct handler handlers[] = {
-        [GUEST_HELLO] = { handle_hello, false },    [GUEST_STATE] = { handle_unexpected, false },
-        [GUEST_START] = { handle_start, false },    [GUEST_EXEC] = { handle_exec, false },
-        [GUEST_STDIN] = { handle_stdin, true },     [GUEST_STDOUT] = { handle_unexpected, false },
-        [GUEST_STDERR] = { handle_unexpected, false }, [GUEST_EXIT] = { handle_unexpected, false },
-        [GUEST_ACK] = { handle_ack, true },         [GUEST_SIGNAL] = { handle_signal, true },
-        [GUEST_RESIZE] = { handle_resize, true },   [GUEST_CLOCK] = { handle_clock, false },
-        [GUEST_GET] = { handle_get, false },        [GUEST_PUT] = { handle_put, false },
-        [GUEST_CREDIT] = { handle_credit, false },  [GUEST_POWER] = { handle_power, false },
-        [GUEST_MEMORY] = { handle_memory, false },  [GUEST_ERROR] = { handle_unexpected, false },
+        [GUEST_HELLO] = { handle_hello, false },
+        [GUEST_STATE] = { handle_unexpected, false },
+        [GUEST_START] = { handle_start, false },
+        [GUEST_EXEC] = { handle_exec, false },
+        [GUEST_STDIN] = { handle_stdin, true },
+        [GUEST_STDOUT] = { handle_unexpected, false },
+        [GUEST_STDERR] = { handle_unexpected, false },
+        [GUEST_EXIT] = { handle_unexpected, false },
+        [GUEST_ACK] = { handle_ack, true },
+        [GUEST_SIGNAL] = { handle_signal, true },
+        [GUEST_RESIZE] = { handle_resize, true },
+        [GUEST_CLOCK] = { handle_clock, false },
+        [GUEST_GET] = { handle_get, false },
+        [GUEST_PUT] = { handle_put, false },
+        [GUEST_CREDIT] = { handle_credit, false },
+        [GUEST_POWER] = { handle_power, false },
+        [GUEST_MEMORY] = { handle_memory, false },
+        [GUEST_ERROR] = { handle_unexpected, false },
     };
     const struct handler *handler = &handlers[frame->header.type];
     struct reason reason = REASON_INIT;

@@ -118,7 +118,8 @@ static int changes_mount(bool *ret_is_disk, struct reason *reason) {
     return 0;
 }
 
-/* The overlay's top directory shows the owner and mode of the upper one, so that gets the image's when it is new. */
+/* The overlay's top directory shows the owner and mode of the upper one, so that gets the image's when it is
+ * new. */
 static int upper_make(struct reason *reason) {
     struct stat lower;
 
@@ -149,7 +150,8 @@ static int overlay_mount(int *ret_disk_fd, struct reason *reason) {
         r = upper_make(reason);
     if (r < 0)
         return r;
-    if (mount("overlay", "/root", "overlay", 0, "lowerdir=/image,upperdir=/changes/upper,workdir=/changes/work") < 0)
+    if (mount("overlay", "/root", "overlay", 0,
+              "lowerdir=/image,upperdir=/changes/upper,workdir=/changes/work") < 0)
         return reason_set(reason, -errno, "cannot mount the overlay");
     if (is_disk)
         *ret_disk_fd = open("/changes", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -179,10 +181,8 @@ static int system_mounts_make(struct reason *reason) {
 /* What programs expect besides the kernel's own device nodes. */
 static void devices_finish(void) {
     static const char *const links[][2] = {
-        { "/proc/self/fd", "/dev/fd" },
-        { "/proc/self/fd/0", "/dev/stdin" },
-        { "/proc/self/fd/1", "/dev/stdout" },
-        { "/proc/self/fd/2", "/dev/stderr" },
+        { "/proc/self/fd", "/dev/fd" },       { "/proc/self/fd/0", "/dev/stdin" },
+        { "/proc/self/fd/1", "/dev/stdout" }, { "/proc/self/fd/2", "/dev/stderr" },
         { "pts/ptmx", "/dev/ptmx" },
     };
 

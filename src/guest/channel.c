@@ -44,9 +44,9 @@ struct channel {
     struct output output;
     struct input input;
     bool ended;
-    size_t rest[STREAM_COUNT]; /* once ended: bytes of its output not read yet; what comes behind is not its own */
-    bool discards; /* of a former connection: its output is read and dropped */
-    char *exit;    /* JSON, once ended */
+    size_t rest[STREAM_COUNT]; /* once ended: bytes of its output not read yet */
+    bool discards;             /* of a former connection: its output is read and dropped */
+    char *exit;                /* JSON, once ended */
     bool exit_sent;
 };
 
@@ -76,7 +76,11 @@ static void drain_start(struct loop *loop, int fd) {
         return;
     }
     drain->watch = (struct watch){
-        .loop = loop, .fd = fd, .events = EPOLLIN, .ready = drain_ready, .owner = drain,
+        .loop = loop,
+        .fd = fd,
+        .events = EPOLLIN,
+        .ready = drain_ready,
+        .owner = drain,
     };
     watch_on(&drain->watch);
 }
@@ -118,7 +122,8 @@ struct channel *channel_next(const struct channel *channel) {
 }
 
 static int *stream_fd(struct channel *channel, enum stream stream) {
-    int *const fds[] = { &channel->process.stdin_fd, &channel->process.stdout_fd, &channel->process.stderr_fd };
+    int *const fds[] = { &channel->process.stdin_fd, &channel->process.stdout_fd,
+                         &channel->process.stderr_fd };
 
     return fds[stream];
 }
@@ -142,7 +147,8 @@ static void stream_finish(struct channel *channel, enum stream stream) {
     } else
         stream_close(channel, stream);
     if (!channel->discards)
-        (void) output_append(&channel->output, stream == STREAM_STDOUT ? GUEST_STDOUT : GUEST_STDERR, NULL, 0);
+        (void) output_append(&channel->output, stream == STREAM_STDOUT ? GUEST_STDOUT : GUEST_STDERR, NULL,
+                             0);
 }
 
 /* How much to read now; 0 stops the stream until there is credit. */
@@ -192,15 +198,16 @@ static void stderr_ready(struct watch *watch, uint32_t events) {
     (void) stream_take(watch->owner, STREAM_STDERR);
 }
 
-/* Lets stopped streams go on. Of an ended process all that is there is taken at once: nothing may wake us later. */
+/* Lets stopped streams go on. Of an ended process all that is there is taken at once: nothing may wake us
+ * later. */
 static void streams_resume(struct channel *channel) {
     for (enum stream stream = STREAM_STDOUT; stream <= STREAM_STDERR; stream++) {
         bool more = channel->ended;
 
         while (more && *stream_fd(channel, stream) >= 0)
             more = stream_take(channel, stream);
-        if (*stream_fd(channel, stream) >= 0 &&
-            (channel->discards || !channel->channels->port->greeted || output_room(&channel->output) >= ROOM_RESUME))
+        if (*stream_fd(channel, stream) >= 0 && (channel->discards || !channel->channels->port->greeted ||
+                                                 output_room(&channel->output) >= ROOM_RESUME))
             watch_on(&channel->watches[stream]);
     }
 }
@@ -433,7 +440,8 @@ static bool channel_send(struct channel *channel) {
         port_send(port, type, channel->id, data, size);
         return true;
     }
-    if (!channel->exit || channel->exit_sent || channel->process.stdout_fd >= 0 || channel->process.stderr_fd >= 0)
+    if (!channel->exit || channel->exit_sent || channel->process.stdout_fd >= 0 ||
+        channel->process.stderr_fd >= 0)
         return false;
     port_send(port, GUEST_EXIT, channel->id, channel->exit, strlen(channel->exit));
     channel->exit_sent = true;

@@ -6,10 +6,10 @@
 #include "guest/port.h"
 #include "guest/process.h"
 
-/* A channel is one process (the main one, an exec, an archive transfer) with its streams, from the request to the
- * daemon's acknowledgement of its exit. States: running -> ended (its exit is known, output may still come) ->
- * exit ready (all output sent) -> exit sent -> acknowledged, and gone. A new connection takes it from "exit sent" back to
- * "exit ready". */
+/* A channel is one process (the main one, an exec, an archive transfer) with its streams, from the request to
+ * the daemon's acknowledgement of its exit. States: running -> ended (its exit is known, output may still
+ * come) -> exit ready (all output sent) -> exit sent -> acknowledged, and gone. A new connection takes it
+ * from "exit sent" back to "exit ready". */
 
 #define CHANNEL_MAX 64
 
@@ -59,7 +59,7 @@ void channel_ended(struct channel *channel, int status);
 /* Queues one frame of a channel, taking turns. False: no channel has anything to send. */
 bool channels_send(struct channels *channels);
 
-/* The connection ended: nobody's output stops any more. / A new one began: the main channel and all exits are told
- * again, what execs print from now on is nobody's, transfers are given up. */
+/* The connection ended: nobody's output stops any more. / A new one began: the main channel and all exits are
+ * told again, what execs print from now on is nobody's, transfers are given up. */
 void channels_connection_lost(struct channels *channels);
 void channels_connection_new(struct channels *channels);

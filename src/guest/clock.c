@@ -21,7 +21,8 @@ static int entropy_stir(const char *text, struct reason *reason) {
     int r = 0;
 
     if (size < 0)
-        return reason_set(reason, -EINVAL, "the entropy is not base64 of at most %d bytes", REQUEST_ENTROPY_MAX);
+        return reason_set(reason, -EINVAL, "the entropy is not base64 of at most %d bytes",
+                          REQUEST_ENTROPY_MAX);
     fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
     if (fd < 0)
         return reason_set(reason, -errno, "cannot open /dev/urandom");

@@ -168,7 +168,8 @@ int parse_number(const char *text, uint64_t max, uint64_t *ret) {
             return -EINVAL;
     }
     for (const char *p = text; *p; p++) {
-        if (__builtin_mul_overflow(value, 10, &value) || __builtin_add_overflow(value, (uint64_t) (*p - '0'), &value))
+        if (__builtin_mul_overflow(value, 10, &value) ||
+            __builtin_add_overflow(value, (uint64_t) (*p - '0'), &value))
             return -ERANGE;
     }
     if (value > max)
@@ -191,7 +192,8 @@ ssize_t base64_decode(const char *text, uint8_t *ret_data, size_t limit) {
         return -EINVAL;
     for (size_t i = 0; i < length; i += 4) {
         bool last = i + 4 == length;
-        size_t padding = last ? (size_t) (text[i + 3] == '=') + (text[i + 2] == '=' && text[i + 3] == '=') : 0;
+        size_t padding =
+            last ? (size_t) (text[i + 3] == '=') + (text[i + 2] == '=' && text[i + 3] == '=') : 0;
         uint32_t group = 0;
 
         for (size_t j = 0; j < 4; j++) {

@@ -7,20 +7,23 @@
 
 #include "base/cleanup.h"
 
-/* The few helpers that all parts of polder-guest share. The agent is one small static program: it takes the macros
- * of base/cleanup.h and links nothing of the daemon's library. */
+/* The few helpers that all parts of polder-guest share. The agent is one small static program: it takes the
+ * macros of base/cleanup.h and links nothing of the daemon's library. */
 
-/* Why something failed, as one English sentence that travels to the daemon. A fixed buffer, so that it can be filled
- * after fork and sent through a pipe as it is. The first cause wins. */
+/* Why something failed, as one English sentence that travels to the daemon. A fixed buffer, so that it can be
+ * filled after fork and sent through a pipe as it is. The first cause wins. */
 struct reason {
     char text[256];
 };
 
 #define REASON_INIT                                                                                          \
-    { { 0 } }
+    {                                                                                                        \
+        { 0 }                                                                                                \
+    }
 
-/* Writes the sentence unless one is there already, adds ": strerror" when r is a negative errno other than -EINVAL
- * and -EBADMSG (those two mean that the sentence says it all), and returns r. `reason` may be NULL. */
+/* Writes the sentence unless one is there already, adds ": strerror" when r is a negative errno other than
+ * -EINVAL and -EBADMSG (those two mean that the sentence says it all), and returns r. `reason` may be NULL.
+ */
 int reason_set(struct reason *reason, int r, const char *format, ...) _printf_(3, 4);
 
 /* One line on the kernel console, "polder-guest: …". */
@@ -41,8 +44,8 @@ int open_in_root(int root_fd, const char *path, int flags, unsigned mode);
  * Returns an O_PATH descriptor of the directory. */
 int make_directory_in_root(int root_fd, const char *path);
 
-/* Reads at most `limit` bytes of a regular file and adds a NUL. -EINVAL: no regular file; -EFBIG: longer than limit.
- * A FIFO or device in its place cannot block. */
+/* Reads at most `limit` bytes of a regular file and adds a NUL. -EINVAL: no regular file; -EFBIG: longer than
+ * limit. A FIFO or device in its place cannot block. */
 int read_regular_file(int root_fd, const char *path, size_t limit, char **ret_text, size_t *ret_size);
 
 /* Whole string a decimal number of at most `max`. 0, -EINVAL or -ERANGE. */

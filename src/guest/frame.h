@@ -7,8 +7,8 @@
 
 #include "guest/protocol.h"
 
-/* Cuts the byte stream of the port into frames. It hunts for a hello first (and again after anything that cannot be
- * a frame), as protocol.h says; nothing it is fed can make it read or write out of bounds. */
+/* Cuts the byte stream of the port into frames. It hunts for a hello first (and again after anything that
+ * cannot be a frame), as protocol.h says; nothing it is fed can make it read or write out of bounds. */
 
 #define FRAME_NONCE_SIZE 32
 #define FRAME_HELLO_PAYLOAD (sizeof(GUEST_MAGIC) - 1 + FRAME_NONCE_SIZE)
@@ -32,21 +32,23 @@ void frame_reader_done(struct frame_reader *reader);
 /* Forgets everything and hunts again: the other side went away. */
 void frame_reader_clear(struct frame_reader *reader);
 
-/* Where to put new bytes and how many fit (never 0 after frame_reader_next returned 0); then say how many came. */
+/* Where to put new bytes and how many fit (never 0 after frame_reader_next returned 0); then say how many
+ * came. */
 uint8_t *frame_reader_space(struct frame_reader *reader, size_t *ret_size);
 void frame_reader_commit(struct frame_reader *reader, size_t size);
 
-/* 1: *ret is the next frame. 0: more bytes are needed. -EBADMSG: the stream is no sequence of frames; the reader
- * hunts for the next hello from now on. */
+/* 1: *ret is the next frame. 0: more bytes are needed. -EBADMSG: the stream is no sequence of frames; the
+ * reader hunts for the next hello from now on. */
 int frame_reader_next(struct frame_reader *reader, struct frame *ret);
 
-/* True if an unfinished frame is pending whose last bytes are a complete hello: its sender vanished half-way and a
- * new one waits. frame_reader_accept_hello then drops what precedes the hello. */
+/* True if an unfinished frame is pending whose last bytes are a complete hello: its sender vanished half-way
+ * and a new one waits. frame_reader_accept_hello then drops what precedes the hello. */
 bool frame_reader_has_stray_hello(const struct frame_reader *reader);
 void frame_reader_accept_hello(struct frame_reader *reader);
 
 void frame_encode_header(uint8_t ret[GUEST_HEADER_SIZE], uint8_t type, uint32_t channel, uint32_t length);
-/* -EBADMSG unless the reserved bytes are zero, the type is known and the length is at most GUEST_FRAME_MAX. */
+/* -EBADMSG unless the reserved bytes are zero, the type is known and the length is at most GUEST_FRAME_MAX.
+ */
 int frame_decode_header(const uint8_t data[GUEST_HEADER_SIZE], struct guest_header *ret);
 
 /* True if the payload of a hello is well-formed; its nonce is the last FRAME_NONCE_SIZE bytes. */

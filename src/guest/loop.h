@@ -4,7 +4,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* One epoll loop. A watch is switched off by removing it, because a closed pipe reports itself for ever otherwise. */
+/* One epoll loop. A watch is switched off by removing it, because a closed pipe reports itself for ever
+ * otherwise. */
 
 struct loop {
     int fd;
@@ -21,8 +22,8 @@ struct watch {
 
 int loop_init(struct loop *loop);
 
-/* Waits for one event, at most timeout_ms (-1: for ever), and handles it. One at a time, so that a handler may free
- * any watch. */
+/* Waits for one event, at most timeout_ms (-1: for ever), and handles it. One at a time, so that a handler
+ * may free any watch. */
 void loop_run_once(struct loop *loop, int timeout_ms);
 
 void watch_on(struct watch *watch);

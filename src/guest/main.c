@@ -13,12 +13,12 @@
 #include "guest/boot.h"
 #include "guest/power.h"
 
-/* polder-guest has two lives: as the first process of a microVM, from the initramfs, it boots the instance and serves
- * the daemon; as `polder-guest archive get|put PATH` it does the same file transfers for a container, started by the
- * daemon in the container's namespaces and root. */
+/* polder-guest has two lives: as the first process of a microVM, from the initramfs, it boots the instance
+ * and serves the daemon; as `polder-guest archive get|put PATH` it does the same file transfers for a
+ * container, started by the daemon in the container's namespaces and root. */
 
-/* libarchive converts names to the locale's character set. Names are UTF-8 or bytes here, and a static program has
- * no locale files to say so; the linker puts this in nl_langinfo's place. */
+/* libarchive converts names to the locale's character set. Names are UTF-8 or bytes here, and a static
+ * program has no locale files to say so; the linker puts this in nl_langinfo's place. */
 char *__wrap_nl_langinfo(nl_item item);
 char *__wrap_nl_langinfo(nl_item item) {
     static char utf8[] = "UTF-8", none[] = "";

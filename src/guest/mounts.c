@@ -35,7 +35,8 @@ int mounts_add(int root_fd, const struct request_mount *request, struct reason *
         return reason_set(reason, target, "cannot make the mount target %.128s", request->target);
     r = mount_at(target, request);
     if (r < 0)
-        return reason_set(reason, r, "cannot mount %s at %.128s", is_share ? request->tag : "a tmpfs", request->target);
+        return reason_set(reason, r, "cannot mount %s at %.128s", is_share ? request->tag : "a tmpfs",
+                          request->target);
     return 0;
 }
 

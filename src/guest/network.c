@@ -37,7 +37,8 @@ static void message_add(struct message *message, uint16_t type, const void *data
     attribute->rta_type = type;
     attribute->rta_len = (unsigned short) RTA_LENGTH(size);
     memcpy(RTA_DATA(attribute), data, size);
-    message->header.nlmsg_len = (uint32_t) (NLMSG_ALIGN(message->header.nlmsg_len) + RTA_ALIGN(RTA_LENGTH(size)));
+    message->header.nlmsg_len =
+        (uint32_t) (NLMSG_ALIGN(message->header.nlmsg_len) + RTA_ALIGN(RTA_LENGTH(size)));
 }
 
 /* Sends and waits for the kernel's answer, which for these requests comes at once. */
@@ -154,8 +155,8 @@ static bool has_mac(int fd, const char *name, const char *mac) {
     snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
     if (ioctl(fd, SIOCGIFHWADDR, &request) < 0)
         return false;
-    snprintf(text, sizeof(text), "%02x:%02x:%02x:%02x:%02x:%02x", bytes[0], bytes[1], bytes[2], bytes[3], bytes[4],
-             bytes[5]);
+    snprintf(text, sizeof(text), "%02x:%02x:%02x:%02x:%02x:%02x", bytes[0], bytes[1], bytes[2], bytes[3],
+             bytes[4], bytes[5]);
     return strcasecmp(text, mac) == 0;
 }
 

@@ -7,8 +7,8 @@
 
 #include "guest/protocol.h"
 
-/* Chunks are at least this large, so that single lines share one; their number bounds what two streams that alternate
- * byte by byte can cost. */
+/* Chunks are at least this large, so that single lines share one; their number bounds what two streams that
+ * alternate byte by byte can cost. */
 #define CHUNK_MIN 512
 #define CHUNKS_MAX 1024
 

@@ -5,9 +5,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What a channel has to tell the daemon, in order: bytes of stdout and stderr, kept until the daemon's credit says
- * that it has them. At most GUEST_WINDOW bytes are stored, so all that is stored may always be under way; a full
- * store stops the process, or, while nobody listens, drops its oldest bytes. */
+/* What a channel has to tell the daemon, in order: bytes of stdout and stderr, kept until the daemon's credit
+ * says that it has them. At most GUEST_WINDOW bytes are stored, so all that is stored may always be under
+ * way; a full store stops the process, or, while nobody listens, drops its oldest bytes. */
 
 /* Payload of one frame, such that frame and header fit one write to a virtio port (32 KiB). */
 #define OUTPUT_CHUNK (32 * 1024 - 12)
@@ -39,7 +39,8 @@ void output_make_room(struct output *output);
 /* Appends at most output_room() bytes; size 0 is the end of that stream. -ENOMEM. */
 int output_append(struct output *output, uint8_t type, const void *data, size_t size);
 
-/* The next frame to send; false if there is none. It counts as sent. *ret_data is valid until the next call. */
+/* The next frame to send; false if there is none. It counts as sent. *ret_data is valid until the next call.
+ */
 bool output_next(struct output *output, uint8_t *ret_type, const uint8_t **ret_data, size_t *ret_size);
 bool output_is_sent(const struct output *output);
 

@@ -8,8 +8,8 @@
 
 #include "guest/common.h"
 
-/* Frames of channels are added while less than OUT_LOW is queued, requests are read while less than OUT_HIGH is;
- * what one read of requests can cause in answers fits above. */
+/* Frames of channels are added while less than OUT_LOW is queued, requests are read while less than OUT_HIGH
+ * is; what one read of requests can cause in answers fits above. */
 #define OUT_LOW (32 * 1024)
 #define OUT_HIGH (128 * 1024)
 #define OUT_SIZE (1024 * 1024)
@@ -31,8 +31,8 @@ static void connection_lost(struct port *port) {
 static void port_ready(struct watch *watch, uint32_t events) {
     struct port *port = watch->owner;
 
-    /* A hang-up may be stale by now: a new daemon's hello may lie in the buffer behind the old one's last bytes. So
-     * the old connection is forgotten first and the buffer read after. */
+    /* A hang-up may be stale by now: a new daemon's hello may lie in the buffer behind the old one's last
+     * bytes. So the old connection is forgotten first and the buffer read after. */
     if (events & EPOLLHUP)
         connection_lost(port);
     port->readable = true;
@@ -41,7 +41,11 @@ static void port_ready(struct watch *watch, uint32_t events) {
 
 int port_init(struct port *port, struct loop *loop, int fd) {
     port->watch = (struct watch){
-        .loop = loop, .fd = fd, .events = EPOLLIN | EPOLLOUT | EPOLLET, .ready = port_ready, .owner = port,
+        .loop = loop,
+        .fd = fd,
+        .events = EPOLLIN | EPOLLOUT | EPOLLET,
+        .ready = port_ready,
+        .owner = port,
     };
     port->readable = true;
     port->out = malloc(OUT_SIZE);

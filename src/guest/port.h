@@ -4,8 +4,8 @@
 #include "guest/frame.h"
 #include "guest/loop.h"
 
-/* The virtio port: frames in, frames out, and whether a daemon listens. The port is watched edge-triggered, because
- * it reports a hang-up for as long as no daemon is connected. */
+/* The virtio port: frames in, frames out, and whether a daemon listens. The port is watched edge-triggered,
+ * because it reports a hang-up for as long as no daemon is connected. */
 
 struct port {
     struct watch watch;
@@ -26,8 +26,8 @@ int port_init(struct port *port, struct loop *loop, int fd);
 /* Reads once if there may be something and the answers sent so far were taken. */
 void port_read(struct port *port);
 
-/* The next frame, valid until the next call of port_read. False: none. *ret_error is set to -EBADMSG if the stream
- * turned out to be no frames: everything up to the next hello is skipped. */
+/* The next frame, valid until the next call of port_read. False: none. *ret_error is set to -EBADMSG if the
+ * stream turned out to be no frames: everything up to the next hello is skipped. */
 bool port_next(struct port *port, struct frame *ret, int *ret_error);
 
 /* Starts a connection: drops what was still to be sent to the former one. */

@@ -67,8 +67,10 @@ static int pipe_open(int *ret_read, int *ret_write, bool parent_reads) {
     return 0;
 }
 
-static int terminal_open(const struct request_process *request, struct process *process, struct child_ends *ends) {
-    struct winsize size = { .ws_row = (unsigned short) request->rows, .ws_col = (unsigned short) request->columns };
+static int terminal_open(const struct request_process *request, struct process *process,
+                         struct child_ends *ends) {
+    struct winsize size = { .ws_row = (unsigned short) request->rows,
+                            .ws_col = (unsigned short) request->columns };
     int unlocked = 0;
 
     process->stdout_fd = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
@@ -190,7 +192,8 @@ static int environment_default(const char *name, const char *value) {
 }
 
 /* What Docker gives: PATH, HOSTNAME, HOME, and TERM for a terminal, each only if the request has none. */
-static int environment_build(const struct request_process *request, const char *hostname, const struct user *user) {
+static int environment_build(const struct request_process *request, const char *hostname,
+                             const struct user *user) {
     const char *home = environment_find(request->env, "HOME");
     int r = 0;
 
@@ -285,7 +288,8 @@ static _noreturn_ void child_run(const struct request_process *request, const ch
     program_run(request->args, failure_fd);
 }
 
-/* Forks into pid namespace `pid_fd` (-EBADF: a new one). Only the child lives there, not the agent. Returns as fork. */
+/* Forks into pid namespace `pid_fd` (-EBADF: a new one). Only the child lives there, not the agent. Returns
+ * as fork. */
 static pid_t fork_into(const struct namespaces *namespaces, int pid_fd) {
     pid_t pid;
     int error;
@@ -300,7 +304,8 @@ static pid_t fork_into(const struct namespaces *namespaces, int pid_fd) {
     return pid < 0 ? -error : pid;
 }
 
-/* Puts the agent into a copy of the mount namespace in which the main process will live, and keeps hold of it. */
+/* Puts the agent into a copy of the mount namespace in which the main process will live, and keeps hold of
+ * it. */
 static int mounts_unshare(struct namespaces *namespaces) {
     if (unshare(CLONE_NEWNS) < 0)
         return -errno;
@@ -315,7 +320,8 @@ static int proc_mount(void) {
     return mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0 ? -errno : 0;
 }
 
-static int pipes_prepare(const struct request_process *request, struct process *process, struct child_ends *ends) {
+static int pipes_prepare(const struct request_process *request, struct process *process,
+                         struct child_ends *ends) {
     int r = pipe_open(&process->failure_fd, &ends->failure, true);
 
     if (r < 0)
@@ -329,8 +335,8 @@ static int namespaces_open(struct namespaces *namespaces) {
     return namespaces->own_pid_fd < 0 || namespaces->own_mount_fd < 0 ? -errno : 0;
 }
 
-int process_start_main(const struct request_process *request, const char *hostname, struct namespaces *namespaces,
-                       struct process *ret, struct reason *reason) {
+int process_start_main(const struct request_process *request, const char *hostname,
+                       struct namespaces *namespaces, struct process *ret, struct reason *reason) {
     _cleanup_(process_done) struct process process = PROCESS_INIT;
     _cleanup_(child_ends_done) struct child_ends ends = CHILD_ENDS_INIT;
     char path[64];
@@ -394,8 +400,8 @@ static int compare_int(const void *a, const void *b) {
     return *(const int *) a - *(const int *) b;
 }
 
-/* A child that runs no other program keeps its copies of all our descriptors: without this the write end of another
- * channel's stdin would stay open as long as the transfer lasts. Sorts `keep`. */
+/* A child that runs no other program keeps its copies of all our descriptors: without this the write end of
+ * another channel's stdin would stay open as long as the transfer lasts. Sorts `keep`. */
 static void descriptors_close(int *keep, size_t count) {
     int next = 3;
 
@@ -410,7 +416,7 @@ static void descriptors_close(int *keep, size_t count) {
 }
 
 static _noreturn_ void transfer_run(enum transfer_direction direction, const char *path, int mount_fd,
-                                   const struct child_ends *ends) {
+                                    const struct child_ends *ends) {
     struct reason reason = REASON_INIT;
     int keep[] = { ends->in, ends->out, ends->failure, mount_fd };
     int root, r;
@@ -424,7 +430,7 @@ static _noreturn_ void transfer_run(enum transfer_direction direction, const cha
     }
     root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
     r = direction == TRANSFER_GET ? transfer_get(root, path, ends->out, &reason)
-                                 : transfer_put(root, path, ends->in, &reason);
+                                  : transfer_put(root, path, ends->in, &reason);
     if (r < 0) {
         reason_set(&reason, r, "the transfer failed");
         child_fail(ends->failure, 1, &reason);
@@ -432,8 +438,8 @@ static _noreturn_ void transfer_run(enum transfer_direction direction, const cha
     _exit(0);
 }
 
-int process_start_transfer(enum transfer_direction direction, const char *path, const struct namespaces *namespaces,
-                          struct process *ret, struct reason *reason) {
+int process_start_transfer(enum transfer_direction direction, const char *path,
+                           const struct namespaces *namespaces, struct process *ret, struct reason *reason) {
     _cleanup_(process_done) struct process process = PROCESS_INIT;
     _cleanup_(child_ends_done) struct child_ends ends = CHILD_ENDS_INIT;
     struct request_process request = { .stdin = direction == TRANSFER_PUT };

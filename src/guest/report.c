@@ -75,8 +75,8 @@ char *report_state(const struct channels *channels, bool started) {
 
 char *report_memory(void) {
     static const char *const rows[][2] = {
-        { "MemTotal:", "total" },      { "MemFree:", "free" },        { "MemAvailable:", "available" },
-        { "Buffers:", "buffers" },     { "Cached:", "cached" },       { "Shmem:", "shared" },
+        { "MemTotal:", "total" },       { "MemFree:", "free" },       { "MemAvailable:", "available" },
+        { "Buffers:", "buffers" },      { "Cached:", "cached" },      { "Shmem:", "shared" },
         { "SwapTotal:", "swap_total" }, { "SwapFree:", "swap_free" },
     };
     struct json_object *object = json_object_new_object();

@@ -88,8 +88,8 @@ struct request_schema;
 extern const struct request_schema request_start_schema, request_process_schema, request_signal_schema,
     request_resize_schema, request_clock_schema, request_path_schema, request_power_schema;
 
-/* Decodes `size` bytes of JSON into *ret, a struct of the schema's type, which is cleared first. -EINVAL with a
- * reason, or -ENOMEM; then *ret holds nothing. */
+/* Decodes `size` bytes of JSON into *ret, a struct of the schema's type, which is cleared first. -EINVAL with
+ * a reason, or -ENOMEM; then *ret holds nothing. */
 int request_decode(const struct request_schema *schema, const void *json, size_t size, void *ret,
                    struct reason *reason);
 void request_clear(const struct request_schema *schema, void *request);

@@ -12,6 +12,13 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 
+/* Where the archive goes. Once something failed the rest is swallowed: closing an archive writes an end mark,
+ * without which the receiver sees that it broke off. */
+struct sink {
+    int fd;
+    bool failed;
+};
+
 /* Directories are walked by descriptor, each child opened by name in its parent without following links. */
 struct walk {
     struct archive *archive;
@@ -34,7 +41,8 @@ static int walk_child(struct walk *walk, int parent_fd, const char *name, dev_t 
 static int archive_failed(struct walk *walk) {
     int number = archive_errno(walk->archive);
 
-    return reason_set(walk->reason, number > 0 ? -number : -EIO, "cannot write the archive at %s", walk->name);
+    return reason_set(walk->reason, number > 0 ? -number : -EIO, "cannot write the archive at %s",
+                      walk->name);
 }
 
 /* A file that grew or shrank since its header was written is cut or padded with zeros by libarchive. */
@@ -58,7 +66,8 @@ static int copy_data(struct walk *walk, int fd) {
 
 /* Opens the regular file for reading and makes sure that it is still the one that `status` describes. */
 static int open_data(int parent_fd, const char *name, const struct stat *status) {
-    _cleanup_close_ int fd = openat(parent_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    _cleanup_close_ int fd =
+        openat(parent_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     struct stat now;
 
     if (fd < 0)
@@ -100,9 +109,9 @@ static int write_entry(struct walk *walk, int path_fd, const struct stat *status
 }
 
 static bool is_kernel_made(int fd) {
-    static const unsigned long kinds[] = { PROC_SUPER_MAGIC,   SYSFS_MAGIC,   CGROUP_SUPER_MAGIC,
+    static const unsigned long kinds[] = { PROC_SUPER_MAGIC,    SYSFS_MAGIC,        CGROUP_SUPER_MAGIC,
                                            CGROUP2_SUPER_MAGIC, DEVPTS_SUPER_MAGIC, DEBUGFS_MAGIC,
-                                           TRACEFS_MAGIC,      SECURITYFS_MAGIC };
+                                           TRACEFS_MAGIC,       SECURITYFS_MAGIC };
     struct statfs status;
 
     if (fstatfs(fd, &status) < 0)
@@ -145,7 +154,8 @@ static int walk_directory(struct walk *walk, int parent_fd, const char *name, co
     return errno > 0 ? reason_set(walk->reason, -errno, "cannot list %s", walk->name) : 0;
 }
 
-/* Writes `name` of parent_fd and all beneath it; walk->name is its archive name. What vanished is left out. */
+/* Writes `name` of parent_fd and all beneath it; walk->name is its archive name. What vanished is left out.
+ */
 static int walk_node(struct walk *walk, int parent_fd, const char *name, dev_t device) {
     _cleanup_close_ int fd = openat(parent_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     _cleanup_close_ int data_fd = -EBADF;
@@ -187,8 +197,8 @@ static int walk_child(struct walk *walk, int parent_fd, const char *name, dev_t 
     return r;
 }
 
-/* Opens the directory that holds the last component of `path` and copies that component; for the root itself, and
- * for a path whose end is "." or "..", the directory meant and ".". */
+/* Opens the directory that holds the last component of `path` and copies that component; for the root itself,
+ * and for a path whose end is "." or "..", the directory meant and ".". */
 static int open_parent(int root_fd, const char *path, char ret_name[NAME_MAX + 1], struct reason *reason) {
     char parent[PATH_MAX];
     size_t end = strlen(path), start;
@@ -214,8 +224,8 @@ static int open_parent(int root_fd, const char *path, char ret_name[NAME_MAX + 1
     return fd < 0 ? reason_set(reason, fd, "%.128s", path) : fd;
 }
 
-/* The archive name of a path is its last component, also where that is a link with a slash behind it, which stands
- * for the directory it points to. */
+/* The archive name of a path is its last component, also where that is a link with a slash behind it, which
+ * stands for the directory it points to. */
 static int walk_start(struct walk *walk, int root_fd, const char *path) {
     char name[NAME_MAX + 1];
     _cleanup_close_ int parent = open_parent(root_fd, path, name, walk->reason);
@@ -238,7 +248,20 @@ static int walk_start(struct walk *walk, int root_fd, const char *path) {
     return walk_node(walk, target, ".", status.st_dev);
 }
 
+static la_ssize_t sink_write(struct archive *archive, void *userdata, const void *data, size_t size) {
+    struct sink *sink = userdata;
+    int r = sink->failed ? 0 : write_full(sink->fd, data, size);
+
+    if (r < 0) {
+        sink->failed = true;
+        archive_set_error(archive, -r, "cannot write");
+        return -1;
+    }
+    return (la_ssize_t) size;
+}
+
 int transfer_get(int root_fd, const char *path, int fd, struct reason *reason) {
+    struct sink sink = { .fd = fd };
     _cleanup_(archive_write_freep) struct archive *archive = archive_write_new();
     _cleanup_(archive_entry_linkresolver_freep) struct archive_entry_linkresolver *links =
         archive_entry_linkresolver_new();
@@ -253,14 +276,12 @@ int transfer_get(int root_fd, const char *path, int fd, struct reason *reason) {
     if (archive_write_set_format_pax_restricted(archive) != ARCHIVE_OK ||
         archive_write_set_format_option(archive, "pax", "hdrcharset", "BINARY") != ARCHIVE_OK ||
         archive_write_set_bytes_in_last_block(archive, 1) != ARCHIVE_OK ||
-        archive_write_open_fd(archive, fd) != ARCHIVE_OK)
+        archive_write_open(archive, &sink, NULL, sink_write, NULL) != ARCHIVE_OK)
         return archive_failed(walk);
     archive_entry_linkresolver_set_strategy(links, ARCHIVE_FORMAT_TAR_PAX_RESTRICTED);
     r = walk_start(walk, root_fd, path);
-    if (r < 0) {
-        /* Closing would write an end mark after a broken entry; without it the receiver sees that it broke off. */
-        archive_write_fail(archive);
+    sink.failed = r < 0;
+    if (r < 0)
         return r;
-    }
     return archive_write_close(archive) == ARCHIVE_OK ? 0 : archive_failed(walk);
 }

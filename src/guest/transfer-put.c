@@ -13,8 +13,9 @@
 #include <time.h>
 
 /* Each entry is placed through a descriptor of its parent directory, which was opened beneath the target with
- * RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, and all that follows (chown, chmod, times) goes through descriptors or
- * names that are not followed. So neither an archive nor a process that swaps directories meanwhile leads out. */
+ * RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, and all that follows (chown, chmod, times) goes through
+ * descriptors or names that are not followed. So neither an archive nor a process that swaps directories
+ * meanwhile leads out. */
 
 #define DIRECTORY_TIMES_MAX 65536
 
@@ -120,7 +121,8 @@ static int place_find(struct unpack *unpack, const char *name, bool make_parents
         *slash = '/';
     }
     if (ret->parent_fd == -ELOOP || ret->parent_fd == -ENOTDIR)
-        return reason_set(unpack->reason, -EINVAL, "refused: the way to '%.128s' is no plain directory", name);
+        return reason_set(unpack->reason, -EINVAL, "refused: the way to '%.128s' is no plain directory",
+                          name);
     if (ret->parent_fd < 0)
         return reason_set(unpack->reason, ret->parent_fd, "cannot reach '%.128s'", name);
     return 0;
@@ -137,8 +139,8 @@ static int make_room(struct unpack *unpack, const struct place *place) {
     if (fstatat(place->parent_fd, place->last, &status, AT_SYMLINK_NOFOLLOW) < 0)
         return errno == ENOENT ? 0 : failed(unpack, place, "inspect");
     if (S_ISDIR(status.st_mode))
-        return reason_set(unpack->reason, -EINVAL, "refused: '%.128s' is a directory, the archive has a file there",
-                          place->name);
+        return reason_set(unpack->reason, -EINVAL,
+                          "refused: '%.128s' is a directory, the archive has a file there", place->name);
     if (unlinkat(place->parent_fd, place->last, 0) < 0 && errno != ENOENT)
         return failed(unpack, place, "replace");
     return 0;
@@ -147,7 +149,8 @@ static int make_room(struct unpack *unpack, const struct place *place) {
 static struct timespec entry_mtime(struct archive_entry *entry) {
     if (!archive_entry_mtime_is_set(entry))
         return (struct timespec){ .tv_nsec = UTIME_NOW };
-    return (struct timespec){ .tv_sec = archive_entry_mtime(entry), .tv_nsec = archive_entry_mtime_nsec(entry) };
+    return (struct timespec){ .tv_sec = archive_entry_mtime(entry),
+                              .tv_nsec = archive_entry_mtime_nsec(entry) };
 }
 
 /* Owner before mode: chown takes the set-id bits away. */
@@ -229,7 +232,8 @@ static int unpack_directory(struct unpack *unpack, const struct place *place, st
         return failed(unpack, place, "create");
     fd = openat(place->parent_fd, place->last, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0 && (errno == ENOTDIR || errno == ELOOP))
-        return reason_set(unpack->reason, -EINVAL, "refused: '%.128s' exists and is no directory", place->name);
+        return reason_set(unpack->reason, -EINVAL, "refused: '%.128s' exists and is no directory",
+                          place->name);
     if (fd < 0)
         return failed(unpack, place, "open");
     r = dress_file(unpack, place, entry, fd);
@@ -256,8 +260,8 @@ static int unpack_symlink(struct unpack *unpack, const struct place *place, stru
     return 0;
 }
 
-/* The other name must lie beneath the target as well and be a regular file: a hard link to a symbolic link could be
- * opened through later. */
+/* The other name must lie beneath the target as well and be a regular file: a hard link to a symbolic link
+ * could be opened through later. */
 static int unpack_hardlink(struct unpack *unpack, const struct place *place, const char *other) {
     _cleanup_(place_done) struct place source = { .parent_fd = -EBADF };
     struct stat status;
@@ -268,8 +272,8 @@ static int unpack_hardlink(struct unpack *unpack, const struct place *place, con
     if (fstatat(source.parent_fd, source.last, &status, AT_SYMLINK_NOFOLLOW) < 0)
         return failed(unpack, &source, "find the hard link's target");
     if (!S_ISREG(status.st_mode))
-        return reason_set(unpack->reason, -EINVAL, "refused: '%.64s' is a hard link to something other than a file",
-                          place->name);
+        return reason_set(unpack->reason, -EINVAL,
+                          "refused: '%.64s' is a hard link to something other than a file", place->name);
     if (strcmp(source.name, place->name) == 0)
         return 0;
     r = make_room(unpack, place);
@@ -302,7 +306,8 @@ static int unpack_entry(struct unpack *unpack, struct archive_entry *entry) {
         return r;
     if (archive_entry_uid(entry) < 0 || archive_entry_uid(entry) >= UINT32_MAX ||
         archive_entry_gid(entry) < 0 || archive_entry_gid(entry) >= UINT32_MAX)
-        return reason_set(unpack->reason, -EINVAL, "refused: the owner of '%.128s' is out of range", place.name);
+        return reason_set(unpack->reason, -EINVAL, "refused: the owner of '%.128s' is out of range",
+                          place.name);
     if (!*place.name)
         return archive_entry_filetype(entry) == AE_IFDIR && !hardlink
                    ? 0 /* the target directory itself keeps its owner and mode */

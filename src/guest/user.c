@@ -55,8 +55,8 @@ static int id_parse(const char *text, const char *what, uint32_t *ret, struct re
     return 0;
 }
 
-/* Looks `name` (or, without a name, ret->uid) up and fills uid, gid and home; name_found gets the login name of the
- * row. 1: found; 0: not. */
+/* Looks `name` (or, without a name, ret->uid) up and fills uid, gid and home; name_found gets the login name
+ * of the row. 1: found; 0: not. */
 static int passwd_find(char *text, const char *name, struct user *ret, const char **ret_name) {
     for (char *line; (line = line_next(&text));) {
         const char *fields[FIELDS_MAX];

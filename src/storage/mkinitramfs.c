@@ -2,15 +2,15 @@
 
 /* polder-mkinitramfs: what a microVM boots with.
  *
- *   --modules DIR --guest FILE --output FILE   an uncompressed newc archive: polder-guest as /init and the kernel
- *                                              modules it needs, decompressed, with /modules.list in load order.
- *                                              The same input gives the same bytes.
- *   --vmlinux BZIMAGE --output FILE            the uncompressed kernel inside a bzImage, which boots sooner because
- *                                              the (emulated) guest need not unpack it; where there is none that
- *                                              QEMU can boot, a copy of the bzImage.
+ *   --modules DIR --guest FILE --output FILE   an uncompressed newc archive: polder-guest as /init and the
+ * kernel modules it needs, decompressed, with /modules.list in load order. The same input gives the same
+ * bytes.
+ *   --vmlinux BZIMAGE --output FILE            the uncompressed kernel inside a bzImage, which boots sooner
+ * because the (emulated) guest need not unpack it; where there is none that QEMU can boot, a copy of the
+ * bzImage.
  *
- * A program of its own because it links libarchive and libkmod, which polderd does not. The output appears under its
- * name only when it is complete. */
+ * A program of its own because it links libarchive and libkmod, which polderd does not. The output appears
+ * under its name only when it is complete. */
 
 #include <archive.h>
 #include <archive_entry.h>
@@ -31,21 +31,34 @@
 
 #include "base/cleanup.h"
 
-#define MODULE_MAX (64 * 1024 * 1024)  /* bytes of one module, decompressed */
+#define MODULE_MAX (64 * 1024 * 1024) /* bytes of one module, decompressed */
 #define VMLINUX_MAX (512 * 1024 * 1024)
 #define FILES_MAX 256
 
-/* What a microVM may need. An essential one that the kernel neither has built in nor as a module is an error. */
+/* What a microVM may need. An essential one that the kernel neither has built in nor as a module is an error.
+ */
 struct wanted {
     const char *name;
     bool essential;
 };
 
 static const struct wanted wanted_modules[] = {
-    { "virtio_mmio", true },   { "virtio_pci", false },  { "virtio_blk", true },  { "virtio_console", true },
-    { "virtio_net", true },    { "virtio_rng", false },  { "erofs", true },       { "overlay", true },
-    { "crc32c_generic", false }, { "ext4", true },       { "fuse", true },        { "virtiofs", true },
-    { "virtio_balloon", false }, { "virtio_mem", false }, { "qemu_fw_cfg", false }, { "af_packet", false },
+    { "virtio_mmio", true },
+    { "virtio_pci", false },
+    { "virtio_blk", true },
+    { "virtio_console", true },
+    { "virtio_net", true },
+    { "virtio_rng", false },
+    { "erofs", true },
+    { "overlay", true },
+    { "crc32c_generic", false },
+    { "ext4", true },
+    { "fuse", true },
+    { "virtiofs", true },
+    { "virtio_balloon", false },
+    { "virtio_mem", false },
+    { "qemu_fw_cfg", false },
+    { "af_packet", false },
 };
 
 struct file {
@@ -194,9 +207,9 @@ static bool has_file(const struct initramfs *initramfs, const char *name) {
     return false;
 }
 
-/* Checking a signature costs an emulated guest about half the time a module takes to load, and what lies in this
- * archive is trusted anyway. A kernel that insists on signatures gets them: only one whose configuration is there to
- * say that it does not may go without. */
+/* Checking a signature costs an emulated guest about half the time a module takes to load, and what lies in
+ * this archive is trusted anyway. A kernel that insists on signatures gets them: only one whose configuration
+ * is there to say that it does not may go without. */
 static bool may_drop_signatures(const char *directory) {
     static const char allowed[] = "# CONFIG_MODULE_SIG_FORCE is not set\n";
     static const char *const boot[] = { "boot", "../boot" }; /* beside /lib, or above /usr/lib */
@@ -218,7 +231,8 @@ static bool may_drop_signatures(const char *directory) {
     return is_allowed;
 }
 
-/* A signed module ends with the signature, a block of 12 bytes whose last 4 give its length, and this mark. */
+/* A signed module ends with the signature, a block of 12 bytes whose last 4 give its length, and this mark.
+ */
 static size_t unsigned_size(const uint8_t *data, size_t size) {
     static const char mark[] = "~Module signature appended~\n";
     const size_t mark_size = sizeof(mark) - 1, block_size = 12;
@@ -423,7 +437,8 @@ static uint32_t read_u32(const uint8_t *data) {
     return le32toh(value);
 }
 
-/* Finds the compressed kernel by the fields of the boot protocol (2.08 and later; Documentation/arch/x86/boot.rst). */
+/* Finds the compressed kernel by the fields of the boot protocol (2.08 and later;
+ * Documentation/arch/x86/boot.rst). */
 static int payload_find(const uint8_t *image, size_t size, const uint8_t **ret, size_t *ret_size) {
     size_t setup, offset, length;
 
@@ -475,7 +490,8 @@ static bool has_pvh_note(const uint8_t *data, size_t size) {
         if (at > size || size - at < sizeof(segment))
             return false;
         memcpy(&segment, data + at, sizeof(segment));
-        if (segment.p_type != PT_NOTE || segment.p_offset > size || segment.p_filesz > size - segment.p_offset)
+        if (segment.p_type != PT_NOTE || segment.p_offset > size ||
+            segment.p_filesz > size - segment.p_offset)
             continue;
         for (size_t p = 0; p + 16 <= segment.p_filesz; p += 4) {
             const uint8_t *note = data + segment.p_offset + p;
@@ -498,7 +514,8 @@ static int make_vmlinux(const char *path, const char *output) {
         return r;
     data = image;
     if (payload_find(image, size, &payload, &payload_size) == 0 &&
-        payload_unpack(payload, payload_size, &kernel, &kernel_size) == 0 && has_pvh_note(kernel, kernel_size)) {
+        payload_unpack(payload, payload_size, &kernel, &kernel_size) == 0 &&
+        has_pvh_note(kernel, kernel_size)) {
         data = kernel;
         size = kernel_size;
     }
@@ -516,8 +533,10 @@ static int make_vmlinux(const char *path, const char *output) {
 
 int main(int argc, char **argv) {
     static const struct option options[] = {
-        { "modules", required_argument, NULL, 'm' }, { "guest", required_argument, NULL, 'g' },
-        { "output", required_argument, NULL, 'o' },  { "vmlinux", required_argument, NULL, 'k' },
+        { "modules", required_argument, NULL, 'm' },
+        { "guest", required_argument, NULL, 'g' },
+        { "output", required_argument, NULL, 'o' },
+        { "vmlinux", required_argument, NULL, 'k' },
         { 0 },
     };
     const char *values[128] = { 0 };

@@ -192,7 +192,8 @@ def tsc_khz():
 class Machine:
     """QEMU microvm with the root image, and the agent's socket."""
 
-    def __init__(self, directory, kernel, initramfs, root, disk=None, memory="256M", acpi=True, netdev=True):
+    def __init__(self, directory, kernel, initramfs, root, disk=None, memory="256M", acpi=True, netdev=True,
+                 extra=()):
         self.agent = os.path.join(directory, "agent.sock")
         self.console = os.path.join(directory, "console.log")
         append = (f"console=ttyS0 quiet panic=-1 reboot=t tsc_early_khz={tsc_khz()} cryptomgr.notests noreplace-smp "
@@ -201,6 +202,8 @@ class Machine:
             "qemu-system-x86_64", "-M", "microvm,acpi=%s,rtc=on" % ("on" if acpi else "off"), "-accel", "tcg",
             "-cpu", "max", "-smp", "1", "-m", memory, "-nodefaults", "-no-user-config", "-display", "none",
             "-no-reboot", "-kernel", kernel, "-initrd", initramfs, "-append", append,
+            # Modern virtio: a vhost-user device (virtiofs) refuses the legacy transport.
+            "-global", "virtio-mmio.force-legacy=false",
             "-serial", f"file:{self.console}",
             "-blockdev", f"driver=file,node-name=f0,filename={root},read-only=on",
             "-blockdev", "driver=raw,node-name=d0,file=f0,read-only=on",
@@ -219,6 +222,7 @@ class Machine:
             "-chardev", f"socket,id=ag,path={self.agent},server=on,wait=off",
             "-device", f"virtserialport,chardev=ag,name={PORT_NAME},nr=1",
         ]
+        self.command += extra
         self.started = time.monotonic()
         self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL)
 

@@ -500,6 +500,101 @@ def test_power_before_start(boot):
     assert vm.wait_exit() == 0
 
 
+@pytest.mark.parametrize("command,signal", [("poweroff", 2), ("reboot", 1)])
+def test_power_off_from_inside(boot, command, signal):
+    vm = boot()
+    wire = vm.connect()
+    wire.hello()
+    wire.start(["sh", "-c", f"{command} -f; sleep 100000"])
+    main = wire.finish(MAIN)
+    assert main.exit == {"code": 128 + signal, "signal": signal}
+    assert vm.wait_exit() == 0
+
+
+def test_end_of_main_ends_execs(boot):
+    vm = boot()
+    wire = vm.connect()
+    wire.hello()
+    wire.start(["sleep", "100000"])
+    wire.send(gw.EXEC, 16, {"args": ["sleep", "100000"]})
+    wire.send(gw.SIGNAL, MAIN, {"signal": 9})
+    main, helper = wire.stream(MAIN), wire.stream(16)
+    wire.wait(lambda: main.exit and helper.exit)
+    assert main.exit == helper.exit == {"code": 137, "signal": 9}
+    wire.send(gw.ACK, MAIN)
+    assert vm.wait_exit() == 0
+
+
+def test_shared_directory(boot, images, tmp_path):
+    virtiofsd = shutil.which("virtiofsd", path="/usr/lib/qemu:/usr/libexec:/usr/bin")
+    if not virtiofsd:
+        pytest.skip("virtiofsd is not installed")
+    directory, sock = tmp_path / "share", str(tmp_path / "fs.sock")
+    directory.mkdir()
+    (directory / "given").write_text("from the host")
+    server = subprocess.Popen([virtiofsd, f"--socket-path={sock}", "-o", f"source={directory}", "-o",
+                               "sandbox=chroot"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + gw.DEADLINE
+        while not os.path.exists(sock):
+            if server.poll() is not None or time.monotonic() > end:
+                pytest.skip("virtiofsd does not run here")
+            time.sleep(0.05)
+        vm = boot(extra=["-object", "memory-backend-memfd,id=mem,size=256M,share=on", "-machine",
+                         "memory-backend=mem", "-chardev", f"socket,id=fs,path={sock}", "-device",
+                         "vhost-user-fs-device,chardev=fs,tag=m0"])
+        wire = vm.connect()
+        wire.hello()
+        wire.start(["sh", "-c", "cat /data/here/given; echo back > /data/here/answer; touch /ro/x"], mounts=[
+            {"type": "virtiofs", "tag": "m0", "target": "/data/here"},
+            {"type": "virtiofs", "tag": "m0", "target": "/ro", "readonly": True}])
+        main = wire.finish(MAIN)
+        assert main.stdout == b"from the host" and b"Read-only" in main.stderr, main.exit
+        assert (directory / "answer").read_text() == "back\n"
+        assert vm.wait_exit() == 0
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_transfers_of_a_container(images, tmp_path):
+    """The same program in another root, as the daemon runs it for containers."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to change the root directory")
+    guest = os.open(built("polder-guest"), os.O_RDONLY)
+    root = tmp_path / "root"
+    (root / "in").mkdir(parents=True)
+    (root / "link").symlink_to("/in")
+
+    def run_in_root(direction, path, data=b""):
+        out, err = tmp_path / "out", tmp_path / "err"
+        source = tmp_path / "source"
+        source.write_bytes(data)
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(os.open(source, os.O_RDONLY), 0)
+            os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 1)
+            os.dup2(os.open(err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
+            os.chroot(root)
+            os.chdir("/")
+            try:
+                os.execve(guest, ["polder-guest", "archive", direction, path], {})
+            finally:
+                os._exit(99)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return code, out.read_bytes(), err.read_text()
+
+    assert run_in_root("put", "/link", tar_of(("f", tarfile.REGTYPE, b"x")))[0] == 0
+    assert (root / "in/f").read_text() == "x"
+    code, data, _ = run_in_root("get", "/in")
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert code == 0 and tar.getnames() == ["in", "in/f"]
+    code, _, error = run_in_root("put", "/in", tar_of(("../evil", tarfile.REGTYPE, b"x")))
+    assert code == 1 and "refused" in error and not (root / "evil").exists()
+    assert run_in_root("get", "/nothing")[0] == 1
+    os.close(guest)
+
+
 def test_disk_keeps_changes(boot, images):
     for expected in ("1", "2"):
         vm = boot(with_disk=True)
