@@ -170,6 +170,18 @@ int disk_add(struct storage *storage, const char *path, const struct image_reque
     return publish_file(storage, target, "disks", &image, request->alias, ret, error);
 }
 
+/* Only what is a boot medium and nothing else at the same time. */
+static int iso_probe(struct storage *storage, const char *path, struct error *error) {
+    _cleanup_close_ int input = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    char *arguments[] = { "polder-worker", "probe-disk", "--input-fd", "3", "--declared", "iso", NULL };
+    const struct process_fd fds[] = { { input, 3 } };
+    _cleanup_json_ struct json_object *result = NULL;
+
+    if (input < 0)
+        return error_errno(error, -errno, "opening the boot medium");
+    return worker_call(storage, arguments, fds, 1, "looking", NULL, &result, error);
+}
+
 int iso_add(struct storage *storage, const char *path, const struct image_request *request, const char *source,
             const struct storage_progress *progress, const struct image **ret, struct error *error) {
     _cleanup_staging_ char *directory = NULL;
@@ -179,6 +191,8 @@ int iso_add(struct storage *storage, const char *path, const struct image_reques
     uint64_t size = 0;
     int r = check_alias(request->alias, error);
 
+    if (r >= 0)
+        r = iso_probe(storage, path, error);
     if (r >= 0)
         r = check_checksum(storage, path, request, progress, error);
     if (r >= 0)

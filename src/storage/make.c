@@ -78,7 +78,8 @@ static int merge_prepare(struct merge *merge, struct error *error) {
     merge->names = calloc(merge->count, sizeof(*merge->names));
     if (!merge->names)
         return error_errno(error, -ENOMEM, "merging layers");
-    buffer_add_text(&options, "lowerdir=");
+    /* The worker marks opaque directories with user.overlay.opaque, for which it needs no capability. */
+    buffer_add_text(&options, "userxattr,lowerdir=");
     for (size_t i = 0; i < merge->count; i++)
         snprintf(merge->names[i], sizeof(*merge->names), "%zu", i);
     for (size_t i = merge->count; i-- > 0;)
