@@ -12,15 +12,6 @@
 #include <sys/syscall.h>
 #include <time.h>
 
-int close_fd(int fd) {
-    if (fd >= 0) {
-        int saved = errno;
-        close(fd);
-        errno = saved;
-    }
-    return -EBADF;
-}
-
 int reason_set(struct reason *reason, int r, const char *format, ...) {
     va_list list;
     size_t used;
