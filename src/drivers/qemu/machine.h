@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/fiber.h"
+#include "base/process.h"
+#include "drivers/driver.h"
+#include "drivers/log.h"
+#include "drivers/qemu/console.h"
+#include "drivers/qemu/guestport.h"
+#include "drivers/qemu/qmp.h"
+
+struct agent;
+
+/* The driver's own state. */
+struct qemu {
+    struct driver_context context;
+    struct fiber *warming; /* finds out what follows, once */
+    bool warm;
+    bool kvm;
+    char *kvm_reason;
+    uint64_t tsc_khz;
+};
+
+/* A running microVM or VM, from the start of QEMU until its end was told. It is driver_instance.driver_data.
+ *
+ * The watcher fiber waits for QEMU's end, finds out why, and tells the manager, unless `quiet`: then somebody waits who
+ * wants to know himself (a failing start, suspend, release). */
+struct machine {
+    unsigned references;
+    struct qemu *qemu;
+    struct driver_instance *instance;
+    int directory; /* RUN_PATH */
+    struct process process;
+    int errors; /* what QEMU said, read end */
+    struct qmp *qmp;
+    struct guestport *port; /* microvm */
+    struct agent *agent;    /* vm */
+    struct console *console;
+    struct log_file *log;
+    struct fiber *watcher;
+    struct fiber *connector; /* takes up QMP again after a break */
+    struct fiber_queue changed; /* something below did */
+    bool quiet;
+    bool ended;    /* the process is gone */
+    bool told;     /* … and so was the manager */
+    bool paused;
+    bool killing;  /* by us */
+    bool stopping; /* somebody asked it to stop */
+    bool halted;   /* QEMU says that the guest is off */
+    bool panicked;
+    bool restarted; /* off by a restart that a microVM does not do */
+    bool exit_known; /* the main process's */
+    int exit_code;
+    char *problem;
+    char *last_line; /* of the console, once it has ended */
+    unsigned shares; /* virtiofsd processes it started with */
+    unsigned busy;   /* fibers that use `instance` */
+    int status; /* of QEMU's process */
+    uint64_t kills_before; /* out-of-memory kills when it started */
+    bool migrated; /* the last migration completed */
+    bool migration_failed;
+};
+
+/* Whole life. A machine holds the run directory open. */
+int machine_new(struct qemu *qemu, struct driver_instance *instance, struct machine **ret, struct error *error);
+void machine_unref(struct machine *machine);
+/* Stops watching and forgets the connections; the process goes on. */
+void machine_detach(struct machine *machine);
+static inline void machine_unrefp(struct machine **machine) {
+    if (*machine)
+        machine_unref(*machine);
+}
+
+/* After the process runs: watches it, connects control, console, log and agent. `adopted`: it ran before this daemon. */
+int machine_connect(struct machine *machine, bool adopted, struct error *error);
+/* Fiber: kills QEMU and waits until the watcher is through; never fails, never waits for the guest. */
+void machine_kill(struct machine *machine);
+/* Fiber: waits until it has ended. */
+int machine_wait_end(struct machine *machine, uint64_t deadline);
+/* Fiber: one QMP command. GUEST when there is no connection. */
+int machine_call(struct machine *machine, const char *command, const char *arguments, struct json_object **ret,
+                 struct error *error);
+/* Why QEMU ended before it was of use, as an error. */
+int machine_failure(struct machine *machine, struct error *error);
+/* Tells the manager an end that happened while the machine was quiet. */
+void machine_tell_late(struct machine *machine);
+bool machine_has_shares(const struct machine *machine);
+/* What the driver tells of an end. `reason` is allocated or NULL. */
+void machine_exit(struct machine *machine, struct driver_exit *ret, char **ret_reason);
+
+/* STATE_PATH/exit: how the main process of the last start ended, for a daemon that comes later. */
+int exit_write(const struct driver_instance *instance, int code, const char *problem);
+bool exit_read(const struct driver_instance *instance, int *ret_code, char **ret_problem);
+void exit_remove(const struct driver_instance *instance);
