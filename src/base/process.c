@@ -22,6 +22,10 @@
 #include "base/file.h"
 #include "base/text.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 #define CHILD_STACK (128 * 1024)
 #define CHILD_FDS_MAX 256
 /* Descriptors are first lifted above every target so that no target overwrites a source. */
@@ -162,6 +166,10 @@ static int child_clone(struct child *child, int *ret_pidfd) {
 
     if (stack == MAP_FAILED)
         return -errno;
+#ifdef __SANITIZE_ADDRESS__
+    /* A child never leaves its frames, and this one may stand where another's stood: forget what is known of it. */
+    __asan_unpoison_memory_region(stack, CHILD_STACK);
+#endif
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &child->mask);
     pid = clone(child_main, stack + CHILD_STACK,
