@@ -98,13 +98,16 @@ int json_parse(const char *text, size_t size, struct json_object **ret, struct e
 
     if (size > INT_MAX)
         return error_set(error, ERROR_TOO_LARGE, "the JSON text", "2 GiB");
+    /* json-c's own check lets overlong forms and surrogates through. */
+    if (!text_is_utf8(text, size))
+        return refuse(error, "it is not UTF-8", 0);
     r = check_characters(text, size, error);
     if (r < 0)
         return r;
     tokener = json_tokener_new_ex(JSON_DEPTH_MAX);
     if (!tokener)
         return error_set(error, ERROR_NO_MEMORY);
-    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT);
     object = json_tokener_parse_ex(tokener, text, (int) size);
     parsed = json_tokener_get_error(tokener);
     if (parsed == json_tokener_continue) {

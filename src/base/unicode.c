@@ -100,7 +100,7 @@ bool text_is_utf8(const char *text, size_t size) {
     uint32_t code;
 
     for (size_t at = 0; at < size;) {
-        size_t length = decode(text + at, size - at, &code);
+        size_t length = (unsigned char) text[at] < 0x80 ? 1 : decode(text + at, size - at, &code);
 
         if (length == 0)
             return false;

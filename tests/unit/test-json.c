@@ -34,6 +34,8 @@ static void test_bad_texts(void **state) {
                                         "[Infinity]",
                                         "{\"a\":-Infinity}",
                                         "\"\xff\"",
+                                        "\"\xc0\x80\"",
+                                        "{\"\xed\xa0\x80\":1}",
                                         "\"a\\u0000b\"",
                                         "{\"a\\u0000b\":1}",
                                         "\"\\\\\\u0000\"",
