@@ -31,8 +31,8 @@ int field_array_add(struct field_array *array, size_t size, void **ret);
 
 /* Sets a value from its text form (BOOLEAN, TEXT, INTEGER, SIZE, CPUS, DURATION, ENUM, TIME), checked unless
  * `checked` is false. */
-int field_set_text(const struct field *field, const struct path *path, const char *text, bool checked, void *value,
-                   struct error *error);
+int field_set_text(const struct field *field, const struct path *path, const char *text, bool checked,
+                   void *value, struct error *error);
 /* Sets the pair "KEY=value" of a MAP, keeping the order of keys; a NULL value removes the key. */
 int map_field_set(char ***map, const char *key, const char *value);
 

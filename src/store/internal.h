@@ -13,10 +13,12 @@
  *     loop's thread    calls in, watches, the ring of recent changes; waits as fibers
  *     writer           owns the one connection that writes; takes all waiting tasks as one group, one fsync
  *     reader           owns the read connection; WAL lets it go on while the writer waits for the disk
- *     keeper           lives while a copy is made: the last good copy, every KEEP_INTERVAL if something changed
+ *     keeper           lives while a copy is made: the last good copy, every KEEP_INTERVAL if something
+ * changed
  *
- * A task lies on the stack of the fiber that waits for it. A thread hands finished tasks and changes to the loop in
- * one list (`finished`, `fresh`) and posts one wake-up; watches are told before the committers wake. */
+ * A task lies on the stack of the fiber that waits for it. A thread hands finished tasks and changes to the
+ * loop in one list (`finished`, `fresh`) and posts one wake-up; watches are told before the committers wake.
+ */
 
 #define STORE_RESERVE (4 * 1024 * 1024)
 #define STORE_BUSY_MS 5000
@@ -180,7 +182,8 @@ static inline void statement_done(sqlite3_stmt **statement) {
 /* Brings the open database to version `count`; steps[i] is the SQL from version i to i + 1. */
 int schema_prepare(sqlite3 *db, const char *path, const char *const *steps, int count, struct error *error);
 extern const char *const schema_steps[];
-/* First problem that PRAGMA `pragma` (quick_check, integrity_check) names, allocated; NULL if there is none. */
+/* First problem that PRAGMA `pragma` (quick_check, integrity_check) names, allocated; NULL if there is none.
+ */
 int schema_check(sqlite3 *db, const char *pragma, const char *path, char **ret_problem, struct error *error);
 
 /* writer.c */
