@@ -50,10 +50,12 @@ int cgroup_whole_disk(uint64_t device, unsigned *ret_major, unsigned *ret_minor)
 int cgroup_v1_prepare(const struct cgroup *cgroup, const struct hierarchy *hierarchy);
 int cgroup_v1_set_limits(const struct cgroup *cgroup, const struct cgroup_limits *limits, struct error *error);
 int cgroup_v1_freeze(const struct cgroup *cgroup, bool frozen, uint64_t deadline);
+bool cgroup_v1_is_frozen(const struct cgroup *cgroup);
 int cgroup_v1_usage(const struct cgroup *cgroup, struct cgroup_usage *ret);
 
 int cgroup_v2_choose_base(struct cgroup_host *host);
 int cgroup_v2_prepare(struct cgroup_host *host);
 int cgroup_v2_set_limits(const struct cgroup *cgroup, const struct cgroup_limits *limits, struct error *error);
 int cgroup_v2_freeze(const struct cgroup *cgroup, bool frozen, uint64_t deadline);
+bool cgroup_v2_is_frozen(const struct cgroup *cgroup);
 int cgroup_v2_usage(const struct cgroup *cgroup, struct cgroup_usage *ret);

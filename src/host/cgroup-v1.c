@@ -182,6 +182,13 @@ int cgroup_v1_freeze(const struct cgroup *cgroup, bool frozen, uint64_t deadline
     }
 }
 
+bool cgroup_v1_is_frozen(const struct cgroup *cgroup) {
+    _cleanup_free_ char *state = NULL;
+
+    return cgroup_read(cgroup, cgroup_find_hierarchy(cgroup->host, "freezer"), "freezer.state", &state) >= 0 &&
+           !text_starts(state, "THAWED");
+}
+
 static uint64_t read_number(const struct cgroup *cgroup, const char *controller, const char *file, const char *key) {
     _cleanup_free_ char *text = NULL;
 

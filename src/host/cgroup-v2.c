@@ -38,19 +38,19 @@ static int own_group(char **ret) {
 }
 
 int cgroup_v2_choose_base(struct cgroup_host *host) {
-    _cleanup_free_ char *own = NULL;
+    _cleanup_free_ char *own = NULL, *name = NULL;
     int r;
 
     r = file_read(tree(host)->fd, "cgroup.controllers", CGROUP_TEXT_LIMIT, &host->available, NULL);
     if (r < 0)
         return r;
-    if (mkdirat(tree(host)->fd, "polder", 0755) == 0 || errno == EEXIST)
+    if (mkdirat(tree(host)->fd, host->base, 0755) == 0 || errno == EEXIST)
         return 0;
     r = own_group(&own);
     if (r < 0)
         return r;
-    free(host->base);
-    host->base = text_format("%s%spolder", own, *own ? "/" : "");
+    name = host->base;
+    host->base = text_format("%s%s%s", own, *own ? "/" : "", name);
     return host->base ? 0 : -ENOMEM;
 }
 
@@ -240,6 +240,10 @@ static void sum_io(const char *text, struct cgroup_usage *ret) {
             ret->io_write_bytes += writes;
         }
     }
+}
+
+bool cgroup_v2_is_frozen(const struct cgroup *cgroup) {
+    return read_number(cgroup, "cgroup.freeze", NULL) != 0;
 }
 
 int cgroup_v2_usage(const struct cgroup *cgroup, struct cgroup_usage *ret) {

@@ -207,13 +207,13 @@ static void host_decide_layout(struct cgroup_host *host) {
     host->layout = legacy ? (unified ? CGROUP_HYBRID : CGROUP_V1) : unified ? CGROUP_V2 : CGROUP_NONE;
 }
 
-int cgroup_host_open(struct cgroup_host **ret, struct error *error) {
+int cgroup_host_open(const char *name, struct cgroup_host **ret, struct error *error) {
     _cleanup_(cgroup_host_freep) struct cgroup_host *host = calloc(1, sizeof(*host));
     _cleanup_free_ char *text = NULL;
     char *save = NULL;
     int r;
 
-    if (!host || !(host->base = strdup("polder")))
+    if (!host || !(host->base = strdup(name)))
         return error_errno(error, -ENOMEM, "opening cgroups");
     r = file_read(AT_FDCWD, "/proc/self/mountinfo", 4 * CGROUP_TEXT_LIMIT, &text, NULL);
     for (char *line = r < 0 ? NULL : strtok_r(text, "\n", &save); line && r >= 0; line = strtok_r(NULL, "\n", &save))
@@ -407,6 +407,10 @@ int cgroup_freeze(struct cgroup *cgroup, bool frozen, uint64_t deadline, struct 
     return r < 0 ? error_errno(error, r, frozen ? "freezing the processes" : "thawing the processes") : 0;
 }
 
+bool cgroup_is_frozen(const struct cgroup *cgroup) {
+    return cgroup->host->layout == CGROUP_V2 ? cgroup_v2_is_frozen(cgroup) : cgroup_v1_is_frozen(cgroup);
+}
+
 int cgroup_usage(const struct cgroup *cgroup, struct cgroup_usage *ret) {
     *ret = (struct cgroup_usage){ 0 };
     return cgroup->host->layout == CGROUP_V2 ? cgroup_v2_usage(cgroup, ret) : cgroup_v1_usage(cgroup, ret);
@@ -456,6 +460,40 @@ static int visit_tree(int at, const char *path, process_visitor visit, void *use
         count += r > 0 ? r : 0;
     }
     return count;
+}
+
+struct pid_list {
+    int *pids;
+    size_t count;
+    bool failed;
+};
+
+static int visit_collect(int pid, void *userdata) {
+    struct pid_list *list = userdata;
+    int *more = list->failed ? NULL : reallocarray(list->pids, list->count + 1, sizeof(int));
+
+    list->failed |= !more;
+    if (more) {
+        list->pids = more;
+        list->pids[list->count++] = pid;
+    }
+    return 0;
+}
+
+int cgroup_processes(const struct cgroup *cgroup, int **ret_pids, size_t *ret_count) {
+    struct pid_list list = { 0 };
+    char path[PATH_MAX];
+    int r;
+
+    snprintf(path, sizeof(path), "%s/%s", cgroup->host->base, cgroup->uuid);
+    r = visit_tree(supervisor_hierarchy(cgroup->host)->fd, path, visit_collect, &list, 0);
+    if (r < 0 || list.failed) {
+        free(list.pids);
+        return r < 0 ? r : -ENOMEM;
+    }
+    *ret_pids = list.pids;
+    *ret_count = list.count;
+    return 0;
 }
 
 static int visit_kill(int pid, void *userdata) {

@@ -23,7 +23,9 @@ struct cgroup;
 
 /* Open it before a hybrid v2 tree is hidden from crun (umount2 with MNT_DETACH): the handle keeps using that tree,
  * in which systemd tracks its services. */
-int cgroup_host_open(struct cgroup_host **ret, struct error *error);
+/* `name` is the parent of the instances' groups: "polder", or another for each further daemon on this host, so that none
+ * takes the other's instances for something nobody owns. */
+int cgroup_host_open(const char *name, struct cgroup_host **ret, struct error *error);
 void cgroup_host_free(struct cgroup_host *host);
 enum cgroup_layout cgroup_host_layout(const struct cgroup_host *host);
 bool cgroup_host_has(const struct cgroup_host *host, const char *controller); /* "cpu", "memory", "io", "pids", "freezer", "cpuset" */
@@ -57,6 +59,9 @@ int cgroup_supervise(struct cgroup *cgroup, int pid);
 const char *cgroup_path(const struct cgroup *cgroup);
 /* Is the process in one of the two groups (any hierarchy)? */
 bool cgroup_holds(const struct cgroup *cgroup, int pid);
+/* The processes of the group (without the watcher's). The caller frees *ret_pids. */
+int cgroup_processes(const struct cgroup *cgroup, int **ret_pids, size_t *ret_count);
+bool cgroup_is_frozen(const struct cgroup *cgroup);
 int cgroup_freeze(struct cgroup *cgroup, bool frozen, uint64_t deadline, struct error *error);
 /* Kills everything in it, waits until it is empty, removes it. Fiber. Absent is success. */
 int cgroup_remove(struct cgroup_host *host, const char *uuid, uint64_t deadline, struct error *error);

@@ -130,6 +130,18 @@ static int open_engine(struct manager *manager) {
     return engine_new(&node, &manager->engine);
 }
 
+/* The daemon at the usual place has the usual name; each other one (of a test, say) a name made from its place. */
+static int open_cgroups(struct manager *manager, struct error *error) {
+    const char *run_path = manager->configuration.run_path;
+    _cleanup_free_ char *name = NULL;
+    uint32_t hash = UINT32_C(2166136261); /* FNV-1a */
+
+    for (const char *c = run_path; *c; c++)
+        hash = (hash ^ (uint8_t) *c) * UINT32_C(16777619);
+    name = text_equal(run_path, "/run/polder") ? strdup("polder") : text_format("polder-%08" PRIx32, hash);
+    return name ? cgroup_host_open(name, &manager->cgroups, error) : error_errno(error, -ENOMEM, "opening cgroups");
+}
+
 static int manager_open(struct manager *manager, struct error *error) {
     _cleanup_error_ struct error ignored = ERROR_INIT;
     int r = map_new(&manager->by_name);
@@ -148,7 +160,7 @@ static int manager_open(struct manager *manager, struct error *error) {
         r = open_engine(manager);
     if (r < 0)
         return error_errno(error, r, "starting the manager");
-    if (cgroup_host_open(&manager->cgroups, &ignored) < 0)
+    if (open_cgroups(manager, &ignored) < 0)
         log_warning("no control groups can be used: limits cannot be applied");
     r = open_storage(manager, error);
     return r < 0 ? r : open_network(manager, error);
