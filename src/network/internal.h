@@ -28,6 +28,8 @@ struct network {
     struct process dnsmasq;
     struct fiber *watch;
     unsigned watch_generation; /* a watcher of an older one has nothing to do */
+    struct fiber *guard;       /* sees to it that the rules stay */
+    int guard_fd;              /* its socket, until it starts */
     struct fiber_mutex mutex;
     int socket; /* rtnetlink, in the host's namespace */
 };
@@ -48,7 +50,7 @@ int network_member_remove(struct network *network, const char *uuid, struct erro
 int network_check_ports(const struct network *network, const struct member *member, struct error *error);
 int network_check_address(const struct network *network, const struct member *member, struct error *error);
 
-/* watch.c: restarts a dnsmasq that died */
+/* watch.c: restarts a dnsmasq that died, and writes rules that were flushed */
 int network_watch(struct network *network);
 void network_watch_stop(struct network *network);
 

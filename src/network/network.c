@@ -6,6 +6,7 @@
  * Detaching goes the other way round. */
 #include "network/network.h"
 
+#include <netinet/in.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "network/internal.h"
+#include "network/netfilter.h"
 #include "network/nft.h"
 
 #define LOCK_TIMEOUT (60 * CLOCK_SECOND)
@@ -65,6 +67,7 @@ void network_unref(struct network *network) {
     free(network->members);
     process_done(&network->dnsmasq);
     close_fd(network->socket);
+    close_fd(network->guard_fd);
     free(network->directory);
     free(network->state_file);
     free(network->bridge);
@@ -82,6 +85,7 @@ int network_new(const struct network_options *options, struct network **ret, str
         return error_set(error, ERROR_NO_MEMORY, "");
     network->references = 1;
     network->socket = -EBADF;
+    network->guard_fd = -EBADF;
     network->mtu = 1500;
     network->dnsmasq = (struct process) PROCESS_INIT;
     r = options_take(network, options, error);
@@ -164,13 +168,12 @@ int network_members_add_take(struct network *network, struct member *member) {
     return r;
 }
 
-static void members_drop(struct network *network, const char *uuid) {
+static void member_take_out(struct network *network, const char *uuid, struct member **ret) {
     struct member **slot = member_slot(network, uuid);
 
-    if (!slot)
-        return;
-    member_free(*slot);
-    *slot = network->members[--network->count];
+    *ret = slot ? *slot : NULL;
+    if (slot)
+        *slot = network->members[--network->count];
 }
 
 /* --- changes ----------------------------------------------------------------------------------------- */
@@ -187,6 +190,36 @@ static int rules_change(struct network *network, const struct member *before, co
     if (text.failed || !text.data)
         return error_set(error, ERROR_NO_MEMORY, "");
     return nft_run(text.data, error);
+}
+
+struct forget_job {
+    uint16_t *ports;
+    size_t count;
+};
+
+static int forget_main(void *userdata) {
+    const struct forget_job *job = userdata;
+
+    return netfilter_forget_udp(job->ports, job->count);
+}
+
+/* Flows to the UDP ports of both (each may be NULL) begin anew, by the rules as they are now. */
+static void flows_forget(const struct member *before, const struct member *after) {
+    const struct member *const members[] = { before, after };
+    size_t most = (before ? before->publish_count : 0) + (after ? after->publish_count : 0);
+    struct forget_job job = { .ports = calloc(most + 1, sizeof(uint16_t)) };
+    int r = 0;
+
+    for (size_t i = 0; job.ports && i < ELEMENTS(members); i++)
+        for (size_t k = 0; members[i] && k < members[i]->publish_count; k++)
+            if (members[i]->publishes[k].protocol == IPPROTO_UDP)
+                job.ports[job.count++] = members[i]->publishes[k].host_port;
+    if (job.count > 0)
+        r = fiber_job(forget_main, &job);
+    if (r < 0)
+        log_warning("UDP flows that are under way may still go where their port was published before: %s",
+                    strerror(-r));
+    free(job.ports);
 }
 
 /* Writes everything again after a change was refused, and blames the limit if it is that. */
@@ -213,6 +246,7 @@ static int member_enter_take(struct network *network, struct member *member, str
     if (changed < 0)
         r = rules_rewrite(network, member, error);
     if (r >= 0) {
+        flows_forget(before, member);
         member_free(before);
         return 0;
     }
@@ -220,7 +254,8 @@ static int member_enter_take(struct network *network, struct member *member, str
         *member_slot(network, member->uuid) = before;
         member_free(member);
     } else {
-        members_drop(network, member->uuid);
+        member_take_out(network, member->uuid, &before);
+        member_free(before);
     }
     (void) network_load_rules(network, NULL);
     return r;
@@ -228,14 +263,19 @@ static int member_enter_take(struct network *network, struct member *member, str
 
 static int member_leave(struct network *network, const char *uuid, struct error *error) {
     const struct member *member = network_find(network, uuid);
+    _cleanup_member_ struct member *left = NULL;
     int r = 0;
 
     if (!member)
         return 0;
     r = network->rules_loaded ? rules_change(network, member, NULL, NULL) : -EIO;
-    members_drop(network, uuid);
-    /* Without members the tables go anyway. */
-    return r >= 0 || network->count == 0 ? 0 : network_load_rules(network, error);
+    if (r < 0 && network->count == 1)
+        r = 0; /* without members the tables go anyway */
+    member_take_out(network, uuid, &left);
+    if (r < 0)
+        r = network_load_rules(network, error);
+    flows_forget(left, NULL);
+    return r;
 }
 
 static int files_write(struct network *network, const struct member *member, struct error *error) {

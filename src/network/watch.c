@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* dnsmasq is started again when it died while members need it. */
+/* What members need is made again when somebody else ended it: dnsmasq that died, rules that were flushed (as
+ * nftables.service does when it is reloaded). */
 #include <fcntl.h>
 #include <sys/epoll.h>
 
 #include "base/log.h"
 #include "network/internal.h"
+#include "network/netfilter.h"
 
 #define RESTART_DELAY_MAX (60 * CLOCK_SECOND)
 
@@ -13,6 +15,8 @@ struct watch {
     int pidfd; /* of its own: the loop watches a descriptor once */
     unsigned generation;
 };
+
+static int dnsmasq_watch(struct network *network);
 
 /* Until it runs again, or nobody needs it any more. */
 static void dnsmasq_restart(struct network *network, unsigned generation) {
@@ -31,7 +35,7 @@ static void dnsmasq_restart(struct network *network, unsigned generation) {
         }
         r = network_ensure_dnsmasq(network, &error);
         if (r >= 0)
-            r = network_watch(network);
+            r = dnsmasq_watch(network);
         network_unlock(network);
         if (r >= 0)
             return;
@@ -57,7 +61,7 @@ static int watch_main(void *userdata) {
 }
 
 /* A new watcher; the one before has nothing to do from here on. */
-int network_watch(struct network *network) {
+static int dnsmasq_watch(struct network *network) {
     struct watch *watch = calloc(1, sizeof(*watch));
     int r;
 
@@ -79,11 +83,71 @@ int network_watch(struct network *network) {
     return 0;
 }
 
+/* --- rules are flushed ------------------------------------------------------------------------------- */
+
+static void rules_restore(struct network *network) {
+    _cleanup_error_ struct error error = ERROR_INIT;
+    _cleanup_free_ char *sentence = NULL;
+
+    if (network_lock(network, NULL) < 0)
+        return;
+    /* Our own replacing looks like a deletion too, but leaves the tables there. */
+    if (network->count > 0 && network->rules_loaded && netfilter_has_tables() == 0) {
+        log_warning("somebody deleted Polder's nftables tables; writing them again");
+        if (network_load_rules(network, &error) < 0) {
+            sentence = error_sentence(&error, LANGUAGE_ENGLISH);
+            log_error("%s", sentence ? sentence : "out of memory");
+        }
+    }
+    network_unlock(network);
+}
+
+static int guard_main(void *userdata) {
+    struct network *network = userdata;
+    _cleanup_close_ int fd = network->guard_fd;
+
+    network->guard_fd = -EBADF;
+    while (fiber_wait_fd(fd, EPOLLIN, DEADLINE_NONE) > 0)
+        if (netfilter_watch_read(fd))
+            rules_restore(network);
+    network_unref(network);
+    return 0;
+}
+
+static int guard_start(struct network *network) {
+    int r;
+
+    if (network->guard)
+        return 0;
+    r = netfilter_watch_open(&network->guard_fd);
+    if (r >= 0)
+        r = fiber_start(&network->guard, "network guard", guard_main, network);
+    if (r < 0) {
+        network->guard_fd = close_fd(network->guard_fd);
+        return r;
+    }
+    network->references++;
+    return 0;
+}
+
+/* --- both -------------------------------------------------------------------------------------------- */
+
+int network_watch(struct network *network) {
+    int r = guard_start(network);
+
+    return r < 0 ? r : dnsmasq_watch(network);
+}
+
+static void fiber_stop(struct fiber **fiber) {
+    if (!*fiber)
+        return;
+    fiber_cancel(*fiber);
+    fiber_unref(*fiber);
+    *fiber = NULL;
+}
+
 void network_watch_stop(struct network *network) {
     network->watch_generation++;
-    if (!network->watch)
-        return;
-    fiber_cancel(network->watch);
-    fiber_unref(network->watch);
-    network->watch = NULL;
+    fiber_stop(&network->guard);
+    fiber_stop(&network->watch);
 }

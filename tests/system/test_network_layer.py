@@ -696,11 +696,50 @@ def test_legacy_iptables_is_named(site):
 
 def test_flushed_ruleset_is_written_again(site):
     site.start()
-    web = site.attach("web-1", ["tcp:8080:80"])
+    web, bad = site.attach("web-1", ["tcp:8080:80"]), site.attach("bad")
     site.serve(web, 80)
-    site.host.run("nft", "flush", "ruleset")
+    for command in ["flush ruleset", "delete table bridge polder", "delete table inet polder"]:
+        site.host.run("nft", *command.split())
+        wait_until(lambda: "table bridge polder" in rules(site) and "table inet polder" in rules(site), command)
+        assert ask(site.outside, UPLINK, 8080)
     other = site.attach("other")
-    assert ask(site.outside, UPLINK, 8080) and ask(other, UPLINK, 8080)
+    assert ask(other, UPLINK, 8080)
+    # A change that is refused is made whole.
+    site.host.run("nft", "flush", "set", "bridge", "polder", "senders")
+    site.detach(bad)
+    assert ask(site.outside, UPLINK, 8080)
+
+
+def test_udp_flows_follow_the_published_port(site):
+    site.start()
+    keep = site.attach("keep")
+    client = site.outside.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.settimeout(1)
+    client.connect((UPLINK, 8080))
+    site.sockets.append(client)
+
+    def try_once():
+        try:
+            client.send(b"x")
+            return client.recv(100).decode().split()[0]
+        except OSError:
+            return None
+
+    assert try_once() is None, "nothing is published yet"
+    first = site.attach("first", ["udp:8080:80"])
+    site.serve(first, 80, udp=True, reply=b"first")
+    assert try_once() == "first", "a flow from before"
+    site.detach(first)
+    second = site.attach("second", ["udp:8080:80"])
+    site.serve(second, 80, udp=True, reply=b"second")
+    assert second.address != first.address
+    assert try_once() == "second"
+    third = site.attach("third")
+    site.serve(third, 80, udp=True, reply=b"third")
+    site.harness.ok("update", **{**second.record, "ports": []})
+    site.harness.ok("update", **{**third.record, "ports": ["udp:8080:80"]})
+    assert try_once() == "third"
+    assert keep.address in rules(site)
 
 
 def test_forwarding(site):
