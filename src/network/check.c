@@ -40,9 +40,13 @@ static int publish_check_host(const struct network *network, const struct publis
                               struct error *error) {
     struct listener_job job = { .publish = publish, .except = subnet_gateway(network->subnet) };
     int r = fiber_job(listener_main, &job);
+    char address[ADDRESS_TEXT_SIZE];
 
     if (r > 0)
         r = port_in_use(publish, job.owner, error);
+    else if (r == -EADDRNOTAVAIL)
+        r = error_set(error, ERROR_BAD_VALUE, "publish", address_format(publish->host_address, address),
+                      "it is no address of this host");
     else if (r < 0)
         r = error_errno(error, r, "looking for listeners of this host");
     free(job.owner);

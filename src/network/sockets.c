@@ -40,8 +40,9 @@ bool socket_parse(const char *line, bool version6, struct socket_entry *ret) {
     return true;
 }
 
-/* May one listen there? Takes some microseconds, where reading /proc takes milliseconds. */
-static bool can_listen(const struct publish *publish, uint32_t at) {
+/* May one listen there? 0, or -EADDRINUSE, -EADDRNOTAVAIL, … Takes some microseconds, where reading /proc takes
+ * milliseconds. */
+static int try_listen(const struct publish *publish, uint32_t at) {
     int type = publish->protocol == IPPROTO_UDP ? SOCK_DGRAM : SOCK_STREAM, on = 1;
     _cleanup_close_ int fd = socket(AF_INET, type | SOCK_CLOEXEC, 0);
     struct sockaddr_in address = { .sin_family = AF_INET,
@@ -49,10 +50,10 @@ static bool can_listen(const struct publish *publish, uint32_t at) {
                                    .sin_addr.s_addr = htonl(at) };
 
     if (fd < 0)
-        return false;
+        return -errno;
     if (type == SOCK_STREAM)
         (void) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    return bind(fd, (struct sockaddr *) &address, sizeof(address)) >= 0;
+    return bind(fd, (struct sockaddr *) &address, sizeof(address)) < 0 ? -errno : 0;
 }
 
 static bool socket_conflicts(const struct socket_entry *entry, const struct publish *publish,
@@ -61,7 +62,7 @@ static bool socket_conflicts(const struct socket_entry *entry, const struct publ
         return false;
     /* A listener on all of IPv6 usually takes IPv4 too, unless it said otherwise: asked by trying. */
     if (entry->wildcard)
-        return !entry->version6 || !can_listen(publish, INADDR_LOOPBACK);
+        return !entry->version6 || try_listen(publish, INADDR_LOOPBACK) < 0;
     if (entry->address == 0 || (except && entry->address == except))
         return false;
     return publish->host_address == 0 || publish->host_address == entry->address;
@@ -134,10 +135,11 @@ static int table_search(const char *path, bool version6, const struct publish *p
 
 int sockets_find_listener(const struct publish *publish, uint32_t except, char **ret_owner) {
     bool udp = publish->protocol == IPPROTO_UDP;
+    int r = try_listen(publish, publish->host_address);
     uint64_t inode;
 
-    if (can_listen(publish, publish->host_address))
-        return 0;
+    if (r != -EADDRINUSE)
+        return r;
     if (!table_search(udp ? "/proc/thread-self/net/udp" : "/proc/thread-self/net/tcp", false, publish, except,
                       &inode) &&
         !table_search(udp ? "/proc/thread-self/net/udp6" : "/proc/thread-self/net/tcp6", true, publish,

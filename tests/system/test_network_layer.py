@@ -466,6 +466,8 @@ def test_conflicting_ports_are_refused_by_name(site):
                                   **site.member("second", [f"{'udp' if udp else 'tcp'}:{address}8090:80"]))
             assert answer["code"] == "in-use" and f"pid {os.getpid()}" in answer["error"], answer
         listener.close()
+    answer = site.harness("attach", netns=site.namespace().path, **site.member("second", ["tcp:203.0.113.1:80:80"]))
+    assert answer["code"] == "bad-value" and "203.0.113.1" in answer["error"], answer
     assert len(site.harness.ok("orphans", known=[first.uuid])["found"]) == 0, "a refused one leaves nothing"
     # The same member again is no conflict with itself.
     site.harness.ok("attach", netns=first.path, **first.record)
