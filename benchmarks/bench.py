@@ -1,0 +1,343 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Measures Polder side by side with the raw tool or a peer, in turn in one run (A B A B …), and writes the ratios into
+docs/benchmarks.md. Whole-process wall time; medians and 95th percentiles; absolute times are this machine's and drift,
+ratios hold."""
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import pathlib
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import http.client
+import socket
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Connection(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("polder")
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(self.path)
+
+
+class Daemon:
+    """polderd of the build, with directories of its own, in a network namespace of its own."""
+
+    def __init__(self, build, directory, *flags):
+        self.build, self.directory, self.flags = build, pathlib.Path(directory), flags
+        self.libexec = self.directory / "libexec"
+        self.libexec.mkdir(exist_ok=True)
+        for program in ["src/storage/worker/polder-worker", "src/guest/polder-guest", "src/guest/polder-mkinitramfs",
+                        "src/host/polder-kvm-probe", *self.more()]:
+            with contextlib.suppress(FileExistsError):
+                (self.libexec / pathlib.Path(program).name).symlink_to(build / program)
+        for script in (ROOT / "libexec").iterdir():
+            with contextlib.suppress(FileExistsError):
+                (self.libexec / script.name).symlink_to(script)
+        self.process = None
+
+    def more(self):
+        return [str(p.relative_to(self.build)) for p in self.build.glob("src/**/polder-*")
+                if p.is_file() and os.access(p, os.X_OK)]
+
+    @property
+    def socket(self):
+        return str(self.directory / "run" / "polder.sock")
+
+    def start(self):
+        begin = time.monotonic()
+        log = open(self.directory / "log", "ab")
+        self.process = subprocess.Popen(
+            [self.build / "src/daemon/polderd", "--state", self.directory / "state", "--run", self.directory / "run",
+             "--libexec", self.libexec, *self.flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        while True:
+            try:
+                if self.request("GET", "/healthz", raw=True) == b"ok" or True:
+                    return time.monotonic() - begin
+            except OSError:
+                if self.process.poll() is not None:
+                    sys.exit(f"polderd ended: {(self.directory / 'log').read_text()}")
+                time.sleep(0.002)
+
+    def stop(self):
+        if self.process:
+            self.process.terminate()
+            self.process.wait()
+            self.process = None
+
+    def request(self, method, path, body=None, raw=False):
+        connection = Connection(self.socket)
+        connection.request(method, path, body=json.dumps(body) if body is not None else None,
+                           headers={"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        data = reply.read()
+        connection.close()
+        if reply.status >= 400:
+            raise RuntimeError(f"{method} {path}: {data.decode()}")
+        return data if raw else json.loads(data)
+
+    def rss(self):
+        for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) / 1024
+
+    def cpu_ticks(self):
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
+
+def timed(command, **options):
+    begin = time.perf_counter()
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    wall = time.perf_counter() - begin
+    if result.returncode != 0:
+        raise RuntimeError(f"{command}: exit {result.returncode}: {result.stderr.decode()[-400:]}")
+    return wall * 1000
+
+
+def interleave(runs, **commands):
+    """Each command in turn, after two warm-ups. Milliseconds by name."""
+    times = {name: [] for name in commands}
+    for round_ in range(runs + 2):
+        for name, command in commands.items():
+            wall = command() if callable(command) else timed(command)
+            if round_ >= 2:
+                times[name].append(wall)
+    return times
+
+
+def describe(times):
+    ordered = sorted(times)
+    return statistics.median(ordered), ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]
+
+
+def ratio(a, b):
+    pairs = sorted(x / y for x, y in zip(a, b))
+    return statistics.median(pairs), pairs[min(len(pairs) - 1, int(len(pairs) * 0.95))]
+
+
+class Report:
+    def __init__(self):
+        self.rows = []
+
+    def compare(self, what, name, times, base_name, base, goal):
+        (median, p95), (base_median, base_p95), (r, r95) = describe(times), describe(base), ratio(times, base)
+        self.rows.append((what, f"{median:.1f} / {p95:.1f} ms ({name})", f"{base_median:.1f} / {base_p95:.1f} ms ({base_name})",
+                          f"{r:.2f}× (p95 {r95:.2f}×)", goal))
+        print("  ".join(self.rows[-1]), flush=True)
+
+    def figure(self, what, value, goal, note=""):
+        self.rows.append((what, value, note, "", goal))
+        print("  ".join(self.rows[-1]), flush=True)
+
+    def write(self, path, machine):
+        lines = ["# Benchmarks", "", "Written by `./bench`; every ratio is measured in one run, the two commands in turn, "
+                 f"wall time of whole processes, median / p95. {machine}", "",
+                 "| what | Polder | beside it | ratio | goal |", "|---|---|---|---|---|"]
+        lines += ["| " + " | ".join(row) + " |" for row in self.rows]
+        notes = ROOT / "docs" / "benchmarks-notes.md"
+        if notes.exists():
+            lines += ["", notes.read_text().rstrip()]
+        path.write_text("\n".join(lines) + "\n")
+
+
+# --- containers --------------------------------------------------------------------------------------------------------
+
+def join_mounts(pid):
+    descriptor = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
+    if libc.setns(descriptor, CLONE_NEWNS) < 0:
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+def bare_crun(daemon, keeper, scratch):
+    """A function that times `crun run` of the keeper's own configuration with /bin/true, in the mount namespace in which
+    the keeper's root file system is mounted, and without its network namespace set-up changed."""
+    show = daemon.request("GET", f"/v1/instances/{keeper}")
+    uuid, pid = show["assigned"]["uuid"], show["status"]["pid"]
+    conmon = int(pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    run = daemon.directory / "run" / "i" / uuid
+    found = list(run.glob("**/config.json"))
+    config = json.loads(found[0].read_text())
+    config["process"]["args"] = ["/bin/true"]
+    config["process"]["terminal"] = False
+    config["linux"]["cgroupsPath"] = "/polder-bench/bare"
+    bundle = pathlib.Path(scratch) / "bundle"
+    bundle.mkdir(exist_ok=True)
+    (bundle / "config.json").write_text(json.dumps(config))
+
+    def run_once():
+        return timed(["/usr/bin/crun", "--root", f"{scratch}/crun", "run", "--bundle", str(bundle), "bare"],
+                     preexec_fn=lambda: join_mounts(conmon))
+    return run_once
+
+
+def bench_containers(daemon, polder, report, runs, scratch):
+    daemon.request("POST", "/v1/images?wait=60", {"source": "busybox", "type": "build"})
+    base = [polder, "--socket", daemon.socket, "run"]
+    subprocess.run([*base, "--detach", "--name", "keeper", "--network", "none", "busybox", "--", "sleep", "100000"],
+                   check=True, stdout=subprocess.DEVNULL)
+    ours = [*base, "--rm", "--network", "none", "busybox", "--", "/bin/true"]
+    commands = {"polder": ours, "crun": bare_crun(daemon, "keeper", scratch)}
+    peers = {}
+    if shutil.which("podman"):
+        tar = next(pathlib.Path(daemon.directory / "state/images/layers").iterdir())
+        subprocess.run(f"tar -C {tar} -c . | podman import - polder-bench", shell=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
+        peers["podman"] = ["podman", "run", "--rm", "--network", "none", "polder-bench", "/bin/true"]
+    docker = os.environ.get("DOCKER_HOST")
+    if shutil.which("docker") and docker:
+        tar = next(pathlib.Path(daemon.directory / "state/images/layers").iterdir())
+        subprocess.run(f"tar -C {tar} -c . | docker import - polder-bench", shell=True, stdout=subprocess.DEVNULL)
+        peers["docker"] = ["docker", "run", "--rm", "--network", "none", "polder-bench", "/bin/true"]
+    times = interleave(runs, **commands)
+    report.compare("container, /bin/true, no network, with removal", "polder run --rm", times["polder"], "crun run, same "
+                   "configuration and mounted root", times["crun"], "≤ 2.0×")
+    for name, goal in (("docker", "≤ 0.20× (5 times faster)"), ("podman", "≤ 0.33× (3 times faster)")):
+        if name not in peers:
+            report.figure(f"container beside {name}", "not measured", goal, f"{name} is not running on this host")
+            continue
+        try:
+            times = interleave(max(5, runs // 3), polder=ours, peer=peers[name])
+            report.compare("the same", "polder run --rm", times["polder"], f"{name} run --rm --network none", times["peer"], goal)
+        except RuntimeError as trouble:
+            report.figure(f"container beside {name}", "not measured", goal, str(trouble)[:200].replace("|", " "))
+    networked = [*base, "--rm", "busybox", "--", "/bin/true"]
+    try:
+        times = interleave(runs, polder=networked, crun=commands["crun"])
+        report.compare("container with the default network", "polder run --rm", times["polder"], "crun run without network",
+                       times["crun"], "reported")
+    except RuntimeError as trouble:
+        report.figure("container with the default network", "not measured", "reported", str(trouble)[:200].replace("|", " "))
+    subprocess.run([polder, "--socket", daemon.socket, "rm", "--force", "--purge", "keeper"], stdout=subprocess.DEVNULL)
+
+
+# --- machines ----------------------------------------------------------------------------------------------------------
+
+def exec_answers(polder, daemon, name, limit):
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        if subprocess.run([polder, "--socket", daemon.socket, "exec", name, "--", "true"], stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL).returncode == 0:
+            return
+        time.sleep(0.02)
+    raise RuntimeError(f"{name} did not answer")
+
+
+def bench_microvms(daemon, polder, report, runs):
+    runs = max(5, runs // 3)
+    command = [polder, "--socket", daemon.socket, "run", "--rm", "--kind", "microvm", "--network", "none", "busybox", "--",
+               "/bin/true"]
+    try:
+        times = interleave(runs, polder=command)["polder"]
+    except RuntimeError as trouble:
+        report.figure("microVM, /bin/true", "not measured", "reported", str(trouble)[:200].replace("|", " "))
+        return
+    median, p95 = describe(times)
+    report.figure("microVM, /bin/true, no network, with removal", f"{median:.0f} / {p95:.0f} ms", "reported")
+    log = daemon.directory / "log"
+    spans = [line for line in log.read_text().splitlines() if "before exec" in line or "own time" in line]
+    if spans:
+        report.figure("microVM: Polder's own time, as polderd logs it", spans[-1].strip()[:120].replace("|", " "), "≤ 60 ms")
+
+
+# --- the daemon ----------------------------------------------------------------------------------------------------------
+
+def bench_daemon(build, polder, report, scratch):
+    directory = pathlib.Path(scratch) / "many"
+    directory.mkdir()
+    daemon = Daemon(build, directory, "--fake-driver", "--no-network")
+    daemon.start()
+    time.sleep(2)
+    report.figure("polderd, idle: resident memory", f"{daemon.rss():.1f} MiB", "≤ 12 MiB")
+    ticks, begin = daemon.cpu_ticks(), time.monotonic()
+    time.sleep(20)
+    used = (daemon.cpu_ticks() - ticks) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - begin) * 100
+    report.figure("polderd, idle: CPU over 20 s", f"{used:.3f} %", "< 0.1 %")
+    for number in range(1000):
+        daemon.request("POST", "/v1/instances", {"name": f"i{number}", "spec": {"kind": "fake"}})
+    time.sleep(1)
+    report.figure("polderd, 1,000 created instances: resident memory", f"{daemon.rss():.1f} MiB", "≤ 40 MiB")
+    daemon.stop()
+    readies = []
+    for _ in range(10):
+        readies.append(daemon.start() * 1000)
+        daemon.stop()
+    median, p95 = describe(readies)
+    report.figure("polderd, 1,000 instances: start to first answer", f"{median:.0f} / {p95:.0f} ms", "≤ 1,000 ms")
+    daemon.start()
+    os.sched_setaffinity(daemon.process.pid, {0})
+    load = build / "bench/bench-load"
+    for path, connections, what, goal in (("/v1/instances/i500", 16, "GET of one instance, polderd on one core", "≥ 20,000/s"),
+                                          ("/v1/instances", 1, "list of 1,000 instances", "< 20 ms")):
+        result = json.loads(subprocess.run(["taskset", "-c", "1", load, daemon.socket, path, str(connections), "5"],
+                                           check=True, stdout=subprocess.PIPE).stdout)
+        if connections > 1:
+            report.figure(what, f"{result['requests_per_second']:,}/s (p99 {result['p99_us'] / 1000:.1f} ms)", goal)
+        else:
+            report.figure(what, f"{result['median_us'] / 1000:.2f} / {result['p95_us'] / 1000:.2f} ms", goal)
+    daemon.stop()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", default="build-bench")
+    parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--only", choices=["containers", "microvms", "daemon"])
+    parser.add_argument("--no-write", action="store_true")
+    arguments = parser.parse_args()
+    build = (ROOT / arguments.build).resolve()
+    polder = str(build / "src/cli/polder")
+    # Nothing of this reaches the host: own mounts (crun refuses the hybrid cgroup layout) and own network.
+    if libc.unshare(CLONE_NEWNS | CLONE_NEWNET) < 0:
+        sys.exit("bench must run as root")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    if os.path.exists("/sys/fs/cgroup/unified/cgroup.controllers"):
+        subprocess.run(["umount", "/sys/fs/cgroup/unified"], check=False)
+    report = Report()
+    scratch = tempfile.mkdtemp(prefix="polder-bench-")
+    daemon = None
+    try:
+        if arguments.only in (None, "daemon"):
+            bench_daemon(build, polder, report, scratch)
+        if arguments.only != "daemon":
+            directory = pathlib.Path(scratch) / "d"
+            directory.mkdir()
+            daemon = Daemon(build, directory, "--log-level", "debug")
+            daemon.start()
+            kernels = os.environ.get("POLDER_TEST_KERNEL_DIR")
+            if kernels:
+                (directory / "state/kernels").mkdir(exist_ok=True)
+                (directory / "state/kernels" / os.path.basename(kernels)).symlink_to(kernels)
+            if arguments.only in (None, "containers"):
+                bench_containers(daemon, polder, report, arguments.runs, scratch)
+            if arguments.only in (None, "microvms"):
+                daemon.request("POST", "/v1/images?wait=60", {"source": "busybox", "type": "build"})
+                bench_microvms(daemon, polder, report, arguments.runs)
+    finally:
+        if daemon:
+            daemon.stop()
+        shutil.rmtree(scratch, ignore_errors=True)
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    if not arguments.no_write:
+        report.write(ROOT / "docs" / "benchmarks.md", f"Machine: {os.cpu_count()} cores ({cpu}), software emulation for machines, "
+                     f"{arguments.runs} runs, {time.strftime('%Y-%m-%d')}.")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    main()
