@@ -68,7 +68,8 @@ static struct rtattr *message_nest(struct message *message, uint16_t type) {
 }
 
 static void message_nest_end(struct message *message, struct rtattr *nest) {
-    nest->rta_len = (uint16_t) ((char *) message + message->header.nlmsg_len - (char *) nest);
+    if (nest)
+        nest->rta_len = (uint16_t) ((char *) message + message->header.nlmsg_len - (char *) nest);
 }
 
 /* --- questions and answers --------------------------------------------------------------------------- */
