@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* node, network, doctor, lifecycle, fsck, audit. */
+#include <json-c/json.h>
+#include <limits.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/text.h"
+#include "cli/client.h"
+#include "cli/commands.h"
+#include "cli/operation.h"
+#include "cli/output.h"
+#include "cli/terminal.h"
+
+struct node_options {
+    bool deep, repair;
+    int64_t limit;
+    const char *after;
+};
+
+static int get(struct invocation *invocation, const char *path, struct response *ret, struct error *error) {
+    struct client *client;
+    int r = invocation_client(invocation, &client, error);
+
+    return r < 0 ? r : client_request(client, "GET", path, NULL, ret, error);
+}
+
+static bool wants_table(const struct invocation *invocation) {
+    return invocation->output == OUTPUT_TABLE || invocation->output == OUTPUT_WIDE;
+}
+
+/* --- node ----------------------------------------------------------------------------------------------------------- */
+
+static void show_line(const char *title, char *value_take) {
+    printf("%-14s ", title);
+    print_escaped(stdout, value_take ? value_take : "-", value_take ? strlen(value_take) : 1, false);
+    putchar('\n');
+    free(value_take);
+}
+
+static char *number_of(struct json_object *node, const char *path, bool milli) {
+    struct json_object *value = json_path(node, path);
+    uint64_t number = value ? (uint64_t) json_object_get_int64(value) : 0;
+
+    return milli ? text_format_cpus(number) : text_format_size(number);
+}
+
+static char *promised_text(struct json_object *node, const char *part, const char *real, bool milli) {
+    char path[64];
+    _cleanup_free_ char *has = NULL, *promised = NULL, *taken = NULL;
+
+    snprintf(path, sizeof(path), "%s.%s", part, real);
+    has = number_of(node, path, milli);
+    snprintf(path, sizeof(path), "%s.promised%s", part, milli ? "_milli" : "");
+    promised = number_of(node, path, milli);
+    snprintf(path, sizeof(path), "%s.taken%s", part, milli ? "_milli" : "");
+    taken = number_of(node, path, milli);
+    return text_format("%s real, %s may be promised, %s taken", has ? has : "", promised ? promised : "",
+                       taken ? taken : "");
+}
+
+static void show_kinds(struct json_object *kinds) {
+    if (!json_object_is_type(kinds, json_type_object))
+        return;
+    json_object_object_foreach(kinds, kind, value) {
+        const char *reason = json_text(value, "reason", NULL);
+        show_line(kind, text_format("%s%s%s", json_boolean(value, "available", false) ? "can run" : "cannot run",
+                                    reason ? ": " : "", reason ? reason : ""));
+    }
+}
+
+static int run_node_show(struct invocation *invocation, struct error *error) {
+    _cleanup_response_ struct response response = RESPONSE_INIT;
+    int r = get(invocation, "/v1/node", &response, error);
+    struct json_object *node = response.json;
+    _cleanup_free_ char *size = NULL, *available = NULL;
+
+    if (r < 0 || !wants_table(invocation))
+        return r < 0 ? r : output_object(invocation, node, "name", error);
+    show_line("Name", text_format("%s", json_text(node, "name", "")));
+    show_line("Version", text_format("%s", json_text(node, "version", "")));
+    show_line("Kernel", text_format("%s %s", json_text(node, "kernel", ""), json_text(node, "machine", "")));
+    show_line("Acceleration", text_format("%s (%s)", json_text(node, "acceleration", ""),
+                                          json_text(node, "acceleration_reason", "")));
+    show_line("Cgroups", text_format("%s", json_text(node, "cgroups", "")));
+    show_line("CPUs", promised_text(node, "cpus", "physical_milli", true));
+    show_line("Memory", promised_text(node, "memory", "physical", false));
+    size = number_of(node, "disk.size", false);
+    available = number_of(node, "disk.free", false);
+    show_line("Disk", text_format("%s, %s free", size ? size : "", available ? available : ""));
+    show_line("Instances", text_format("%s, %s admitted, %s queued", json_path_text(node, "instances.total", "0"),
+                                       json_path_text(node, "instances.admitted", "0"),
+                                       json_path_text(node, "instances.queued", "0")));
+    show_kinds(json_member(node, "kinds"));
+    return 0;
+}
+
+/* --- network --------------------------------------------------------------------------------------------------------- */
+
+static const struct column network_columns[] = {
+    { .title = "NAME", .path = "name" },       { .title = "BRIDGE", .path = "bridge" },
+    { .title = "SUBNET", .path = "subnet" },   { .title = "GATEWAY", .path = "gateway" },
+    { .title = "DOMAIN", .path = "domain" },   { .title = "MEMBERS", .path = "members", .right = true },
+    { .title = "MTU", .path = "mtu", .wide = true, .right = true },
+};
+static const struct view network_view = { .columns = network_columns, .count = ELEMENTS(network_columns),
+                                          .name = "name" };
+
+static int run_network_show(struct invocation *invocation, struct error *error) {
+    _cleanup_response_ struct response response = RESPONSE_INIT;
+    int r = get(invocation, "/v1/networks", &response, error);
+
+    return r < 0 ? r : output_list(invocation, &network_view, json_member(response.json, "networks"),
+                                   json_member(response.json, "networks"), error);
+}
+
+static int post(struct invocation *invocation, const char *path, const char *body, struct response *ret,
+                struct error *error) {
+    struct client *client;
+    int r = invocation_client(invocation, &client, error);
+
+    return r < 0 ? r : client_request(client, "POST", path, body, ret, error);
+}
+
+static int run_network_reset(struct invocation *invocation, struct error *error) {
+    _cleanup_response_ struct response response = RESPONSE_INIT;
+
+    return post(invocation, "/v1/network/reset", NULL, &response, error);
+}
+
+/* --- doctor --------------------------------------------------------------------------------------------------------- */
+
+static const char *mark_of(const char *level) {
+    static const struct {
+        const char *level, *mark, *colour;
+    } marks[] = { { "ok", "ok     ", "32" }, { "note", "note   ", "36" }, { "warning", "warning", "33" },
+                  { "error", "ERROR  ", "31" } };
+    static char text[32];
+
+    for (size_t i = 0; i < ELEMENTS(marks); i++)
+        if (!strcmp(level, marks[i].level)) {
+            if (!terminal_has_colours(stdout))
+                return marks[i].mark;
+            snprintf(text, sizeof(text), "\033[%sm%s\033[0m", marks[i].colour, marks[i].mark);
+            return text;
+        }
+    return level;
+}
+
+static void show_part(const char *label, const char *text) {
+    if (!text)
+        return;
+    printf("           %s", label);
+    print_escaped(stdout, text, strlen(text), false);
+    putchar('\n');
+}
+
+static void show_finding(struct json_object *finding) {
+    const char *text = json_text(finding, "text", ""), *topic = json_text(finding, "topic", "");
+
+    printf("%s  ", mark_of(json_text(finding, "level", "")));
+    print_escaped(stdout, topic, strlen(topic), false);
+    fputs(": ", stdout);
+    print_escaped(stdout, text, strlen(text), false);
+    putchar('\n');
+    show_part("", json_text(finding, "reason", NULL));
+    show_part("-> ", json_text(finding, "advice", NULL));
+}
+
+static const struct column finding_columns[] = {
+    { .title = "LEVEL", .path = "level" },   { .title = "TOPIC", .path = "topic" }, { .title = "TEXT", .path = "text" },
+    { .title = "REASON", .path = "reason" }, { .title = "ADVICE", .path = "advice" },
+};
+static const struct view finding_view = { .columns = finding_columns, .count = ELEMENTS(finding_columns),
+                                          .name = "topic" };
+
+/* Exit status 1 when something that Polder needs is missing. */
+static int run_doctor(struct invocation *invocation, struct error *error) {
+    _cleanup_response_ struct response response = RESPONSE_INIT;
+    int r = get(invocation, "/v1/doctor", &response, error), status = 0;
+    struct json_object *findings = response.json;
+
+    if (json_member(findings, "findings"))
+        findings = json_member(findings, "findings");
+    if (r < 0)
+        return r;
+    for (size_t i = 0; json_object_is_type(findings, json_type_array) && i < json_object_array_length(findings); i++) {
+        struct json_object *finding = json_object_array_get_idx(findings, i);
+        if (!strcmp(json_text(finding, "level", ""), "error"))
+            status = 1;
+        if (wants_table(invocation))
+            show_finding(finding);
+    }
+    if (!wants_table(invocation))
+        r = output_list(invocation, &finding_view, findings, findings, error);
+    return r < 0 ? r : status;
+}
+
+/* --- lifecycle, fsck, audit ------------------------------------------------------------------------------------------- */
+
+static const struct column transition_columns[] = {
+    { .title = "STATE", .path = "from" },
+    { .title = "EVENT", .path = "event" },
+    { .title = "NEXT", .path = "to" },
+};
+static const struct view transition_view = { .columns = transition_columns, .count = ELEMENTS(transition_columns),
+                                             .name = "event" };
+
+static int run_lifecycle(struct invocation *invocation, struct error *error) {
+    _cleanup_response_ struct response response = RESPONSE_INIT;
+    int r = get(invocation, "/v1/lifecycle", &response, error);
+
+    return r < 0 ? r : output_list(invocation, &transition_view, json_member(response.json, "transitions"),
+                                   response.json, error);
+}
+
+static int run_fsck(struct invocation *invocation, struct error *error) {
+    const struct node_options *options = invocation->options;
+    _cleanup_response_ struct response response = RESPONSE_INIT;
+    struct json_object *problems;
+    char body[64];
+    int r;
+
+    snprintf(body, sizeof(body), "{\"deep\":%s,\"repair\":%s}", options->deep ? "true" : "false",
+             options->repair ? "true" : "false");
+    r = post(invocation, "/v1/fsck", body, &response, error);
+    if (r < 0)
+        return r;
+    problems = json_member(response.json, "problems");
+    if (invocation->output_given && !wants_table(invocation)) {
+        r = output_object(invocation, response.json, "clean", error);
+    } else {
+        for (size_t i = 0; json_object_is_type(problems, json_type_array) && i < json_object_array_length(problems); i++) {
+            const char *text = json_object_get_string(json_object_array_get_idx(problems, i));
+            print_escaped(stdout, text, strlen(text), false);
+            putchar('\n');
+        }
+        if (json_boolean(response.json, "clean", false) && !invocation->quiet)
+            puts("clean");
+    }
+    return r < 0 ? r : !json_boolean(response.json, "clean", false);
+}
+
+static const struct column audit_columns[] = {
+    { .title = "ID", .path = "id", .right = true }, { .title = "TIME", .path = "time" },
+    { .title = "ACTOR", .path = "actor" },          { .title = "ORIGIN", .path = "origin" },
+    { .title = "ACTION", .path = "action" },        { .title = "OBJECT", .path = "object" },
+    { .title = "RESULT", .path = "result" },
+};
+static const struct view audit_view = { .columns = audit_columns, .count = ELEMENTS(audit_columns), .name = "id" };
+
+static int run_audit(struct invocation *invocation, struct error *error) {
+    const struct node_options *options = invocation->options;
+    _cleanup_response_ struct response response = RESPONSE_INIT;
+    _cleanup_free_ char *after = options->after ? url_encode(options->after) : NULL;
+    _cleanup_free_ char *path = text_format("/v1/audit?limit=%lld%s%s",
+                                            (long long) (options->limit ? options->limit : 100), after ? "&after=" : "",
+                                            after ? after : "");
+    int r = path ? get(invocation, path, &response, error) : error_set(error, ERROR_NO_MEMORY, "");
+
+    return r < 0 ? r : output_list(invocation, &audit_view, json_member(response.json, "audit"),
+                                   json_member(response.json, "audit"), error);
+}
+
+/* --- rows -------------------------------------------------------------------------------------------------------------- */
+
+static const struct flag fsck_flags[] = {
+    { .name = "deep", .type = FLAG_SWITCH, .offset = offsetof(struct node_options, deep),
+      .help = "Compare contents and host resources too." },
+    { .name = "repair", .type = FLAG_SWITCH, .offset = offsetof(struct node_options, repair),
+      .help = "Remove what belongs to nothing." },
+};
+static const struct flag audit_flags[] = {
+    { .name = "limit", .letter = 'n', .type = FLAG_NUMBER, .offset = offsetof(struct node_options, limit),
+      .value = "NUMBER", .help = "At most so many; default 100." },
+    { .name = "after", .type = FLAG_TEXT, .offset = offsetof(struct node_options, after), .value = "ID",
+      .help = "Only older ones than this." },
+};
+static const struct command node_show = {
+    .name = "show", .group = GROUP_NODE, .summary = "Show the node: what is promised and what is real", .usage = "",
+    .common = COMMON_OUTPUT, .run = run_node_show,
+};
+static const struct command network_show = {
+    .name = "show", .alias = "ls list", .group = GROUP_NODE, .summary = "Show the networks", .usage = "",
+    .common = COMMON_OUTPUT | COMMON_QUIET, .run = run_network_show,
+};
+static const struct command network_reset = {
+    .name = "reset", .group = GROUP_NODE, .summary = "Remove bridge, rules and name server", .usage = "",
+    .run = run_network_reset,
+};
+static const struct command *const node_commands[] = { &node_show, NULL };
+static const struct command *const network_commands[] = { &network_show, &network_reset, NULL };
+
+const struct command command_node = {
+    .name = "node", .group = GROUP_NODE, .summary = "The node: show", .children = node_commands,
+};
+const struct command command_network = {
+    .name = "network", .group = GROUP_NODE, .summary = "Networks: show, reset", .children = network_commands,
+};
+const struct command command_doctor = {
+    .name = "doctor", .group = GROUP_NODE, .summary = "Tell what this host can do, why not, and what to do", .usage = "",
+    .common = COMMON_OUTPUT, .run = run_doctor,
+};
+const struct command command_lifecycle = {
+    .name = "lifecycle", .group = GROUP_MORE, .summary = "Print the table of states", .usage = "",
+    .common = COMMON_OUTPUT, .run = run_lifecycle,
+};
+const struct command command_fsck = {
+    .name = "fsck", .group = GROUP_NODE, .summary = "Check that records and host agree", .usage = "",
+    .flags = fsck_flags, .flag_count = ELEMENTS(fsck_flags), .options_size = sizeof(struct node_options),
+    .common = COMMON_OUTPUT | COMMON_QUIET, .run = run_fsck,
+};
+const struct command command_audit = {
+    .name = "audit", .group = GROUP_NODE, .summary = "Show who changed what, newest first", .usage = "",
+    .flags = audit_flags, .flag_count = ELEMENTS(audit_flags), .options_size = sizeof(struct node_options),
+    .common = COMMON_OUTPUT | COMMON_QUIET, .run = run_audit,
+};

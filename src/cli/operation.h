@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "base/error.h"
+#include "cli/client.h"
+#include "cli/command.h"
+
+/* Changes and their operations: waits with progress, Ctrl-C detaches. */
+
+/* Sends a change. Waits for its end unless --no-wait (then its id is printed). ret (may be NULL) gets the final
+ * operation. `subject` is shown in notes ("web-1"). */
+int change_run(struct invocation *invocation, const char *method, const char *path, const char *body,
+               const char *subject, struct response *ret, struct error *error);
+int change_run_headers(struct invocation *invocation, const char *method, const char *path, const char *headers,
+                       const char *body, const char *subject, struct response *ret, struct error *error);
+/* Waits for an operation that runs already, given the JSON of its last known state; *ret is replaced. */
+int operation_follow(struct invocation *invocation, struct response *operation, const char *subject,
+                     struct error *error);
+/* The connected client. */
+int invocation_client(struct invocation *invocation, struct client **ret, struct error *error);
+/* "/v1/instances/NAME" + suffix, encoded. Allocated. */
+char *instance_path(const char *name, const char *suffix);
+/* For NOT_FOUND of an instance: adds "did you mean …". */
+void suggest_instance(struct invocation *invocation, const char *name, const struct error *error);
