@@ -169,39 +169,6 @@ int parse_number(const char *text, uint64_t max, uint64_t *ret) {
     return 0;
 }
 
-static int base64_digit(char c) {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const char *found = c ? strchr(digits, c) : NULL;
-
-    return found ? (int) (found - digits) : -1;
-}
-
-ssize_t base64_decode(const char *text, uint8_t *ret_data, size_t limit) {
-    size_t length = strlen(text), size = 0;
-
-    if (length % 4 != 0)
-        return -EINVAL;
-    for (size_t i = 0; i < length; i += 4) {
-        bool last = i + 4 == length;
-        size_t padding =
-            last ? (size_t) (text[i + 3] == '=') + (text[i + 2] == '=' && text[i + 3] == '=') : 0;
-        uint32_t group = 0;
-
-        for (size_t j = 0; j < 4; j++) {
-            int digit = j >= 4 - padding ? 0 : base64_digit(text[i + j]);
-            if (digit < 0)
-                return -EINVAL;
-            group = group << 6 | (uint32_t) digit;
-        }
-        for (size_t j = 0; j < 3 - padding; j++) {
-            if (size == limit)
-                return -EINVAL;
-            ret_data[size++] = (uint8_t) (group >> (16 - 8 * j));
-        }
-    }
-    return (ssize_t) size;
-}
-
 void texts_free(char **texts) {
     for (size_t i = 0; texts && texts[i]; i++)
         free(texts[i]);

@@ -51,9 +51,6 @@ int read_regular_file(int root_fd, const char *path, size_t limit, char **ret_te
 /* Whole string a decimal number of at most `max`. 0, -EINVAL or -ERANGE. */
 int parse_number(const char *text, uint64_t max, uint64_t *ret);
 
-/* Strict base64 with padding; at most `limit` decoded bytes. Returns the decoded size or -EINVAL. */
-ssize_t base64_decode(const char *text, uint8_t *ret_data, size_t limit);
-
 /* Releases a NULL-terminated array of strings. */
 void texts_free(char **texts);
 DEFINE_CLEANUP(char **, texts_free)
