@@ -274,7 +274,7 @@ static int adopt_running(struct container *container, bool *ret_paused, struct e
             break;
     /* A crash may have come between the two. */
     if (container->monitor.pidfd >= 0)
-        (void) cgroup_supervise(container->instance->cgroup, container->monitor.pid);
+        (void) monitor_supervise(container, NULL);
     r = watch_start(container);
     if (r < 0)
         return error_errno(error, r, "watching the container");

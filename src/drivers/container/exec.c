@@ -143,11 +143,12 @@ static int launch(struct container *container, struct exec *exec, const char *so
     const struct process_fd fds[] = { { exec->description, PROCESS_FD }, { exec->messages, MESSAGES_FD },
                                       { exec->pid, PID_FD } };
     struct cgroup *cgroup = container->instance->cgroup;
+    _cleanup_close_ int program = rootfs_open_program(CRUN_PROGRAM);
     int r;
 
-    if (!root || (socket_path && !console))
-        return error_errno(error, -ENOMEM, "starting crun exec");
-    exec->spec.program = CRUN_PROGRAM;
+    if (!root || (socket_path && !console) || program < 0)
+        return error_errno(error, program < 0 ? program : -ENOMEM, "starting crun exec");
+    exec->spec.program_fd = program;
     exec->spec.arguments = (char *const *) arguments;
     exec->spec.fds = fds;
     exec->spec.fd_count = ELEMENTS(fds);

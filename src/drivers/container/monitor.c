@@ -193,8 +193,20 @@ int monitor_start(struct container *container, const struct rootfs *rootfs, stru
     if (r < 0)
         return r;
     FAILPOINT("container-created");
-    r = cgroup_supervise(container->instance->cgroup, container->monitor.pid);
-    return r < 0 ? error_errno(error, r, "moving conmon out of the container's limits") : 0;
+    return 0;
+}
+
+static int supervise_job(void *userdata) {
+    struct container *container = userdata;
+
+    return cgroup_supervise(container->instance->cgroup, container->monitor.pid);
+}
+
+int monitor_supervise(struct container *container, struct error *error) {
+    int r = fiber_job(supervise_job, container);
+
+    /* A container that has ended meanwhile took conmon along. */
+    return r < 0 && r != -ESRCH ? error_errno(error, r, "moving conmon out of the container's limits") : 0;
 }
 
 /* The long way, should another crun wait elsewhere. */

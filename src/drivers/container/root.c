@@ -130,6 +130,7 @@ int prepared_root_init(struct container *container, bool with_mounts, struct pre
                      &ret->request.disk, error);
     if (r < 0 || !with_mounts)
         return r;
+    ret->request.program = CRUN_PROGRAM;
     r = prepare_files(container, ret);
     return r < 0 ? error_errno(error, r, "preparing the files of the container") : prepare_mounts(container, ret, error);
 }

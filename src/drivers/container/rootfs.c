@@ -91,19 +91,28 @@ static int fail(struct work *w, int r, const char *what, const char *name) {
     return error_errno(w->error, r, "%s%s%s", what, name ? " " : "", name ? name : "");
 }
 
+/* A detached copy of a mount; idmapped unless user_namespace is negative. */
 static int clone_mount(int at, const char *path, unsigned flags, unsigned attributes, int user_namespace) {
-    struct mount_attr attr = { .attr_set = MOUNT_ATTR_IDMAP | attributes, .userns_fd = (unsigned) user_namespace };
+    struct mount_attr attr = { .attr_set = attributes };
     unsigned at_flags = flags & (AT_EMPTY_PATH | AT_RECURSIVE);
     int fd = (int) syscall(SYS_open_tree, at, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_NO_AUTOMOUNT | flags);
 
     if (fd < 0)
         return -errno;
+    if (user_namespace >= 0) {
+        attr.attr_set |= MOUNT_ATTR_IDMAP;
+        attr.userns_fd = (unsigned) user_namespace;
+    }
     if (syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH | (at_flags & AT_RECURSIVE), &attr, sizeof(attr)) < 0) {
         int r = -errno;
         close_fd(fd);
         return r;
     }
     return fd;
+}
+
+int rootfs_open_program(const char *path) {
+    return clone_mount(AT_FDCWD, path, 0, MOUNT_ATTR_RDONLY, -1);
 }
 
 static int attach_mount(int fd, const char *target) {
@@ -260,9 +269,23 @@ static int attach_bind(struct work *w, size_t index) {
     return r < 0 ? fail(w, r, "attaching the mount", mount->name) : 0;
 }
 
+/* See rootfs_open_program. */
+static int protect_program(struct work *w) {
+    _cleanup_close_ int fd = -EBADF;
+    int r;
+
+    if (!w->request->program)
+        return 0;
+    fd = rootfs_open_program(w->request->program);
+    r = fd < 0 ? fd : attach_mount(fd, w->request->program);
+    return r < 0 ? fail(w, r, "protecting", w->request->program) : 0;
+}
+
 static int build(struct work *w) {
     int r = enter_scratch(w);
 
+    if (r >= 0)
+        r = protect_program(w);
     if (r >= 0)
         r = make_root(w);
     if (r >= 0)

@@ -151,6 +151,9 @@ static int release(struct container *container, struct stream **ret_stream, stru
     if (r < 0)
         return r;
     FAILPOINT("container-started");
+    r = monitor_supervise(container, error);
+    if (r < 0)
+        return r;
     r = watch_start(container);
     if (r < 0)
         return error_errno(error, r, "watching the container");
