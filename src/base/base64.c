@@ -2,6 +2,7 @@
 #include "base/base64.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 

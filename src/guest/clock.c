@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <time.h>
 
+#include "base/base64.h"
 #include "guest/request.h"
 
 static int entropy_stir(const char *text, struct reason *reason) {
