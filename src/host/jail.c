@@ -34,6 +34,8 @@
 #define MS_PRIVATE (1 << 18)
 #endif
 #define UNMOUNT_DETACH 2
+/* Above every number that a child's listed descriptors are placed at, so that none of ours is overwritten. */
+#define LIFTED_FD 512
 
 #if defined(__x86_64__)
 #define LIBRARY_DIRECTORY "/usr/lib/x86_64-linux-gnu"
@@ -93,11 +95,17 @@ void jail_free(struct jail *jail) {
 
 static int view_open(const struct jail_view *view) {
     const unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC;
-    long fd = view->source_fd > 0
-                      ? syscall(SYS_open_tree, view->source_fd, "", flags | AT_EMPTY_PATH)
-                      : syscall(SYS_open_tree, AT_FDCWD, view->source ? view->source : view->path, flags);
+    int fd = (int) (view->source_fd > 0
+                            ? syscall(SYS_open_tree, view->source_fd, "", flags | AT_EMPTY_PATH)
+                            : syscall(SYS_open_tree, AT_FDCWD, view->source ? view->source : view->path, flags));
+    int lifted, r;
 
-    return fd < 0 ? -errno : (int) fd;
+    if (fd < 0)
+        return -errno;
+    lifted = fcntl(fd, F_DUPFD_CLOEXEC, LIFTED_FD);
+    r = lifted < 0 ? -errno : lifted;
+    close_fd(fd);
+    return r;
 }
 
 static int jail_add(struct jail *jail, const struct jail_view *view) {

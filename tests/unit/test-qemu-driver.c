@@ -454,6 +454,69 @@ static void test_microvm_pause_and_suspend(void) {
     bench_done(&bench);
 }
 
+/* --- VM ------------------------------------------------------------------------------------------------------------ */
+
+static void test_vm(void) {
+    _cleanup_error_ struct error error = ERROR_INIT;
+    struct stream *console;
+    struct driver_exit exit;
+    struct bench bench;
+    bool running = false;
+    int code = -1;
+
+    bench_init(&bench, KIND_VM);
+    bench.spec.memory = 1024 << 20;
+    bench_start(&bench, false, NULL);
+    must(qemu_driver.console(bench.data, &bench.instance, &console, &error), &error);
+    _cleanup_free_ char *text = bench_exec(&bench, "hostname; echo err >&2; exit 4", &code);
+    assert_int_equal(code, 4);
+    assert_non_null(strstr(text, "bench\n"));
+    assert_non_null(strstr(text, "err\n"));
+    _cleanup_free_ char *large = bench_exec(&bench, "head -c 3000000 /dev/zero | tr '\\0' x", &code);
+    assert_int_equal(strlen(large), 3000000);
+    free(bench_exec(&bench, "exec /no/such/program", &code));
+    assert_int_equal(code, 127);
+
+    /* Files, there and back. */
+    struct stream *stream;
+    must(qemu_driver.get(bench.data, &bench.instance, "/etc/hostname", &stream, &error), &error);
+    char tar[16384];
+    enum stream_channel channel;
+    long n, total = 0;
+    while ((n = stream_read(stream, &channel, tar + total, sizeof(tar) - (size_t) total, deadline_in(FAR))) > 0)
+        total += n;
+    stream_free(stream);
+    assert_true(total >= 1024);
+    assert_string_equal(tar, "hostname");
+    must(qemu_driver.put(bench.data, &bench.instance, "/tmp", &stream, &error), &error);
+    assert_int_equal(stream_write(stream, tar, (size_t) total, deadline_in(FAR)), 0);
+    assert_int_equal(stream_close_input(stream), 0);
+    free(stream_all(stream, &code));
+    stream_free(stream);
+    assert_int_equal(code, 0);
+    _cleanup_free_ char *copied = bench_exec(&bench, "cat /tmp/hostname", &code);
+    assert_string_equal(copied, "bench\n");
+
+    /* Suspend, resume, clock. */
+    must(qemu_driver.suspend(bench.data, &bench.instance, &error), &error);
+    assert_int_equal(fiber_sleep(2 * CLOCK_SECOND), 0);
+    bench_start(&bench, true, NULL);
+    _cleanup_free_ char *clock = bench_exec(&bench, "date +%s", &code);
+    long drift = strtol(clock, NULL, 10) - (long) (clock_wall() / CLOCK_SECOND);
+    assert_true(drift >= -2 && drift <= 2);
+
+    bench_forget(&bench);
+    bench_adopt(&bench, &running, &exit);
+    assert_true(running);
+    _cleanup_free_ char *again = bench_exec(&bench, "cat /tmp/hostname", &code);
+    assert_string_equal(again, "bench\n");
+    must(qemu_driver.stop(bench.data, &bench.instance, 120000, &error), &error);
+    bench_wait_exit(&bench);
+    assert_int_equal(bench.exit.code, 0);
+    stream_free(console);
+    bench_done(&bench);
+}
+
 /* --- running tests on a fiber ------------------------------------------------------------------------------------- */
 
 static int on_fiber(void *userdata) {
@@ -481,6 +544,16 @@ static void run_microvm(void **state) {
     run(state);
 }
 
+static void run_vm(void **state) {
+    if (!input_there("disk.qcow2")) {
+        print_message("skipped: POLDER_TEST_MACHINES names no directory with a disk for VMs\n");
+        skip();
+    }
+    run(state);
+}
+
+#define VM_TEST(function)                                                                                    \
+    { .name = #function, .test_func = run_vm, .initial_state = (void *) (uintptr_t) (function) }
 #define MICROVM_TEST(function)                                                                               \
     { .name = #function, .test_func = run_microvm, .initial_state = (void *) (uintptr_t) (function) }
 
@@ -488,7 +561,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         MICROVM_TEST(test_microvm_command), MICROVM_TEST(test_microvm_missing_command), MICROVM_TEST(test_microvm_exec),
         MICROVM_TEST(test_microvm_jail),    MICROVM_TEST(test_microvm_adopt),           MICROVM_TEST(test_microvm_killed),
-        MICROVM_TEST(test_microvm_pause_and_suspend),
+        MICROVM_TEST(test_microvm_pause_and_suspend), VM_TEST(test_vm),
     };
 
     if (argc > 1)

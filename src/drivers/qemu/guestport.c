@@ -20,7 +20,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/uuid.h"
-#include "drivers/qemu/base64.h"
+#include "base/base64.h"
 #include "drivers/qemu/guestport-internal.h"
 #include "drivers/qemu/socket.h"
 
