@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* The container driver with real crun and conmon, as root, in a mount namespace of the test's own. The image is a
  * busybox root file system. Storage and network are stood in for by the functions below. */
+#include "test.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
-
-#include <cmocka.h>
 
 #include "base/clock.h"
 #include "base/fiber.h"
@@ -38,9 +38,10 @@ struct world {
     char run[64];
     char layers[4][96];
     size_t layer_count;
-    const char *libexec;
+    char libexec[600];
     struct cgroup_host *cgroups;
     bool has_guest;
+    bool many_layers; /* 127 more than the first */
 };
 
 static struct world world;
@@ -68,6 +69,13 @@ int storage_layer_paths(struct storage *storage, const struct image *image, char
     for (size_t i = 0; i < world.layer_count; i++)
         if (list_add(&list, world.layers[i]) < 0)
             return -ENOMEM;
+    for (int i = 1; world.many_layers && i <= 127; i++) {
+        _cleanup_free_ char *path = text_format("%s/many/%d", world.work, i);
+        _cleanup_free_ char *command = text_format("mkdir -p %s/layers && touch %s/layers/%d && echo %d > %s/top", path,
+                                                   path, i, i, path);
+        if (system(command) != 0 || list_add(&list, path) < 0)
+            return -ENOMEM;
+    }
     *ret = list;
     return 0;
 }
@@ -756,6 +764,61 @@ static int case_hostile_layers(void *userdata) {
     return 0;
 }
 
+/* What the unpacker writes for ".wh.NAME" and ".wh..wh..opq". */
+static int case_whiteouts(void *userdata) {
+    struct test test;
+    struct stream *stream = NULL;
+    _cleanup_free_ char *command = NULL, *opaque = NULL, *gone = NULL;
+
+    snprintf(world.layers[1], sizeof(world.layers[1]), "%s/second", world.work);
+    snprintf(world.layers[2], sizeof(world.layers[2]), "%s/third", world.work);
+    command = text_format("mkdir -p %s/hidden %s/kept %s/hidden && touch %s/hidden/below %s/kept/below %s/hidden/above "
+                          "%s/gone && chown 33:44 %s/kept/below",
+                          world.layers[1], world.layers[1], world.layers[2], world.layers[1], world.layers[1],
+                          world.layers[2], world.layers[1], world.layers[1]);
+    assert_int_equal(system(command), 0);
+    opaque = text_format("%s/hidden", world.layers[2]);
+    gone = text_format("%s/gone", world.layers[2]);
+    assert_int_equal(setxattr(opaque, "user.overlay.opaque", "y", 1, 0), 0);
+    assert_int_equal(mknod(gone, S_IFCHR | 0600, makedev(0, 0)), 0);
+    world.layer_count = 3;
+    test_init(&test);
+    SHELL(&test, &stream, "ls /hidden; ls -ln /kept; ls /gone; rm -r /kept; mkdir /kept; ls /kept; mv /hidden /moved && ls /moved");
+    _cleanup_free_ char *text = read_all(stream);
+    stream_free(stream);
+    wait_end(&test);
+    assert_true(contains(text, "above\n"));
+    assert_null(strstr(text, "above\nbelow"));
+    assert_true(contains(text, " 33       44 "));
+    assert_true(contains(text, "/gone: No such file"));
+    /* The change is still there at the next start, and the image is as it was. */
+    SHELL(&test, &stream, "ls -d /moved /kept /hidden");
+    _cleanup_free_ char *again = read_all(stream);
+    stream_free(stream);
+    wait_end(&test);
+    assert_true(contains(again, "/kept\n/moved\n"));
+    test_done(&test);
+    world.layer_count = 1;
+    return 0;
+}
+
+/* As many layers as an image may have. */
+static int case_many_layers(void *userdata) {
+    struct test test;
+    struct stream *stream = NULL;
+
+    world.many_layers = true;
+    test_init(&test);
+    SHELL(&test, &stream, "ls /layers | wc -l; cat /top");
+    _cleanup_free_ char *text = read_all(stream);
+    stream_free(stream);
+    wait_end(&test);
+    assert_string_equal(text, "127\n127\n");
+    test_done(&test);
+    world.many_layers = false;
+    return 0;
+}
+
 /* A container that is started in a process that then dies as by kill -9. */
 struct dying {
     const char *uuid;
@@ -1013,12 +1076,16 @@ CASE(limits)
 CASE(disk)
 CASE(mounts)
 CASE(hostile_layers)
+CASE(whiteouts)
+CASE(many_layers)
 CASE(files)
 CASE(times)
 
 static int prepare_world(void) {
-    const char *builder = getenv("POLDER_BUILD_BUSYBOX"), *libexec = getenv("POLDER_LIBEXEC");
+    const char *sources = getenv("POLDER_TEST_SOURCES");
     _cleanup_free_ char *command = NULL, *guest = NULL;
+    char own[512];
+    ssize_t size = readlink("/proc/self/exe", own, sizeof(own) - 1);
     struct error error = ERROR_INIT;
 
     strcpy(world.work, "/var/tmp/polder-test.XXXXXX");
@@ -1028,12 +1095,16 @@ static int prepare_world(void) {
     roots[0] = world.work;
     snprintf(world.layers[0], sizeof(world.layers[0]), "%s/layer", world.work);
     world.layer_count = 1;
-    world.libexec = libexec ? libexec : "/usr/lib/polder";
+    if (size < 0)
+        return -1;
+    own[size] = '\0';
+    *strrchr(own, '/') = '\0';
+    snprintf(world.libexec, sizeof(world.libexec), "%s/../../src/guest", own);
     guest = text_format("%s/polder-guest", world.libexec);
     world.has_guest = file_exists(AT_FDCWD, guest);
-    command = text_format("%s --output %s >/dev/null && mkdir -m 755 %s && tar -C %s -xpf %s/rootfs.tar && "
+    command = text_format("%s/../../libexec/polder-build-busybox --output %s >/dev/null && mkdir -m 755 %s && tar -C %s -xpf %s/rootfs.tar && "
                           "mkdir -m 711 %s/i",
-                          builder ? builder : "libexec/polder-build-busybox", world.work, world.layers[0],
+                          sources ? sources : "tests/unit", world.work, world.layers[0],
                           world.layers[0], world.work, world.run);
     if (system(command) != 0 || cgroup_host_open("polder", &world.cgroups, &error) < 0)
         return -1;
@@ -1056,6 +1127,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_bad_command), cmocka_unit_test(test_exec),    cmocka_unit_test(test_terminal),
         cmocka_unit_test(test_input),      cmocka_unit_test(test_stop),     cmocka_unit_test(test_limits),
         cmocka_unit_test(test_disk),       cmocka_unit_test(test_mounts),   cmocka_unit_test(test_hostile_layers),
+        cmocka_unit_test(test_whiteouts),  cmocka_unit_test(test_many_layers),
         cmocka_unit_test(test_files),      cmocka_unit_test(test_adopt),    cmocka_unit_test(test_times),
     };
     int failed;

@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+#include "test.h"
+
 #include "drivers/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <cmocka.h>
 
 #include "base/file.h"
 #include "base/text.h"

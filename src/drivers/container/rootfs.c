@@ -174,9 +174,10 @@ static int adopt_root_mode(struct work *w, const char *top) {
     return 0;
 }
 
-/* No path of the host is in the options: the container can read them. */
+/* No path of the host is in the options: the container can read them. userxattr: the worker that unpacks layers has no
+ * capability and so marks opaque directories in user.overlay.opaque; redirects and metacopy are off with it. */
 static int mount_overlay(struct work *w, size_t count) {
-    static const char fixed[] = ",upperdir=disk/upper,workdir=disk/work,redirect_dir=nofollow,metacopy=off,index=off";
+    static const char fixed[] = ",upperdir=disk/upper,workdir=disk/work,userxattr,index=off";
     _cleanup_buffer_ struct buffer options = BUFFER_INIT;
     char top[24];
     int r = disk_mount(&w->request->disk, "disk");
