@@ -6,8 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Taken bytes that are kept, in which a hello may begin. */
+#define KEPT FRAME_HELLO_SIZE
+
 /* Room for one whole frame and for as much again, so that reads stay large. */
-#define BUFFER_SIZE (2 * (GUEST_HEADER_SIZE + GUEST_FRAME_MAX))
+#define BUFFER_SIZE (KEPT + 2 * (GUEST_HEADER_SIZE + GUEST_FRAME_MAX))
 
 int frame_reader_init(struct frame_reader *reader) {
     *reader = (struct frame_reader){ .buffer = malloc(BUFFER_SIZE) };
@@ -20,15 +23,18 @@ void frame_reader_done(struct frame_reader *reader) {
 }
 
 void frame_reader_clear(struct frame_reader *reader) {
-    reader->start = reader->end = 0;
+    reader->start = reader->end = reader->hello_end = 0;
     reader->synced = false;
 }
 
 uint8_t *frame_reader_space(struct frame_reader *reader, size_t *ret_size) {
-    if (reader->start > 0) {
-        memmove(reader->buffer, reader->buffer + reader->start, reader->end - reader->start);
-        reader->end -= reader->start;
-        reader->start = 0;
+    if (reader->start > KEPT) {
+        size_t drop = reader->start - KEPT;
+
+        memmove(reader->buffer, reader->buffer + drop, reader->end - drop);
+        reader->start -= drop;
+        reader->end -= drop;
+        reader->hello_end = reader->hello_end > drop ? reader->hello_end - drop : 0;
     }
     *ret_size = BUFFER_SIZE - reader->end;
     return reader->buffer + reader->end;
@@ -87,6 +93,7 @@ static int hunt(struct frame_reader *reader, struct frame *ret) {
     for (; reader->end - reader->start >= FRAME_HELLO_SIZE; reader->start++) {
         if (decode_hello(reader->buffer + reader->start, ret)) {
             reader->start += FRAME_HELLO_SIZE;
+            reader->hello_end = reader->start;
             reader->synced = true;
             return 1;
         }
@@ -94,29 +101,58 @@ static int hunt(struct frame_reader *reader, struct frame *ret) {
     return 0;
 }
 
+/* Hunts from as far back as a hello can begin that was taken for the end of a frame. */
+static void hunt_back(struct frame_reader *reader, size_t from) {
+    size_t back = from > FRAME_HELLO_SIZE - 1 ? from - (FRAME_HELLO_SIZE - 1) : 0;
+
+    reader->start = back > reader->hello_end ? back : reader->hello_end;
+    reader->synced = false;
+}
+
+/* Whether a complete hello lies across the end of a frame. */
+static bool is_straddled(const struct frame_reader *reader, size_t frame_end) {
+    struct frame frame;
+
+    size_t at = frame_end > FRAME_HELLO_SIZE - 1 ? frame_end - (FRAME_HELLO_SIZE - 1) : 0;
+
+    for (at = at > reader->hello_end ? at : reader->hello_end; at < frame_end; at++) {
+        if (at + FRAME_HELLO_SIZE <= reader->end && decode_hello(reader->buffer + at, &frame))
+            return true;
+    }
+    return false;
+}
+
 int frame_reader_next(struct frame_reader *reader, struct frame *ret) {
     size_t available = reader->end - reader->start;
     const uint8_t *data = reader->buffer + reader->start;
+    size_t frame_end;
 
     if (!reader->synced)
         return hunt(reader, ret);
     if (available < GUEST_HEADER_SIZE)
         return 0;
     if (frame_decode_header(data, &ret->header) < 0) {
-        reader->synced = false;
+        hunt_back(reader, reader->start);
         return -EBADMSG;
     }
     if (available < GUEST_HEADER_SIZE + ret->header.length)
         return 0;
+    frame_end = reader->start + GUEST_HEADER_SIZE + ret->header.length;
+    if (is_straddled(reader, frame_end)) {
+        hunt_back(reader, frame_end);
+        return hunt(reader, ret);
+    }
     ret->payload = data + GUEST_HEADER_SIZE;
-    reader->start += GUEST_HEADER_SIZE + ret->header.length;
+    reader->start = frame_end;
+    if (frame_is_hello(ret))
+        reader->hello_end = frame_end;
     return 1;
 }
 
 bool frame_reader_has_stray_hello(const struct frame_reader *reader) {
     struct frame frame;
 
-    return reader->synced && reader->end - reader->start > FRAME_HELLO_SIZE &&
+    return reader->synced && reader->end >= reader->hello_end + FRAME_HELLO_SIZE &&
            decode_hello(reader->buffer + reader->end - FRAME_HELLO_SIZE, &frame);
 }
 

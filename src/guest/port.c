@@ -2,7 +2,7 @@
 #include "guest/port.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
 
@@ -17,6 +17,10 @@
 /* How long a hello behind an unfinished frame must be the last thing that came before it is believed. */
 #define STRAY_MS 250
 
+/* How long a hang-up must last; and how long after a hello, whose connection the kernel may not know yet. */
+#define LOST_MS 1000
+#define LOST_GREETED_MS 5000
+
 static void connection_lost(struct port *port) {
     bool was_greeted = port->greeted;
 
@@ -28,13 +32,28 @@ static void connection_lost(struct port *port) {
         port->lost(port->owner);
 }
 
+static void connection_doubt(struct port *port) {
+    if (!port->lost_at && (port->greeted || port->reader.end > port->reader.start))
+        port->lost_at = monotonic_ms() + LOST_MS;
+}
+
+static void connection_check(struct port *port) {
+    struct pollfd state = { .fd = port->watch.fd };
+
+    if (!port->lost_at || monotonic_ms() < port->lost_at)
+        return;
+    port->lost_at = 0;
+    if (poll(&state, 1, 0) > 0 && state.revents & POLLHUP)
+        connection_lost(port);
+}
+
 static void port_ready(struct watch *watch, uint32_t events) {
     struct port *port = watch->owner;
 
-    /* A hang-up may be stale by now: a new daemon's hello may lie in the buffer behind the old one's last
-     * bytes. So the old connection is forgotten first and the buffer read after. */
     if (events & EPOLLHUP)
-        connection_lost(port);
+        connection_doubt(port);
+    else
+        port->lost_at = 0;
     port->readable = true;
     port->writable = true;
 }
@@ -68,6 +87,7 @@ void port_read(struct port *port) {
     uint8_t *space;
     ssize_t n;
 
+    connection_check(port);
     if (can_read(port)) {
         space = frame_reader_space(&port->reader, &size);
         n = read(port->watch.fd, space, size);
@@ -77,7 +97,7 @@ void port_read(struct port *port) {
         } else {
             port->readable = n < 0 && errno == EINTR;
             if (n == 0)
-                connection_lost(port);
+                connection_doubt(port);
         }
     }
     if (!frame_reader_has_stray_hello(&port->reader))
@@ -101,6 +121,8 @@ void port_greet(struct port *port) {
     port->out_start = port->out_end = 0;
     port->greeted = true;
     port->writable = true;
+    if (port->lost_at)
+        port->lost_at = monotonic_ms() + LOST_GREETED_MS;
 }
 
 void port_send(struct port *port, uint8_t type, uint32_t channel, const void *data, size_t size) {
@@ -142,5 +164,9 @@ bool port_is_busy(const struct port *port) {
 }
 
 uint64_t port_deadline(const struct port *port) {
-    return port->stray_since ? port->stray_since + STRAY_MS : 0;
+    uint64_t stray = port->stray_since ? port->stray_since + STRAY_MS : 0;
+
+    if (!stray || !port->lost_at)
+        return stray ? stray : port->lost_at;
+    return stray < port->lost_at ? stray : port->lost_at;
 }

@@ -94,12 +94,6 @@ static int fail(int r, const char *format, ...) {
     return r;
 }
 
-int close_fd(int fd) {
-    if (fd >= 0)
-        close(fd);
-    return -EBADF;
-}
-
 static void initramfs_done(struct initramfs *initramfs) {
     for (size_t i = 0; i < initramfs->count; i++) {
         free(initramfs->files[i].name);

@@ -144,6 +144,53 @@ static void test_stray_hello(void **state) {
     frame_reader_done(&reader);
 }
 
+/* Takes what frames there are; whether one is the hello in `hello`. */
+static bool drain(struct frame_reader *reader, const struct bytes *hello) {
+    struct frame frame;
+    bool found = false;
+    int r;
+
+    while ((r = frame_reader_next(reader, &frame)) != 0)
+        found = found || (r == 1 && frame_is_hello(&frame) &&
+                          memcmp(frame.payload, hello->data + GUEST_HEADER_SIZE, FRAME_HELLO_PAYLOAD) == 0);
+    return found;
+}
+
+/* Wherever the former sender broke off, and however the bytes come, the new one's hello is found. */
+static void test_hello_after_any_break(void **state) {
+    struct bytes hello = { .size = 0 }, old = { .size = 0 };
+
+    add_frame(&hello, GUEST_HELLO, 0, GUEST_MAGIC NONCE);
+    add_frame(&old, GUEST_HELLO, 0, GUEST_MAGIC "ffffffffffffffffffffffffffffffff");
+    add_frame(&old, GUEST_STDIN, 16, "first");
+    add_frame(&old, GUEST_STDIN, 16,
+              "a payload that is longer than a hello, so that its missing end may be exactly as long as one, "
+              "or longer, or shorter");
+    add_frame(&old, GUEST_MEMORY, 0, "");
+    for (size_t cut = FRAME_HELLO_SIZE; cut <= old.size; cut++) {
+        for (size_t split = 0; split <= hello.size; split++) {
+            struct frame_reader reader;
+            bool found;
+
+            assert_int_equal(frame_reader_init(&reader), 0);
+            feed(&reader, old.data, cut);
+            assert_false(drain(&reader, &hello));
+            feed(&reader, hello.data, split);
+            found = drain(&reader, &hello);
+            feed(&reader, hello.data + split, hello.size - split);
+            found = drain(&reader, &hello) || found;
+            if (!found && frame_reader_has_stray_hello(&reader)) {
+                frame_reader_accept_hello(&reader);
+                found = drain(&reader, &hello);
+            }
+            if (!found)
+                fail_msg("cut at %zu, hello split at %zu", cut, split);
+            assert_false(frame_reader_has_stray_hello(&reader));
+            frame_reader_done(&reader);
+        }
+    }
+}
+
 static void add_output(struct output *output, uint8_t type, const char *text) {
     assert_int_equal(output_append(output, type, text, strlen(text)), 0);
 }
@@ -217,6 +264,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cuts),         cmocka_unit_test(test_bad_headers),
         cmocka_unit_test(test_bad_hellos),   cmocka_unit_test(test_stray_hello),
+        cmocka_unit_test(test_hello_after_any_break),
         cmocka_unit_test(test_output_order), cmocka_unit_test(test_output_bounds),
     };
 
