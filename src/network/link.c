@@ -207,13 +207,27 @@ static uint32_t attribute_u32(const struct rtattr *attribute) {
     return value;
 }
 
-static void link_read_kind(const struct rtattr *nest, struct link_info *ret) {
+static void link_read_slave(const struct rtattr *nest, struct link_info *ret) {
     const struct rtattr *attribute = RTA_DATA(nest);
     size_t size = RTA_PAYLOAD(nest);
 
     for (; RTA_OK(attribute, size); attribute = RTA_NEXT(attribute, size))
-        if (attribute->rta_type == IFLA_INFO_KIND)
+        if (attribute->rta_type == IFLA_BRPORT_STATE && RTA_PAYLOAD(attribute) >= 1)
+            ret->forwarding = *(const uint8_t *) RTA_DATA(attribute) == BR_STATE_FORWARDING;
+}
+
+static void link_read_kind(const struct rtattr *nest, struct link_info *ret) {
+    const struct rtattr *attribute = RTA_DATA(nest);
+    size_t size = RTA_PAYLOAD(nest);
+
+    for (; RTA_OK(attribute, size); attribute = RTA_NEXT(attribute, size)) {
+        unsigned type = attribute->rta_type & NLA_TYPE_MASK;
+
+        if (type == IFLA_INFO_KIND)
             snprintf(ret->kind, sizeof(ret->kind), "%s", attribute_text(attribute));
+        else if (type == IFLA_INFO_SLAVE_DATA)
+            link_read_slave(attribute, ret);
+    }
 }
 
 static void link_read_attribute(const struct rtattr *attribute, struct link_info *ret) {

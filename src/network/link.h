@@ -22,6 +22,7 @@ struct link_info {
     uint32_t mtu;
     uint8_t mac[6];
     bool up;
+    bool forwarding; /* as a port of a bridge: frames pass */
 };
 
 /* A socket in the caller's network namespace, or in that of netns_fd if it is not negative. */

@@ -84,8 +84,8 @@ static size_t attribute_size(const struct nlattr *attribute) {
 }
 
 static const struct nlattr *nested_find(const struct nlattr *nest, unsigned type, size_t least) {
-    const struct nlattr *found =
-        nest ? attribute_find(attribute_data(nest), attribute_size(nest), type) : NULL;
+    const struct nlattr *found = nest ? attribute_find(attribute_data(nest), attribute_size(nest), type)
+                                      : NULL;
 
     return found && attribute_size(found) >= least ? found : NULL;
 }
@@ -174,7 +174,8 @@ static int has_table(int fd, uint8_t family) {
     struct {
         struct nlattr header;
         char name[8];
-    } name = { .header = { .nla_len = NLA_HDRLEN + sizeof(TABLE), .nla_type = NFTA_TABLE_NAME }, .name = TABLE };
+    } name = { .header = { .nla_len = NLA_HDRLEN + sizeof(TABLE), .nla_type = NFTA_TABLE_NAME },
+               .name = TABLE };
     char answer[4096] __attribute__((aligned(4)));
     const struct nlmsghdr *header = (const struct nlmsghdr *) answer;
     struct request request;
@@ -226,7 +227,8 @@ static bool is_our_end(const struct nlmsghdr *header) {
     if (header->nlmsg_type != (NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_DELTABLE))
         return false;
     name = message_find(header, NFTA_TABLE_NAME);
-    return name && attribute_size(name) == sizeof(TABLE) && memcmp(attribute_data(name), TABLE, sizeof(TABLE)) == 0;
+    return name && attribute_size(name) == sizeof(TABLE) &&
+           memcmp(attribute_data(name), TABLE, sizeof(TABLE)) == 0;
 }
 
 bool netfilter_watch_read(int fd) {

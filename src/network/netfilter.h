@@ -7,8 +7,9 @@
 
 /* The two things asked of netfilter that libnftables has no call for, over its own netlink protocol. */
 
-/* Forgets UDP flows to these ports (host byte order). A flow that began before a port was published would never be
- * translated, and one to a member that is gone would go on to its address for as long as somebody sends. Run as job. */
+/* Forgets UDP flows to these ports (host byte order). A flow that began before a port was published would
+ * never be translated, and one to a member that is gone would go on to its address for as long as somebody
+ * sends. Run as job. */
 int netfilter_forget_udp(const uint16_t *ports, size_t count);
 
 /* Are both tables called "polder" there? -errno if that cannot be asked. */

@@ -153,11 +153,36 @@ static int port_failed(const struct port_job *job, int r, struct error *error) {
     return error_errno(error, r, "%s %s", job->step, job->member->port);
 }
 
+#define FORWARDING_TIMEOUT CLOCK_SECOND
+
+/* The kernel lets a veth pair's carrier reach the bridge some milliseconds after both ends are up, more on a
+ * busy host. An ARP request in between is lost, and the next one is sent only a second later: so that is
+ * waited for. A member is no worse off without it, so that running out of time is no failure. */
+static int port_wait_forwarding(const struct network *network, const char *port) {
+    uint64_t deadline = deadline_in(FORWARDING_TIMEOUT);
+    struct link_info info;
+    int r;
+
+    while (clock_now() < deadline) {
+        r = link_get(network->socket, port, &info);
+        if (r < 0 || info.forwarding)
+            return r;
+        r = fiber_sleep(CLOCK_MILLISECOND);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
 int port_attach_container(struct network *network, const struct member *member, int netns_fd,
                           struct error *error) {
     struct port_job job = { .network = network, .member = member, .netns_fd = netns_fd, .tap_fd = -EBADF };
     int r = fiber_job(container_main, &job);
 
+    if (r >= 0) {
+        job.step = "waiting for the port";
+        r = port_wait_forwarding(network, member->port);
+    }
     return r < 0 ? port_failed(&job, r, error) : 0;
 }
 

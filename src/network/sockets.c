@@ -40,8 +40,8 @@ bool socket_parse(const char *line, bool version6, struct socket_entry *ret) {
     return true;
 }
 
-/* May one listen there? 0, or -EADDRINUSE, -EADDRNOTAVAIL, … Takes some microseconds, where reading /proc takes
- * milliseconds. */
+/* May one listen there? 0, or -EADDRINUSE, -EADDRNOTAVAIL, … Takes some microseconds, where reading /proc
+ * takes milliseconds. */
 static int try_listen(const struct publish *publish, uint32_t at) {
     int type = publish->protocol == IPPROTO_UDP ? SOCK_DGRAM : SOCK_STREAM, on = 1;
     _cleanup_close_ int fd = socket(AF_INET, type | SOCK_CLOEXEC, 0);

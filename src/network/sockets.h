@@ -20,6 +20,7 @@ struct socket_entry {
 
 /* One line of /proc/net/{tcp,udp}{,6}. False for anything else. No I/O. */
 bool socket_parse(const char *line, bool version6, struct socket_entry *ret);
-/* `except`: an address on which Polder's own dnsmasq listens. Returns 1 and who it is ("nginx (pid 812)", allocated),
- * 0, or negative errno: -EADDRNOTAVAIL if the host has no such address. Reads /proc: run as job. */
+/* `except`: an address on which Polder's own dnsmasq listens. Returns 1 and who it is ("nginx (pid 812)",
+ * allocated), 0, or negative errno: -EADDRNOTAVAIL if the host has no such address. Reads /proc: run as job.
+ */
 int sockets_find_listener(const struct publish *publish, uint32_t except, char **ret_owner);
