@@ -198,7 +198,7 @@ static int take_bytes(struct pump *pump, const char *data, size_t size) {
 static int client_fiber(void *userdata) {
     struct pump *pump = userdata;
     char data[16 * 1024];
-    int r = take_bytes(pump, data, 0); /* what came together with the first message */
+    int r = take_bytes(pump, "", 0); /* what came together with the first message */
 
     while (r == 0 && !websocket_is_closed(pump->socket->websocket)) {
         long n = connection_read(pump->socket->request->connection, data, sizeof(data), DEADLINE_NONE);

@@ -23,7 +23,7 @@ struct action_options {
 
 typedef int (*action_function)(struct invocation *invocation, const char *name, struct error *error);
 
-/* Each name, whatever became of the one before; the first error is the result. */
+/* Each name, whatever became of the one before. */
 static int for_each(struct invocation *invocation, action_function function, struct error *error) {
     int result = 0;
 
@@ -32,18 +32,19 @@ static int for_each(struct invocation *invocation, action_function function, str
         const char *name = invocation->arguments[i];
         int r = function(invocation, name, &problem);
 
-        if (r < 0)
-            suggest_instance(invocation, name, &problem);
         if (r == -EINTR && interrupt_came())
             return r;
-        if (r < 0 && result == 0) {
-            result = r;
+        if (r == 0)
+            continue;
+        suggest_instance(invocation, name, &problem);
+        result = r;
+        if (i + 1 == invocation->count)
             error_move(error, &problem);
-        } else if (r < 0) {
-            show_error(&problem, invocation->language);
-        }
+        else
+            invocation_show_error(invocation, &problem);
     }
-    return result;
+    /* Those before the last were told already. */
+    return result < 0 && !error_is_set(error) ? 1 : result;
 }
 
 static int act(struct invocation *invocation, const char *name, const char *verb, const char *body,

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/base64.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/file.h"
@@ -116,32 +117,12 @@ static int show_result(const struct invocation *invocation, const struct respons
     return 0;
 }
 
-static char *base64(const char *text) {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    _cleanup_buffer_ struct buffer out = BUFFER_INIT;
-    size_t size = strlen(text);
-    char *ret = NULL;
-
-    for (size_t i = 0; i < size; i += 3) {
-        unsigned bits = (unsigned) (unsigned char) text[i] << 16;
-        if (i + 1 < size)
-            bits |= (unsigned) (unsigned char) text[i + 1] << 8;
-        if (i + 2 < size)
-            bits |= (unsigned char) text[i + 2];
-        buffer_add_char(&out, digits[bits >> 18]);
-        buffer_add_char(&out, digits[bits >> 12 & 63]);
-        buffer_add_char(&out, i + 1 < size ? digits[bits >> 6 & 63] : '=');
-        buffer_add_char(&out, i + 2 < size ? digits[bits & 63] : '=');
-    }
-    return buffer_take(&out, &ret) < 0 ? NULL : ret;
-}
-
 /* --creds user:password as the auth.json of the registry in `source`. */
 static char *credentials_file(const char *source, const char *credentials) {
     _cleanup_buffer_ struct buffer out = BUFFER_INIT;
     struct emitter emitter = EMITTER_INIT(&out);
     const char *host = text_starts(source, "docker://") ? source + 9 : source;
-    _cleanup_free_ char *registry = strndup(host, strcspn(host, "/")), *encoded = base64(credentials);
+    _cleanup_free_ char *registry = strndup(host, strcspn(host, "/")), *encoded = base64_encode(credentials, strlen(credentials));
     char *ret = NULL;
 
     if (!registry || !encoded)

@@ -58,7 +58,7 @@ static char *promised_text(struct json_object *node, const char *part, const cha
     promised = number_of(node, path, milli);
     snprintf(path, sizeof(path), "%s.taken%s", part, milli ? "_milli" : "");
     taken = number_of(node, path, milli);
-    return text_format("%s real, %s may be promised, %s taken", has ? has : "", promised ? promised : "",
+    return text_format("%s real, %s promised, %s of the real taken", has ? has : "", promised ? promised : "",
                        taken ? taken : "");
 }
 
@@ -151,9 +151,9 @@ static const char *mark_of(const char *level) {
 }
 
 static void show_part(const char *label, const char *text) {
-    if (!text)
+    if (!text || !*text)
         return;
-    printf("           %s", label);
+    printf("         %s", label);
     print_escaped(stdout, text, strlen(text), false);
     putchar('\n');
 }

@@ -76,6 +76,7 @@ struct invocation {
     struct instance_spec spec;
     uint64_t spec_given;     /* bit per row of instance_spec_table */
     struct client *client;   /* made at the first request */
+    char *suggestion;        /* the name that was meant, perhaps */
 };
 
 struct command {
@@ -104,6 +105,8 @@ extern const struct command *const commands[]; /* NULL-terminated */
 /* Words are a command line without the program's name. Sets up the invocation; USAGE errors. */
 int command_parse(int count, char **words, struct invocation *ret, struct error *error);
 void invocation_done(struct invocation *invocation);
+/* The error, and the name that was perhaps meant. */
+void invocation_show_error(struct invocation *invocation, const struct error *error);
 const struct command *command_find(const struct command *const *list, const char *name);
 
 /* All flags of a command in one view: its own, the common ones, the spec's, and those of every command. */

@@ -62,7 +62,7 @@ int main(int count, char **arguments) {
         r = error_errno(&error, -errno, "writing");
     if (r < 0) {
         if (error_is_set(&error))
-            show_error(&error, invocation.language);
+            invocation_show_error(&invocation, &error);
         r = exit_status(&invocation, r, &error);
     }
     client_free(invocation.client);

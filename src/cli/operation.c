@@ -62,8 +62,15 @@ void suggest_instance(struct invocation *invocation, const char *name, const str
         names[count++] = json_text(json_object_array_get_idx(list, i), "name", "");
     names[count] = NULL;
     near = text_suggest(name, names);
-    if (near)
-        show_note("did you mean '%s'?", near);
+    if (near && !invocation->suggestion)
+        invocation->suggestion = strdup(near);
+}
+
+void invocation_show_error(struct invocation *invocation, const struct error *error) {
+    show_error(error, invocation->language);
+    if (invocation->suggestion)
+        show_note("did you mean '%s'?", invocation->suggestion);
+    free(STEAL_PTR(invocation->suggestion));
 }
 
 /* --- progress ------------------------------------------------------------------------------------------------------- */

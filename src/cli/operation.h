@@ -20,5 +20,5 @@ int operation_follow(struct invocation *invocation, struct response *operation, 
 int invocation_client(struct invocation *invocation, struct client **ret, struct error *error);
 /* "/v1/instances/NAME" + suffix, encoded. Allocated. */
 char *instance_path(const char *name, const char *suffix);
-/* For NOT_FOUND of an instance: adds "did you mean …". */
+/* For NOT_FOUND of an instance: remembers the nearest name, which is told after the error. */
 void suggest_instance(struct invocation *invocation, const char *name, const struct error *error);

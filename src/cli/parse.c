@@ -292,6 +292,8 @@ static int unknown_flag(const struct command *command, const char *word, const c
         near = text_suggest(name, words);
     if (near)
         return usage(error, "'%s' has no flag '%s'; did you mean '--%s'?", command->name, word, near);
+    if (!command->run)
+        return usage(error, "there is no flag '%s' for all commands; see 'polder --help'", word);
     return usage(error, "'%s' has no flag '%s'; see 'polder %s --help'", command->name, word, command->name);
 }
 
@@ -503,5 +505,6 @@ void invocation_done(struct invocation *invocation) {
             list_free(*(char ***) ((char *) invocation->options + command->flags[i].offset));
     free(invocation->options);
     free(invocation->arguments);
+    free(invocation->suggestion);
     table_done(&instance_spec_table, &invocation->spec);
 }
