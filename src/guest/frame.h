@@ -42,10 +42,11 @@ void frame_reader_commit(struct frame_reader *reader, size_t size);
  * reader hunts for the next hello from now on. */
 int frame_reader_next(struct frame_reader *reader, struct frame *ret);
 
-/* True if the last bytes that came are a complete hello which is no frame of its own: its sender's predecessor
- * vanished half-way through a frame, and the hello lies in what that frame still lacked. As data may look like this
- * too, the caller waits whether more comes; frame_reader_accept_hello then drops what precedes the hello. (A hello
- * across the end of a frame cannot be data: frame_reader_next finds it by itself and drops the broken frame.) */
+/* True if the last bytes that came are a complete hello which is no frame of its own: its sender's
+ * predecessor vanished half-way through a frame, and the hello lies in what that frame still lacked. As data
+ * may look like this too, the caller waits whether more comes; frame_reader_accept_hello then drops what
+ * precedes the hello. (A hello across the end of a frame cannot be data: frame_reader_next finds it by itself
+ * and drops the broken frame.) */
 bool frame_reader_has_stray_hello(const struct frame_reader *reader);
 void frame_reader_accept_hello(struct frame_reader *reader);
 

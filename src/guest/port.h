@@ -4,10 +4,11 @@
 #include "guest/frame.h"
 #include "guest/loop.h"
 
-/* The virtio port: frames in, frames out, and whether a daemon listens. The port is watched edge-triggered, because
- * it reports a hang-up for as long as no daemon is connected. What it reports is only a hint: the kernel learns of
- * connections and of data by two queues, so a new daemon's hello may be read before the end of the old connection,
- * or the beginning of the new one, is known. A hello counts at once, a hang-up only if it lasts. */
+/* The virtio port: frames in, frames out, and whether a daemon listens. The port is watched edge-triggered,
+ * because it reports a hang-up for as long as no daemon is connected. What it reports is only a hint: the
+ * kernel learns of connections and of data by two queues, so a new daemon's hello may be read before the end
+ * of the old connection, or the beginning of the new one, is known. A hello counts at once, a hang-up only if
+ * it lasts. */
 
 struct port {
     struct watch watch;
@@ -16,8 +17,8 @@ struct port {
     size_t out_start, out_end;
     bool greeted; /* a daemon said hello, and its connection has not ended since */
     bool readable, writable;
-    /* CLOCK_MONOTONIC ms, 0: none. Since when a hello waits behind an unfinished frame, and when a hang-up that still
-     * lasts is believed. */
+    /* CLOCK_MONOTONIC ms, 0: none. Since when a hello waits behind an unfinished frame, and when a hang-up
+     * that still lasts is believed. */
     uint64_t stray_since, lost_at;
     /* The connection ended. */
     void (*lost)(void *owner);

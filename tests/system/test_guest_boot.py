@@ -264,8 +264,10 @@ def test_terminal(shared):
     shared.send(gw.RESIZE, 27, {"rows": 40, "columns": 100})
     shared.write(27, b"stty size\n")
     shared.wait(lambda: b"40 100\r\n" in stream.stdout)
-    shared.write(27, b"sleep 1000\n")
+    shared.write(27, b"sh -c 'trap \"echo caught; exit\" INT; echo $((6*7)) ready; while :; do sleep 0.1; done'\n")
+    shared.wait(lambda: b"42 ready\r\n" in stream.stdout)
     shared.write(27, b"\x03")
+    shared.wait(lambda: b"caught\r\n" in stream.stdout)
     shared.write(27, b"echo after $((40+2))\n")
     shared.wait(lambda: b"after 42" in stream.stdout)
     shared.write(27, b"exit 5\n")
@@ -453,13 +455,15 @@ def test_backlog_while_nobody_listens(boot):
     wire.send(gw.STDIN, MAIN, b"\n")
     wire.close()
     end = time.monotonic() + gw.DEADLINE
-    while True:  # until it has ended, connecting anew each time; between two the output must not stop it
+    # Until it has ended, connecting anew each time; between two the output must not stop it. A hang-up has to last a
+    # second before the agent believes it.
+    while True:
         wire = vm.connect()
         state = wire.hello()
         if state.get("exited") or time.monotonic() > end:
             break
         wire.close()
-        time.sleep(0.3)
+        time.sleep(2)
     main = wire.stream(MAIN)
     wire.wait(lambda: main.exit)
     assert main.exit == {"code": 4} and main.stdout.endswith(b"\nlast\n")

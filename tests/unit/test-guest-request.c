@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/base64.h"
 #include "guest/request.h"
 #include "guest/settings.h"
 #include "guest/user.h"
