@@ -35,7 +35,7 @@ static void test_open(struct test *test) {
 
     *test = (struct test){ 0 };
     uuid_new(test->uuid);
-    assert_int_equal(cgroup_host_open("polder", &test->host, &error), 0);
+    assert_int_equal(cgroup_host_open("polder-test", &test->host, &error), 0);
     assert_int_equal(cgroup_ensure(test->host, test->uuid, &test->group, &error), 0);
 }
 
@@ -212,7 +212,7 @@ static int bad_main(void *userdata) {
     struct cgroup *group = NULL;
     struct error error = ERROR_INIT;
 
-    assert_int_equal(cgroup_host_open("polder", &host, &error), 0);
+    assert_int_equal(cgroup_host_open("polder-test", &host, &error), 0);
     assert_true(cgroup_ensure(host, "../../x", &group, &error) < 0);
     error_clear(&error);
     assert_true(cgroup_remove(host, "", deadline_in(SOON), &error) < 0);
