@@ -747,7 +747,6 @@ static int case_hostile_layers(void *userdata) {
     assert_int_not_equal(start_with(&test, (char *[]){ (char *) "true", NULL }, NULL, &error), 0);
     assert_int_equal(error.code, ERROR_BAD_VALUE);
     error_clear(&error);
-    command_output("true");
     _cleanup_free_ char *fix = text_format("rm %s/etc/group", world.layers[1]);
     assert_int_equal(system(fix), 0);
     test.instance.process.user = NULL;
@@ -925,6 +924,57 @@ static void test_adopt(void **state) {
     adopt_case(ticking, false, -2, true, 0);
     adopt_case("echo ready; sleep 0.1; exit 7", false, 7, false, 1000);
     loop_done();
+}
+
+static int starting_main(void *userdata) {
+    struct stream *stream = NULL;
+    struct test test;
+
+    test_init_named(&test, userdata);
+    SHELL(&test, &stream, "echo ready; sleep 1000");
+    read_until(stream, "ready\n");
+    (void) fiber_sleep(60 * CLOCK_SECOND);
+    return 0;
+}
+
+/* What a start that was cut off at any moment left is found and removed. */
+static int cleaning_main(void *userdata) {
+    struct driver_exit exit;
+    struct error error = ERROR_INIT;
+    bool running, paused;
+    struct test test;
+
+    test_init_named(&test, userdata);
+    assert_int_equal(cgroup_ensure(world.cgroups, test.uuid, &test.instance.cgroup, &error), 0);
+    assert_int_equal(container_driver.adopt(test.driver, &test.instance, &running, &paused, &exit, &error), 0);
+    if (running) {
+        int code;
+        free(run_inside(&test, "exit 5", &code));
+        assert_int_equal(code, 5);
+    }
+    test_done(&test);
+    _cleanup_free_ char *command = text_format("pgrep -f -- '[-]-cid=%s'", (char *) userdata);
+    _cleanup_free_ char *left = command_output(command);
+    assert_string_equal(left, "");
+    return 0;
+}
+
+static void test_crash_anywhere(void **state) {
+    for (unsigned delay = 0; delay < 40000; delay += 1000) {
+        char uuid[UUID_TEXT_SIZE];
+        pid_t pid;
+
+        uuid_new(uuid);
+        pid = fork();
+        if (pid == 0) {
+            loop_with(starting_main, uuid);
+            _exit(1);
+        }
+        usleep(delay);
+        assert_int_equal(kill(pid, SIGKILL), 0);
+        assert_int_equal(waitpid(pid, NULL, 0), pid);
+        loop_with(cleaning_main, uuid);
+    }
 }
 
 static int case_files(void *userdata) {
@@ -1106,7 +1156,7 @@ static int prepare_world(void) {
                           "mkdir -m 711 %s/i",
                           sources ? sources : "tests/unit", world.work, world.layers[0],
                           world.layers[0], world.work, world.run);
-    if (system(command) != 0 || cgroup_host_open("polder", &world.cgroups, &error) < 0)
+    if (system(command) != 0 || cgroup_host_open("polder-test-driver", &world.cgroups, &error) < 0)
         return -1;
     if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
         return -1;
@@ -1128,7 +1178,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_input),      cmocka_unit_test(test_stop),     cmocka_unit_test(test_limits),
         cmocka_unit_test(test_disk),       cmocka_unit_test(test_mounts),   cmocka_unit_test(test_hostile_layers),
         cmocka_unit_test(test_whiteouts),  cmocka_unit_test(test_many_layers),
-        cmocka_unit_test(test_files),      cmocka_unit_test(test_adopt),    cmocka_unit_test(test_times),
+        cmocka_unit_test(test_files),      cmocka_unit_test(test_adopt),    cmocka_unit_test(test_crash_anywhere), cmocka_unit_test(test_times),
     };
     int failed;
 

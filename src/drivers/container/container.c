@@ -216,11 +216,8 @@ static void adopt_end(struct container *container, struct driver_exit *ret) {
 
 /* Init is gone or never was: conmon, if it lives, is about to write the code. */
 static void adopt_dead(struct container *container, bool created, struct driver_exit *ret) {
-    struct cgroup *cgroup = container->instance->cgroup;
-
     if (!created) {
-        if (cgroup)
-            (void) cgroup_kill(cgroup);
+        (void) container_kill_group(container, deadline_in(KILL_TIME));
         (void) process_end(&container->monitor, 0);
         *ret = (struct driver_exit){ .code = -1, .reason = "its start was cut off" };
     } else {
@@ -301,8 +298,8 @@ static int container_adopt(void *data, struct driver_instance *instance, bool *r
     container->directory = close_fd(container->directory);
     container->directory = open(container->run_path, O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     r = container->directory < 0 ? -ENOENT : state_read(container, &created);
-    if (r == -ENOENT && instance->cgroup)
-        (void) cgroup_kill(instance->cgroup); /* started, but died before it wrote that down */
+    if (r == -ENOENT)
+        (void) container_kill_group(container, deadline_in(KILL_TIME)); /* started, but died before it wrote that down */
     if (r < 0)
         return 0;
     if (container->init.pidfd >= 0 &&
@@ -322,7 +319,6 @@ static int container_adopt(void *data, struct driver_instance *instance, bool *r
 
 /* Also what state_read finds, for a release without an adopt before. */
 static int end_all(struct container *container, struct error *error) {
-    struct driver_instance *instance = container->instance;
     bool created;
     int r = container_kill(container, deadline_in(KILL_TIME));
 
@@ -331,8 +327,6 @@ static int end_all(struct container *container, struct error *error) {
     if (container->directory >= 0 && container->monitor.pidfd < 0)
         (void) state_read(container, &created);
     (void) process_signal(&container->init, SIGKILL);
-    if (instance->cgroup)
-        (void) cgroup_kill(instance->cgroup);
     if (container->monitor.pidfd >= 0 && process_wait(&container->monitor, deadline_in(DRAIN_TIME), NULL) < 0)
         (void) process_end(&container->monitor, 0);
     process_done(&container->monitor);

@@ -109,7 +109,9 @@ int watch_start(struct container *container);
 void watch_stop(struct container *container);
 /* Waits until it has ended; -ETIMEDOUT. */
 int watch_wait(struct container *container, uint64_t deadline);
-/* Kills all of it and waits. */
+/* Kills what is in the cgroup until nothing is. */
+int container_kill_group(struct container *container, uint64_t deadline);
+/* Kills all of it and waits for the end. */
 int container_kill(struct container *container, uint64_t deadline);
 
 /* logs.c: keeps the log whole over conmon's rotations. */

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -32,7 +33,8 @@ struct launch {
     int result;
 };
 
-/* In the child: into the namespace in which the root file system is mounted. */
+/* In the child: into the namespace in which the root file system is mounted. Until here it dies with the daemon; from here
+ * on it is in the cgroup, where adopt finds it, and lives on. */
 static int enter_namespace(void *userdata) {
     const struct launch *launch = userdata;
 
@@ -40,7 +42,9 @@ static int enter_namespace(void *userdata) {
         return -errno;
     if (fcntl(NAMESPACE_FD, F_SETFD, FD_CLOEXEC) < 0)
         return -errno;
-    return chdir(launch->run_path) < 0 ? -errno : 0;
+    if (chdir(launch->run_path) < 0)
+        return -errno;
+    return prctl(PR_SET_PDEATHSIG, 0) < 0 ? -errno : 0;
 }
 
 static int build_arguments(const struct container *container, uint64_t log_limit, char ***ret) {
@@ -100,6 +104,7 @@ static int launch_monitor(struct container *container, const struct rootfs *root
         .environment = (char *const *) environment,
         .fds = fds,
         .fd_count = ELEMENTS(fds),
+        .die_with_parent = true,
         .setup = enter_namespace,
         .userdata = &launch,
     };
@@ -219,7 +224,8 @@ static int run_start(const struct container *container, struct error *error) {
     return root ? process_run(&spec, &run, error) : error_errno(error, -ENOMEM, "starting the container");
 }
 
-/* Init waits for one byte in crun's "exec.fifo"; this is what `crun start` does, without a program. */
+/* Init waits for one byte in crun's "exec.fifo"; this is what `crun start` does, without a program. The name goes last:
+ * as long as it is there, adopt takes the container for one that never started. */
 int monitor_release(struct container *container, struct error *error) {
     _cleanup_free_ char *path = text_format("%s/%s/exec.fifo", container->driver->crun_root, container->uuid);
     _cleanup_close_ int fd = -EBADF;
@@ -229,7 +235,7 @@ int monitor_release(struct container *container, struct error *error) {
     fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0 && errno == ENOENT)
         return run_start(container, error);
-    if (fd < 0 || unlink(path) < 0 || write(fd, "", 1) != 1)
+    if (fd < 0 || write(fd, "", 1) != 1 || unlink(path) < 0)
         return error_errno(error, -errno, "starting the created container");
     return 0;
 }

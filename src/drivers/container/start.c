@@ -173,8 +173,7 @@ static void undo(struct container *container) {
     watch_stop(container);
     logs_unwatch(container);
     (void) process_signal(&container->init, SIGKILL);
-    if (instance->cgroup)
-        (void) cgroup_kill(instance->cgroup);
+    (void) container_kill_group(container, deadline);
     if (container->monitor.pidfd >= 0 && process_wait(&container->monitor, deadline, NULL) < 0)
         (void) process_end(&container->monitor, 0);
     process_done(&container->monitor);

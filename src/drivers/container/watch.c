@@ -103,11 +103,24 @@ int watch_wait(struct container *container, uint64_t deadline) {
     return 0;
 }
 
-int container_kill(struct container *container, uint64_t deadline) {
+/* A killed process leaves its group a moment later, which cannot be waited for on v1. */
+int container_kill_group(struct container *container, uint64_t deadline) {
     struct cgroup *cgroup = container->instance ? container->instance->cgroup : NULL;
+    int r = 0;
+
+    while (cgroup && !cgroup_is_empty(cgroup)) {
+        (void) cgroup_kill(cgroup);
+        r = clock_now() > deadline ? -ETIMEDOUT : fiber_sleep(CLOCK_MILLISECOND);
+        if (r < 0)
+            break;
+    }
+    return r;
+}
+
+int container_kill(struct container *container, uint64_t deadline) {
+    int r;
 
     (void) process_signal(&container->init, SIGKILL);
-    if (cgroup)
-        (void) cgroup_kill(cgroup);
-    return watch_wait(container, deadline);
+    r = container_kill_group(container, deadline);
+    return r < 0 ? r : watch_wait(container, deadline);
 }
