@@ -175,6 +175,8 @@ def bare_crun(daemon, keeper, scratch):
     config["process"]["args"] = ["/bin/true"]
     config["process"]["terminal"] = False
     config["linux"]["cgroupsPath"] = "/polder-bench/bare"
+    # The driver's bundle names its root relative to the directory in which it is mounted.
+    config["root"]["path"] = str(run / config["root"]["path"])
     bundle = pathlib.Path(scratch) / "bundle"
     bundle.mkdir(exist_ok=True)
     (bundle / "config.json").write_text(json.dumps(config))
