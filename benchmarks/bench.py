@@ -312,6 +312,7 @@ def main():
         subprocess.run(["umount", "/sys/fs/cgroup/unified"], check=False)
     report = Report()
     scratch = tempfile.mkdtemp(prefix="polder-bench-")
+    os.chmod(scratch, 0o711)
     daemon = None
     try:
         if arguments.only in (None, "daemon"):
