@@ -164,6 +164,24 @@ static int choose_address(struct manager *manager, struct instance *instance, st
                             &instance->assigned.mac, &instance->assigned.address, error);
 }
 
+/* The subnet had to move while the instance was stopped: it gets a new address, durable before it is used. */
+int instance_readdress(struct instance *instance, struct error *error) {
+    struct manager *manager = instance->manager;
+    struct instance_assigned *assigned = &instance->assigned;
+    int r;
+
+    if (!manager->network || !assigned->address || network_has_address(manager->network, assigned->address))
+        return 0;
+    free(assigned->address);
+    free(assigned->mac);
+    assigned->address = assigned->mac = NULL;
+    r = choose_address(manager, instance, error);
+    if (r >= 0)
+        r = manager_commit_instance(manager, instance, &actor_daemon, "instance.readdress", false, NULL, 0, error);
+    instance_touch(instance);
+    return r;
+}
+
 /* The kind for `auto`, from what the image is and what the host can do, and why. */
 static int choose_kind(struct manager *manager, const struct image *image, int *ret, char **ret_why,
                        struct error *error) {

@@ -71,6 +71,8 @@ void process_settings_done(struct process_settings *process);
 /* --- create and change ------------------------------------------------------------------------------------------ */
 void idempotency_free(struct manager *manager);
 int idempotency_remember(struct manager *manager, const char *key, const char *uuid, struct operation *operation);
+/* Fiber. A new address if the network no longer has the instance's. */
+int instance_readdress(struct instance *instance, struct error *error);
 /* The one check of a final spec with its kind decided, before every commit. */
 int instance_admissible(struct manager *manager, const struct instance *instance, struct error *error);
 

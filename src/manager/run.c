@@ -195,6 +195,8 @@ static int image_resolve(struct instance *instance, struct error *error) {
 static int start_driver(struct instance *instance, const struct driver_start *start, struct error *error) {
     int r = image_resolve(instance, error);
 
+    if (r >= 0)
+        r = instance_readdress(instance, error);
     FAILPOINT("start-before-directories");
     if (r >= 0)
         r = directories_make(instance, error);
