@@ -109,6 +109,8 @@ static void add_display(struct maker *maker) {
  * be down, has seen it. A microVM never restarts inside. */
 static void add_actions(struct maker *maker) {
     add(maker, "-action", "shutdown=pause%s,panic=pause", is_microvm(maker) ? ",reboot=shutdown" : "");
+    if (!is_microvm(maker))
+        add(maker, "-device", "pvpanic");
     if (maker->plan->restore) {
         add(maker, "-incoming", "defer");
         add(maker, "-S", NULL);

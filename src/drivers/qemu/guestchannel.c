@@ -209,10 +209,9 @@ static void streams_end(struct channel *channel, int code, const char *problem, 
     fiber_queue_wake_all(&channel->writers);
 }
 
+/* Not the main one. */
 static void channel_end(struct guestport *port, struct channel *channel, int code, const char *problem, int result) {
     streams_end(channel, code, problem, result);
-    if (channel_is_main(channel))
-        return;
     channel_unlink(port, channel);
     free(channel);
 }
@@ -221,7 +220,7 @@ static void main_end(struct guestport *port, int code, const char *problem) {
     port->main_ended = true;
     if (port->handlers && port->handlers->exited)
         port->handlers->exited(code, problem, port->userdata);
-    channel_end(port, &port->main, code, problem, 0);
+    streams_end(&port->main, code, problem, 0);
 }
 
 int channel_exited(struct guestport *port, const struct frame *frame) {
