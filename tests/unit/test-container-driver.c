@@ -335,7 +335,7 @@ static int case_inside(void *userdata) {
     SHELL(&test, &stream, "id; hostname; env; pwd; cat /proc/self/status /proc/self/uid_map /proc/self/mountinfo; "
                           "cat /etc/hosts /etc/hostname; ls -ln / /dev; ls /proc/1/ns; ulimit -n; "
                           "echo x > /etc/new && ls -ln /etc/new; mount -t tmpfs x /tmp && echo MOUNTED; "
-                          "unshare -U true && echo UNSHARED; mknod /x c 1 3 && echo MADE; "
+                          "unshare -U true && echo UNSHARED; chmod 600 /dev/null && echo CHANGED; echo x > /dev/null;  mknod /x c 1 3 && echo MADE; "
                           "cat /proc/kcore | wc -c; echo 1 > /proc/sys/kernel/panic && echo WROTE; echo done");
     _cleanup_free_ char *text = read_all(stream);
     stream_free(stream);
@@ -358,11 +358,16 @@ static int case_inside(void *userdata) {
     assert_true(contains(text, "\ndone\n"));
     assert_null(strstr(text, "MOUNTED"));
     assert_null(strstr(text, "UNSHARED"));
+    assert_null(strstr(text, "CHANGED"));
     assert_null(strstr(text, "MADE"));
     assert_null(strstr(text, "WROTE"));
     assert_null(strstr(text, "/polder"));
-    /* A file it made belongs to its range. */
+    /* The host's devices are not its own, neither by the hand of crun nor by its own. */
     struct stat status;
+    assert_int_equal(stat("/dev/null", &status), 0);
+    assert_int_not_equal(status.st_uid, test.assigned.uid_base);
+    assert_int_equal(status.st_mode & 07777, 0666);
+    /* A file it made belongs to its range. */
     _cleanup_free_ char *file = text_format("%s/upper/etc/new", test.state);
     assert_int_equal(stat(file, &status), 0);
     assert_int_equal(status.st_uid, test.assigned.uid_base);

@@ -38,6 +38,7 @@ void container_unref(struct container *container) {
     process_done(&container->monitor);
     process_done(&container->init);
     close_fd(container->directory);
+    close_fd(container->mount_namespace);
     free(container->uuid);
     free(container->run_path);
     free(container->state_path);
@@ -59,6 +60,7 @@ int container_of_instance(struct container_driver *driver, struct driver_instanc
     container->monitor = container->init = (struct process) PROCESS_INIT;
     container->directory = -EBADF;
     container->log_watch = -1;
+    container->mount_namespace = -EBADF;
     container->uuid = strdup(instance->assigned->uuid);
     container->run_path = strdup(instance->run_path);
     container->state_path = strdup(instance->state_path);
@@ -331,6 +333,7 @@ static int end_all(struct container *container, struct error *error) {
         (void) process_end(&container->monitor, 0);
     process_done(&container->monitor);
     process_done(&container->init);
+    container_close_mounts(container);
     return 0;
 }
 

@@ -50,6 +50,7 @@ struct container {
     struct process monitor;  /* conmon */
     struct process init;
     struct sd_event_source *watch; /* of monitor or init */
+    int mount_namespace;     /* held so that conmon's end does not wait for the unmounting; closed in a job */
     bool active;             /* started, and its end not yet taken */
     bool ended;              /* exit is valid */
     struct driver_exit exit;
@@ -109,6 +110,8 @@ int watch_start(struct container *container);
 void watch_stop(struct container *container);
 /* Waits until it has ended; -ETIMEDOUT. */
 int watch_wait(struct container *container, uint64_t deadline);
+/* Unmounts what only we still hold. Waits. */
+void container_close_mounts(struct container *container);
 /* Kills what is in the cgroup until nothing is. */
 int container_kill_group(struct container *container, uint64_t deadline);
 /* Kills all of it and waits for the end. */

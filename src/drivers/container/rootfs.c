@@ -270,23 +270,27 @@ static int attach_bind(struct work *w, size_t index) {
     return r < 0 ? fail(w, r, "attaching the mount", mount->name) : 0;
 }
 
-/* See rootfs_open_program. */
-static int protect_program(struct work *w) {
-    _cleanup_close_ int fd = -EBADF;
-    int r;
+static int make_read_only(struct work *w, const char *path) {
+    _cleanup_close_ int fd = rootfs_open_program(path);
+    int r = fd < 0 ? fd : attach_mount(fd, path);
 
-    if (!w->request->program)
-        return 0;
-    fd = rootfs_open_program(w->request->program);
-    r = fd < 0 ? fd : attach_mount(fd, w->request->program);
-    return r < 0 ? fail(w, r, "protecting", w->request->program) : 0;
+    return r < 0 ? fail(w, r, "protecting", path) : 0;
+}
+
+/* crun gives its standard streams to the container's root, even when they are the host's /dev/null, and the container
+ * sees that very device: its root could then take it from everybody. Neither works through a read-only mount. For the
+ * program see rootfs_open_program. */
+static int protect_host(struct work *w) {
+    int r = make_read_only(w, "/dev/null");
+
+    return r < 0 || !w->request->program ? r : make_read_only(w, w->request->program);
 }
 
 static int build(struct work *w) {
     int r = enter_scratch(w);
 
     if (r >= 0)
-        r = protect_program(w);
+        r = protect_host(w);
     if (r >= 0)
         r = make_root(w);
     if (r >= 0)

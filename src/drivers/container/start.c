@@ -122,8 +122,10 @@ static int attach_network(struct container *container, struct error *error) {
 static int create(struct container *container, const struct driver_start *start, struct error *error) {
     _cleanup_prepared_root_ struct prepared_root prepared = { 0 };
     _cleanup_rootfs_ struct rootfs rootfs = ROOTFS_INIT;
-    int r = ensure_filter(container->driver, error);
+    int r;
 
+    container_close_mounts(container);
+    r = ensure_filter(container->driver, error);
     if (r >= 0)
         r = ensure_directory(container, error);
     if (r >= 0)
@@ -136,6 +138,8 @@ static int create(struct container *container, const struct driver_start *start,
         r = write_bundle(container, &rootfs, start ? start->terminal : NULL, error);
     if (r >= 0)
         r = monitor_start(container, &rootfs, error);
+    if (r >= 0)
+        container->mount_namespace = STEAL_FD(rootfs.mount_namespace);
     return r;
 }
 
@@ -178,6 +182,7 @@ static void undo(struct container *container) {
         (void) process_end(&container->monitor, 0);
     process_done(&container->monitor);
     process_done(&container->init);
+    container_close_mounts(container);
     if (container->driver->context.network && instance->assigned->address)
         (void) network_detach(container->driver->context.network, container->uuid, NULL);
     (void) remove_remains(container, NULL);

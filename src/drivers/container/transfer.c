@@ -129,6 +129,7 @@ static int open_stopped(struct transfer *transfer, struct rootfs *ret, struct er
 
     if (r < 0)
         return error_errno(error, r, "creating %s", container->run_path);
+    container_close_mounts(container);
     transfer->offline = true;
     container->offline_users++;
     transfer->spec.setup = enter_stopped;

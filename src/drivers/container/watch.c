@@ -40,6 +40,18 @@ static void take_end(struct container *container) {
     container->ended = true;
 }
 
+static int close_job(void *userdata) {
+    struct container *container = userdata;
+
+    container->mount_namespace = close_fd(container->mount_namespace);
+    return 0;
+}
+
+void container_close_mounts(struct container *container) {
+    if (container->mount_namespace >= 0)
+        (void) fiber_job(close_job, container);
+}
+
 /* Reaps conmon; then, if it did not see the end, waits for init. */
 static int end_main(void *userdata) {
     _cleanup_container_ struct container *container = userdata;
@@ -57,6 +69,7 @@ static int end_main(void *userdata) {
     fiber_queue_wake_all(&container->changed);
     if (container->instance && events && events->exited)
         events->exited(container->instance, &container->exit);
+    container_close_mounts(container);
     return 0;
 }
 
