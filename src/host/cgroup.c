@@ -234,6 +234,9 @@ void cgroup_host_free(struct cgroup_host *host) {
     if (!host)
         return;
     for (size_t i = 0; i < host->count; i++) {
+        /* Gone if nothing runs in it any more; refused, and kept, otherwise. */
+        if (host->base && host->hierarchies[i].fd >= 0)
+            (void) unlinkat(host->hierarchies[i].fd, host->base, AT_REMOVEDIR);
         close_fd(host->hierarchies[i].fd);
         free(host->hierarchies[i].controllers);
     }
