@@ -36,6 +36,7 @@
 #define UNMOUNT_DETACH 2
 /* Above every number that a child's listed descriptors are placed at, so that none of ours is overwritten. */
 #define LIFTED_FD 512
+#define OPEN_FILES_DEFAULT 1024
 
 #if defined(__x86_64__)
 #define LIBRARY_DIRECTORY "/usr/lib/x86_64-linux-gnu"
@@ -142,9 +143,17 @@ static int jail_add_all(struct jail *jail, const struct jail_view *views, size_t
     return 0;
 }
 
+/* Not above what the daemon itself may have: raising that takes a capability that it may not hold. */
+static struct rlimit files_limit(uint64_t wanted) {
+    struct rlimit own;
+
+    if (getrlimit(RLIMIT_NOFILE, &own) >= 0 && own.rlim_max < wanted)
+        wanted = own.rlim_max;
+    return (struct rlimit){ wanted, wanted };
+}
+
 int jail_new(const struct jail_options *options, struct jail **ret, const char **ret_missing) {
     _cleanup_jail_ struct jail *jail = calloc(1, sizeof(*jail));
-    uint64_t files = options->open_files ? options->open_files : 1024;
     int r;
 
     if (!jail)
@@ -155,7 +164,7 @@ int jail_new(const struct jail_options *options, struct jail **ret, const char *
     jail->system_libraries = options->system_libraries;
     jail->uid = options->uid;
     jail->gid = options->gid;
-    jail->files = (struct rlimit){ files, files };
+    jail->files = files_limit(options->open_files ? options->open_files : OPEN_FILES_DEFAULT);
     jail->space = options->address_space ? (struct rlimit){ options->address_space, options->address_space }
                                          : (struct rlimit){ RLIM_INFINITY, RLIM_INFINITY };
     jail->capabilities = options->capabilities;

@@ -33,7 +33,7 @@ struct jail_options {
     bool system_libraries;  /* the dynamic loader and the libraries of this machine's architecture */
     uid_t uid;
     gid_t gid;
-    uint64_t open_files;    /* RLIMIT_NOFILE, 0: 1024 */
+    uint64_t open_files;    /* RLIMIT_NOFILE, 0: 1024; never above the daemon's own */
     uint64_t address_space; /* RLIMIT_AS in bytes, 0: none */
     unsigned capabilities;  /* of the first 32, as bits: kept over the change to uid (for virtiofsd); usually 0 */
 };

@@ -47,7 +47,7 @@ static bool input_there(const char *name) {
 /* --- storage and network in small -------------------------------------------------------------------------------- */
 
 int storage_kernel(struct storage *storage _unused_, struct kernel_files *ret, struct error *error _unused_) {
-    *ret = (struct kernel_files){ .version = strdup("test"), .kernel = input_path("vmlinux"),
+    *ret = (struct kernel_files){ .version = strdup("test"), .kernel = getenv("POLDER_TEST_KERNEL") ? strdup(getenv("POLDER_TEST_KERNEL")) : input_path("vmlinux"),
                                   .initramfs = input_path("initramfs") };
     return 0;
 }
@@ -75,7 +75,7 @@ int storage_make_ext4(struct storage *storage _unused_, uint64_t size _unused_, 
     r = file_copy_sparse(source, target);
     close(source);
     close(target);
-    return error_errno(error, r, "copying");
+    return r < 0 ? error_errno(error, r, "copying") : 0;
 }
 
 int storage_disk_path(struct storage *storage _unused_, const struct image *image _unused_, char **ret_path,
@@ -454,6 +454,108 @@ static void test_microvm_pause_and_suspend(void) {
     bench_done(&bench);
 }
 
+static void test_microvm_share(void) {
+    struct bench bench;
+    _cleanup_error_ struct error error = ERROR_INIT;
+    struct instance_mount mounts[2] = { { .type = MOUNT_BIND, .target = (char *) "/shared" },
+                                        { .type = MOUNT_BIND, .target = (char *) "/seen", .read_only = true } };
+    char *roots[2] = { NULL, NULL };
+    int code;
+
+    bench_init(&bench, KIND_MICROVM);
+    bench_command(&bench, sleeper);
+    _cleanup_free_ char *allowed = text_format("%s/allowed", bench.directory), *inside = text_format("%s/in", allowed),
+                        *outside = text_format("%s/out", bench.directory), *link = text_format("%s/link", allowed),
+                        *file = text_format("%s/file", inside), *made = text_format("%s/made", inside), *text = NULL;
+    assert_int_equal(mkdir(allowed, 0755) | mkdir(inside, 0755) | mkdir(outside, 0755) | symlink("../out", link), 0);
+    assert_int_equal(file_write_atomic(AT_FDCWD, file, "from the host\n", 14, 0644, false), 0);
+    roots[0] = allowed;
+    ((struct qemu *) bench.data)->context.mount_roots = roots;
+    bench.spec.mounts = (struct field_array){ .items = mounts, .count = 2 };
+
+    /* Not beneath an allowed directory, by name or through a link. */
+    mounts[0].source = outside;
+    mounts[1].source = inside;
+    assert_true(bench_try(&bench, false, NULL, &error) < 0);
+    must(error.code == ERROR_NOT_ALLOWED_PATH ? 0 : -1, &error);
+    error_clear(&error);
+    mounts[0].source = link;
+    assert_true(bench_try(&bench, false, NULL, &error) < 0);
+    error_clear(&error);
+
+    mounts[0].source = inside;
+    bench_start(&bench, false, NULL);
+    _cleanup_free_ char *seen = bench_exec(&bench, "cat /shared/file && echo from inside > /shared/made; touch /seen/no; echo $?", &code);
+    assert_non_null(strstr(seen, "from the host\n"));
+    assert_non_null(strstr(seen, "1\n"));
+    assert_int_equal(file_read(AT_FDCWD, made, 100, &text, NULL), 0);
+    assert_string_equal(text, "from inside\n");
+    assert_int_equal(qemu_driver.suspend(bench.data, &bench.instance, &error), -EOPNOTSUPP);
+    bench_done(&bench);
+}
+
+/* A guest that prints for ever to its serial console, while polderd is down: nothing grows, and it goes on afterwards. */
+static void test_microvm_console_flood(void) {
+    struct driver_exit exit;
+    struct bench bench;
+    struct stream *console;
+    enum stream_channel channel;
+    bool running = false;
+    char data[4096];
+    int code;
+
+    bench_init(&bench, KIND_MICROVM);
+    bench_command(&bench, sleeper);
+    bench_start(&bench, false, NULL);
+    free(bench_exec(&bench, "yes flood > /dev/ttyS0 & echo", &code));
+    bench_forget(&bench);
+    assert_int_equal(fiber_sleep(2 * CLOCK_SECOND), 0);
+    bench_adopt(&bench, &running, &exit);
+    assert_true(running);
+    wait_agent(&bench);
+    _cleanup_free_ char *text = bench_exec(&bench, "echo alive", &code);
+    assert_string_equal(text, "alive\n");
+    assert_int_equal(qemu_driver.console(bench.data, &bench.instance, &console, NULL), 0);
+    assert_true(stream_read(console, &channel, data, sizeof(data), deadline_in(FAR)) > 0);
+    stream_free(console);
+    bench_done(&bench);
+}
+
+static void test_microvm_panic(void) {
+    struct bench bench;
+    struct stream *stream;
+    const char *arguments[] = { "sh", "-c", "echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger", NULL };
+    const struct exec_request request = { .arguments = (char *const *) arguments };
+
+    bench_init(&bench, KIND_MICROVM);
+    bench_command(&bench, sleeper);
+    bench_start(&bench, false, NULL);
+    assert_int_equal(qemu_driver.exec(bench.data, &bench.instance, &request, &stream, NULL), 0);
+    bench_wait_exit(&bench);
+    stream_free(stream);
+    assert_int_equal(bench.exit.code, 255);
+    assert_true(bench.reason[0]);
+    bench_done(&bench);
+}
+
+/* A kernel that is none: the start fails with QEMU's own words and leaves nothing. */
+static void test_microvm_bad_kernel(void) {
+    _cleanup_error_ struct error error = ERROR_INIT;
+    _cleanup_free_ char *sentence = NULL;
+    struct bench bench;
+
+    bench_init(&bench, KIND_MICROVM);
+    bench_command(&bench, sleeper);
+    setenv("POLDER_TEST_KERNEL", "/etc/hostname", 1);
+    assert_true(bench_try(&bench, false, NULL, &error) < 0);
+    unsetenv("POLDER_TEST_KERNEL");
+    sentence = error_sentence(&error, LANGUAGE_ENGLISH);
+    assert_non_null(strstr(sentence, "QEMU ended"));
+    assert_null(bench.instance.driver_data);
+    assert_int_equal(bench.exits, 0);
+    bench_done(&bench);
+}
+
 /* --- VM ------------------------------------------------------------------------------------------------------------ */
 
 static void test_vm(void) {
@@ -517,6 +619,29 @@ static void test_vm(void) {
     bench_done(&bench);
 }
 
+static void test_vm_uefi(void) {
+    _cleanup_error_ struct error error = ERROR_INIT;
+    struct bench bench;
+    char banner[12];
+    int code, fd;
+
+    bench_init(&bench, KIND_VM);
+    bench.spec.memory = 1024 << 20;
+    bench.spec.firmware = FIRMWARE_UEFI;
+    bench.spec.graphics = true;
+    bench_start(&bench, false, NULL);
+    must(qemu_driver.vnc(bench.data, &bench.instance, &fd, &error), &error);
+    assert_int_equal(fiber_read(fd, banner, sizeof(banner), deadline_in(FAR)), 12);
+    assert_memory_equal(banner, "RFB 003.008\n", 12);
+    close(fd);
+    _cleanup_free_ char *text = bench_exec(&bench, "test -d /sys/firmware/efi && echo efi", &code);
+    assert_string_equal(text, "efi\n");
+    must(qemu_driver.stop(bench.data, &bench.instance, 0, &error), &error);
+    bench_wait_exit(&bench);
+    assert_int_equal(bench.exit.code, 137);
+    bench_done(&bench);
+}
+
 /* --- running tests on a fiber ------------------------------------------------------------------------------------- */
 
 static int on_fiber(void *userdata) {
@@ -561,7 +686,9 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         MICROVM_TEST(test_microvm_command), MICROVM_TEST(test_microvm_missing_command), MICROVM_TEST(test_microvm_exec),
         MICROVM_TEST(test_microvm_jail),    MICROVM_TEST(test_microvm_adopt),           MICROVM_TEST(test_microvm_killed),
-        MICROVM_TEST(test_microvm_pause_and_suspend), VM_TEST(test_vm),
+        MICROVM_TEST(test_microvm_pause_and_suspend), MICROVM_TEST(test_microvm_share),
+        MICROVM_TEST(test_microvm_console_flood), MICROVM_TEST(test_microvm_panic), MICROVM_TEST(test_microvm_bad_kernel),
+        VM_TEST(test_vm),                   VM_TEST(test_vm_uefi),
     };
 
     if (argc > 1)
