@@ -203,7 +203,7 @@ int connection_write(struct connection *connection, const void *data, size_t siz
             continue;
         if (n < 0 && errno != EAGAIN)
             return errno == ECONNRESET ? -EPIPE : -errno;
-        r = connection_wait(connection, EPOLLOUT, deadline_in(WRITE_SECONDS * CLOCK_SECOND));
+        r = connection_wait(connection, EPOLLOUT, DEADLINE_NONE);
         if (r < 0)
             return r;
     }

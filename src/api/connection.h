@@ -14,7 +14,7 @@ struct api;
 struct connection;
 struct request;
 
-#define WRITE_SECONDS 60 /* a client that takes nothing for so long is dropped */
+#define WRITE_SECONDS 60 /* a client that takes nothing of a whole reply for so long is dropped */
 
 /* fd is consumed even on failure. */
 int connection_new(struct api *api, int fd, uid_t uid, enum role role, const char *origin);
@@ -26,7 +26,8 @@ void connections_collect(struct api *api);
 void connections_sweep(struct api *api, uint64_t now);
 unsigned connections_of(const struct api *api, uid_t uid);
 
-/* Fiber of its request. read: what is there, 0 at the end. write: all of it; -EPIPE when the client is gone. */
+/* Fiber of its request. read: what is there, 0 at the end. write: all of it, however long
+ * the client takes (a pager may rest); -EPIPE when it is gone. */
 long connection_read(struct connection *connection, void *data, size_t size, uint64_t deadline);
 int connection_write(struct connection *connection, const void *data, size_t size);
 /* Fiber: reads more bytes of the request's body. 0: there may be more in request->body now. */
