@@ -78,9 +78,9 @@ int storage_make_ext4(struct storage *storage _unused_, uint64_t size _unused_, 
     return r < 0 ? error_errno(error, r, "copying") : 0;
 }
 
-int storage_disk_path(struct storage *storage _unused_, const struct image *image _unused_, char **ret_path,
+int storage_disk_path(struct storage *storage _unused_, const struct image *image, char **ret_path,
                       struct error *error _unused_) {
-    *ret_path = input_path("disk.qcow2");
+    *ret_path = input_path(image->type == IMAGE_ISO ? "boot.iso" : "disk.qcow2");
     return 0;
 }
 
@@ -642,6 +642,46 @@ static void test_vm_uefi(void) {
     bench_done(&bench);
 }
 
+/* Anything that boots from a CD; what it shows goes to the serial console, since there is no display. */
+static void test_vm_iso(void) {
+    struct bench bench;
+    struct stream *console;
+    enum stream_channel channel;
+    char data[4096];
+    size_t total = 0;
+
+    bench_init(&bench, KIND_VM);
+    bench.image.type = IMAGE_ISO;
+    bench.spec.disk = 64 << 20;
+    bench_start(&bench, false, &console);
+    while (total < 200) {
+        long n = stream_read(console, &channel, data, sizeof(data), deadline_in(FAR));
+        assert_true(n > 0);
+        total += (size_t) n;
+    }
+    stream_free(console);
+    bench_done(&bench);
+}
+
+/* A QEMU that stands still answers nothing; stop and release do not wait for it. */
+static void test_vm_hung(void) {
+    _cleanup_error_ struct error error = ERROR_INIT;
+    struct bench bench;
+    struct machine *machine;
+    uint64_t before;
+
+    bench_init(&bench, KIND_VM);
+    bench_start(&bench, false, NULL);
+    machine = bench.instance.driver_data;
+    assert_int_equal(kill(machine->process.pid, SIGSTOP), 0);
+    before = clock_now();
+    must(qemu_driver.stop(bench.data, &bench.instance, 1000, &error), &error);
+    assert_true(clock_now() - before < 5 * CLOCK_SECOND);
+    bench_wait_exit(&bench);
+    assert_int_equal(bench.exit.code, 137);
+    bench_done(&bench);
+}
+
 /* --- running tests on a fiber ------------------------------------------------------------------------------------- */
 
 static int on_fiber(void *userdata) {
@@ -677,6 +717,16 @@ static void run_vm(void **state) {
     run(state);
 }
 
+static void run_iso(void **state) {
+    if (!input_there("boot.iso")) {
+        print_message("skipped: POLDER_TEST_MACHINES names no directory with an ISO image\n");
+        skip();
+    }
+    run(state);
+}
+
+#define ISO_TEST(function)                                                                                   \
+    { .name = #function, .test_func = run_iso, .initial_state = (void *) (uintptr_t) (function) }
 #define VM_TEST(function)                                                                                    \
     { .name = #function, .test_func = run_vm, .initial_state = (void *) (uintptr_t) (function) }
 #define MICROVM_TEST(function)                                                                               \
@@ -689,6 +739,7 @@ int main(int argc, char **argv) {
         MICROVM_TEST(test_microvm_pause_and_suspend), MICROVM_TEST(test_microvm_share),
         MICROVM_TEST(test_microvm_console_flood), MICROVM_TEST(test_microvm_panic), MICROVM_TEST(test_microvm_bad_kernel),
         VM_TEST(test_vm),                   VM_TEST(test_vm_uefi),
+        ISO_TEST(test_vm_iso),              VM_TEST(test_vm_hung),
     };
 
     if (argc > 1)

@@ -289,24 +289,23 @@ static int driver_adopt(void *data, struct driver_instance *instance, bool *ret_
 
 /* --- stop -------------------------------------------------------------------------------------------------------- */
 
-static void ask_microvm(struct machine *machine, uint64_t timeout) {
+static void ask_microvm(struct machine *machine, uint64_t deadline) {
     if (guestport_signal(machine->port, machine->instance->process.stop_signal) < 0)
         log_debug("the guest of %s does not listen", machine->instance->name);
-    if (machine_wait_end(machine, deadline_in(timeout * CLOCK_MILLISECOND)) != -ETIMEDOUT)
+    if (machine_wait_end(machine, deadline) != -ETIMEDOUT)
         return;
     /* Killed inside first, so that what it wrote reaches its disk. */
     if (guestport_signal(machine->port, SIGKILL) >= 0)
         (void) machine_wait_end(machine, deadline_in(KILLED_DEADLINE));
 }
 
-static void ask_vm(struct machine *machine, uint64_t timeout) {
-    uint64_t deadline = deadline_in(timeout * CLOCK_MILLISECOND);
+static void ask_vm(struct machine *machine, uint64_t deadline) {
     int r = -ETIMEDOUT;
 
     while (r == -ETIMEDOUT && clock_now() < deadline && !machine->ended) {
         uint64_t again = deadline_in(POWER_AGAIN);
 
-        (void) machine_call(machine, "system_powerdown", NULL, NULL, NULL);
+        (void) machine_ask(machine, "system_powerdown", deadline);
         r = machine_wait_end(machine, again < deadline ? again : deadline);
     }
 }
@@ -319,12 +318,14 @@ static int driver_stop(void *data _unused_, struct driver_instance *instance, ui
     machine->references++;
     machine->stopping = true;
     if (timeout > 0) {
+        uint64_t deadline = deadline_in(timeout * CLOCK_MILLISECOND);
+
         if (machine->paused)
-            (void) machine_call(machine, "cont", NULL, NULL, NULL);
+            (void) machine_ask(machine, "cont", deadline);
         if (machine->port)
-            ask_microvm(machine, timeout);
+            ask_microvm(machine, deadline);
         else
-            ask_vm(machine, timeout);
+            ask_vm(machine, deadline);
     }
     if (fiber_is_canceled() && !machine->ended) {
         machine->stopping = false;

@@ -281,6 +281,14 @@ int machine_call(struct machine *machine, const char *command, const char *argum
     return qmp_call(machine->qmp, command, arguments, -1, deadline_in(QMP_DEADLINE), ret, error);
 }
 
+int machine_ask(struct machine *machine, const char *command, uint64_t deadline) {
+    uint64_t usual = deadline_in(QMP_DEADLINE);
+
+    if (!qmp_is_open(machine->qmp))
+        return -ENOTCONN;
+    return qmp_call(machine->qmp, command, NULL, -1, deadline < usual ? deadline : usual, NULL, NULL);
+}
+
 /* --- what the guest tells --------------------------------------------------------------------------------------- */
 
 /* Stores the exit durably, lets the guest forget it, and makes sure that the machine ends. */

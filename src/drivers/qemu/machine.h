@@ -80,9 +80,11 @@ int machine_connect(struct machine *machine, bool adopted, struct error *error);
 void machine_kill(struct machine *machine);
 /* Fiber: waits until it has ended. */
 int machine_wait_end(struct machine *machine, uint64_t deadline);
-/* Fiber: one QMP command. GUEST when there is no connection. */
+/* Fiber: one QMP command. BUSY when there is no connection. */
 int machine_call(struct machine *machine, const char *command, const char *arguments, struct json_object **ret,
                  struct error *error);
+/* Fiber: one without arguments or answer that may not take longer than until `deadline`. */
+int machine_ask(struct machine *machine, const char *command, uint64_t deadline);
 /* Why QEMU ended before it was of use, as an error. */
 int machine_failure(struct machine *machine, struct error *error);
 /* Tells the manager an end that happened while the machine was quiet. */
