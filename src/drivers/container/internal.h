@@ -51,6 +51,7 @@ struct container {
     struct process init;
     struct sd_event_source *watch; /* of monitor or init */
     int mount_namespace;     /* held so that conmon's end does not wait for the unmounting; closed in a job */
+    bool closing;            /* that job runs */
     bool active;             /* started, and its end not yet taken */
     bool ended;              /* exit is valid */
     struct driver_exit exit;

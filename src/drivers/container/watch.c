@@ -41,15 +41,24 @@ static void take_end(struct container *container) {
 }
 
 static int close_job(void *userdata) {
-    struct container *container = userdata;
-
-    container->mount_namespace = close_fd(container->mount_namespace);
+    close_fd(*(int *) userdata);
     return 0;
 }
 
+/* One fiber closes; others wait until it has. */
 void container_close_mounts(struct container *container) {
-    if (container->mount_namespace >= 0)
-        (void) fiber_job(close_job, container);
+    int fd = STEAL_FD(container->mount_namespace);
+
+    fiber_shield();
+    if (fd >= 0) {
+        container->closing = true;
+        (void) fiber_job(close_job, &fd);
+        container->closing = false;
+        fiber_queue_wake_all(&container->changed);
+    }
+    while (container->closing)
+        (void) fiber_queue_wait(&container->changed, DEADLINE_NONE);
+    fiber_unshield();
 }
 
 /* Reaps conmon; then, if it did not see the end, waits for init. */
