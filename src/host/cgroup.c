@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Each instance has the group BASE/UUID in every hierarchy, with its limits. What watches over it is moved to
+/* Each instance has the group BASE/UUID in every hierarchy, with its limits. What watches over it is started in
  * BASE/UUID.m: on v2 a leaf beside it, on v1 a group of the freezer hierarchy alone (in the others it goes to BASE),
  * so that neither a limit nor the freezer touches it and yet the uuid finds it after any crash.
+ *
+ * A process enters by itself, before it has threads, and on v1 through "tasks": a thread that moves itself takes no
+ * global lock. Every write to "cgroup.procs" may wait for an RCU grace period, some ten milliseconds during which no
+ * group of the host can be changed.
  *
  * A group is emptied by killing what is in it until nothing is: v2 has cgroup.kill for that; on v1 the group is
  * frozen first, so that nothing can fork away, then killed, then thawed. */
@@ -17,6 +21,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -26,7 +31,7 @@
 #include "base/uuid.h"
 #include "host/cgroup-internal.h"
 
-#define SUPERVISOR ".m"
+#define WATCHER ".m"
 #define KILL_ROUNDS 64
 
 DEFINE_CLEANUP(struct cgroup_host *, cgroup_host_free)
@@ -320,58 +325,76 @@ int cgroup_set_limits(struct cgroup *cgroup, const struct cgroup_limits *limits,
                                              : cgroup_v1_set_limits(cgroup, limits, error);
 }
 
-const int *cgroup_procs_fds(struct cgroup *cgroup, size_t *ret_count) {
-    const struct cgroup_host *host = cgroup->host;
-    char path[PATH_MAX];
-
-    snprintf(path, sizeof(path), "%s/%s/cgroup.procs", host->base, cgroup->uuid);
-    for (size_t i = cgroup->fd_count; i < host->count; i++) {
-        int fd = openat(host->hierarchies[i].fd, path, O_WRONLY | O_CLOEXEC);
-        if (fd < 0)
-            break;
-        cgroup->fds[cgroup->fd_count++] = fd;
-    }
-    if (cgroup->fd_count < host->count)
-        cgroup_close_fds(cgroup);
-    *ret_count = cgroup->fd_count;
-    return cgroup->fds;
+static const char *entry_file(const struct hierarchy *hierarchy) {
+    return hierarchy->unified ? "cgroup.procs" : "tasks";
 }
 
-void cgroup_close_fds(struct cgroup *cgroup) {
-    for (size_t i = 0; i < cgroup->fd_count; i++)
-        close_fd(cgroup->fds[i]);
-    cgroup->fd_count = 0;
-}
-
-const char *cgroup_path(const struct cgroup *cgroup) {
-    return cgroup->path;
-}
-
-/* The hierarchy in which the supervisor's group exists. */
-static const struct hierarchy *supervisor_hierarchy(const struct cgroup_host *host) {
+/* The hierarchy in which the watcher's group exists. */
+static const struct hierarchy *watcher_hierarchy(const struct cgroup_host *host) {
     const struct hierarchy *freezer = cgroup_find_hierarchy(host, "freezer");
 
     return freezer ? freezer : &host->hierarchies[0];
 }
 
-int cgroup_supervise(struct cgroup *cgroup, int pid) {
-    const struct cgroup_host *host = cgroup->host;
-    const struct hierarchy *special = supervisor_hierarchy(host);
-    char path[PATH_MAX], number[16];
-    int r;
+static void entry_close(struct cgroup_entry *entry) {
+    for (size_t i = 0; i < entry->count; i++)
+        close_fd(entry->fds[i]);
+    entry->count = 0;
+}
 
-    snprintf(number, sizeof(number), "%d", pid);
-    snprintf(path, sizeof(path), "%s/%s" SUPERVISOR, host->base, cgroup->uuid);
-    r = make_group(special, path);
-    for (size_t i = 0; r >= 0 && i < host->count; i++) {
+static const int *entry_open(const struct cgroup *cgroup, struct cgroup_entry *entry, bool watcher, size_t *ret_count) {
+    const struct cgroup_host *host = cgroup->host;
+    char path[PATH_MAX];
+
+    for (size_t i = entry->count; i < host->count; i++) {
         const struct hierarchy *hierarchy = &host->hierarchies[i];
-        if (hierarchy == special)
-            snprintf(path, sizeof(path), "%s/%s" SUPERVISOR "/cgroup.procs", host->base, cgroup->uuid);
-        else
-            snprintf(path, sizeof(path), "%s/cgroup.procs", host->base);
-        r = file_write_value(hierarchy->fd, path, number);
+        bool own = !watcher || hierarchy == watcher_hierarchy(host);
+        snprintf(path, sizeof(path), "%s%s%s%s/%s", host->base, own ? "/" : "", own ? cgroup->uuid : "",
+                 own && watcher ? WATCHER : "", entry_file(hierarchy));
+        int fd = openat(hierarchy->fd, path, O_WRONLY | O_CLOEXEC);
+        if (fd < 0)
+            break;
+        entry->fds[entry->count++] = fd;
     }
-    return r;
+    if (entry->count < host->count)
+        entry_close(entry);
+    *ret_count = entry->count;
+    return entry->fds;
+}
+
+const int *cgroup_procs_fds(struct cgroup *cgroup, size_t *ret_count) {
+    return entry_open(cgroup, &cgroup->group, false, ret_count);
+}
+
+const int *cgroup_watcher_fds(struct cgroup *cgroup, size_t *ret_count) {
+    char path[PATH_MAX];
+
+    snprintf(path, sizeof(path), "%s/%s" WATCHER, cgroup->host->base, cgroup->uuid);
+    (void) make_group(watcher_hierarchy(cgroup->host), path); /* else the opening fails */
+    return entry_open(cgroup, &cgroup->watcher, true, ret_count);
+}
+
+int cgroup_procs_paths(const struct cgroup *cgroup, char ***ret) {
+    const struct cgroup_host *host = cgroup->host;
+    _cleanup_list_ char **list = NULL;
+    int r = 0;
+
+    for (size_t i = 0; r >= 0 && i < host->count; i++)
+        r = list_addf(&list, "/proc/%d/fd/%d/%s/%s/%s", getpid(), host->hierarchies[i].fd, host->base, cgroup->uuid,
+                      entry_file(&host->hierarchies[i]));
+    if (r < 0)
+        return r;
+    *ret = STEAL_PTR(list);
+    return 0;
+}
+
+void cgroup_close_fds(struct cgroup *cgroup) {
+    entry_close(&cgroup->group);
+    entry_close(&cgroup->watcher);
+}
+
+const char *cgroup_path(const struct cgroup *cgroup) {
+    return cgroup->path;
 }
 
 /* Does a line of /proc/PID/cgroup, "4:memory:/polder/UUID[.m][/…]", name one of our two groups? */
@@ -383,8 +406,8 @@ static bool line_names(const char *line, const char *path) {
     if (!name || strncmp(name + 1, path, length) != 0)
         return false;
     name += 1 + length;
-    if (strncmp(name, SUPERVISOR, strlen(SUPERVISOR)) == 0)
-        name += strlen(SUPERVISOR);
+    if (strncmp(name, WATCHER, strlen(WATCHER)) == 0)
+        name += strlen(WATCHER);
     return *name == '\0' || *name == '/';
 }
 
@@ -399,6 +422,26 @@ bool cgroup_holds(const struct cgroup *cgroup, int pid) {
         if (line_names(line, cgroup->path))
             return true;
     return false;
+}
+
+/* Puts us where we are already: the kernel waits for the same lock as in a real move. */
+int cgroup_warm(const struct cgroup_host *host) {
+    const struct hierarchy *hierarchy = supervisor_hierarchy(host);
+    _cleanup_free_ char *text = NULL;
+    char path[PATH_MAX], *save = NULL;
+    int r = file_read(AT_FDCWD, "/proc/self/cgroup", CGROUP_TEXT_LIMIT, &text, NULL);
+
+    for (char *line = r < 0 ? NULL : strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        char *controllers = strchr(line, ':'), *group = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!group)
+            continue;
+        *group++ = '\0';
+        if (!text_equal(controllers + 1, hierarchy->controllers))
+            continue;
+        snprintf(path, sizeof(path), ".%s/cgroup.procs", strcmp(group, "/") == 0 ? "" : group);
+        return file_write_value(hierarchy->fd, path, "0");
+    }
+    return r < 0 ? r : -ENOENT;
 }
 
 int cgroup_freeze(struct cgroup *cgroup, bool frozen, uint64_t deadline, struct error *error) {
@@ -489,7 +532,7 @@ int cgroup_processes(const struct cgroup *cgroup, int **ret_pids, size_t *ret_co
     int r;
 
     snprintf(path, sizeof(path), "%s/%s", cgroup->host->base, cgroup->uuid);
-    r = visit_tree(supervisor_hierarchy(cgroup->host)->fd, path, visit_collect, &list, 0);
+    r = visit_tree(watcher_hierarchy(cgroup->host)->fd, path, visit_collect, &list, 0);
     if (r < 0 || list.failed) {
         free(list.pids);
         return r < 0 ? r : -ENOMEM;
@@ -582,13 +625,13 @@ static int remove_all(const struct cgroup_host *host, const char *name) {
 
 /* Kills both groups until rmdir succeeds. The kernel tells of an empty v1 group in no way that can be waited for, and
  * a dead process leaves its groups a moment after its pidfd fires: so short sleeps that grow. */
-static int remove_until(struct cgroup *cgroup, const char *supervisor, uint64_t deadline) {
+static int remove_until(struct cgroup *cgroup, const char *watcher, uint64_t deadline) {
     const struct cgroup_host *host = cgroup->host;
     uint64_t pause = CLOCK_MILLISECOND / 4;
 
     for (unsigned round = 0;; round++) {
         int r = remove_all(host, cgroup->uuid);
-        int s = remove_all(host, supervisor);
+        int s = remove_all(host, watcher);
         if (r >= 0 && s >= 0)
             return 0;
         if ((r < 0 && r != -EBUSY) || (s < 0 && s != -EBUSY))
@@ -598,7 +641,7 @@ static int remove_until(struct cgroup *cgroup, const char *supervisor, uint64_t 
         if (r < 0)
             (void) cgroup_kill(cgroup);
         for (size_t i = 0; s < 0 && i < host->count; i++)
-            (void) kill_in(host, &host->hierarchies[i], supervisor);
+            (void) kill_in(host, &host->hierarchies[i], watcher);
         r = fiber_sleep(pause);
         if (r < 0)
             return r;
@@ -608,11 +651,11 @@ static int remove_until(struct cgroup *cgroup, const char *supervisor, uint64_t 
 
 int cgroup_remove(struct cgroup_host *host, const char *uuid, uint64_t deadline, struct error *error) {
     _cleanup_(cgroup_freep) struct cgroup *cgroup = NULL;
-    _cleanup_free_ char *supervisor = text_format("%s" SUPERVISOR, uuid);
-    int r = supervisor ? cgroup_new(host, uuid, &cgroup) : -ENOMEM;
+    _cleanup_free_ char *watcher = text_format("%s" WATCHER, uuid);
+    int r = watcher ? cgroup_new(host, uuid, &cgroup) : -ENOMEM;
 
     if (r >= 0)
-        r = remove_until(cgroup, supervisor, deadline);
+        r = remove_until(cgroup, watcher, deadline);
     return r < 0 ? error_errno(error, r, "removing the cgroup of %s", uuid) : 0;
 }
 
@@ -629,8 +672,8 @@ static int list_groups(const struct cgroup_host *host, const struct hierarchy *h
     fd = -EBADF;
     while ((entry = readdir(directory))) {
         char *end = entry->d_name + strlen(entry->d_name);
-        if (text_ends(entry->d_name, SUPERVISOR))
-            end[-(int) strlen(SUPERVISOR)] = '\0';
+        if (text_ends(entry->d_name, WATCHER))
+            end[-(int) strlen(WATCHER)] = '\0';
         if (entry->d_type == DT_DIR && uuid_is_valid(entry->d_name) && !list_has(*uuids, entry->d_name)) {
             int r = list_add(uuids, entry->d_name);
             if (r < 0)

@@ -43,18 +43,27 @@ struct cgroup_limits {
     const char *cpus;     /* cpuset list, NULL for all */
 };
 
+/* After a while without moves, the kernel takes 10 to 20 ms for the first process that is put into a group, and none for
+ * those that follow soon. This pays that before it is needed: run it as a job as soon as a start or exec is known to
+ * come. Moves nothing. */
+int cgroup_warm(const struct cgroup_host *host);
+
 /* Makes the group (all parents and controllers), or finds it again. */
 int cgroup_ensure(struct cgroup_host *host, const char *uuid, struct cgroup **ret, struct error *error);
 void cgroup_free(struct cgroup *cgroup); /* the handle, not the group */
 /* Errors: HOST_LACKS names a controller that a wanted limit needs, BUSY a limit below what is in use. */
 int cgroup_set_limits(struct cgroup *cgroup, const struct cgroup_limits *limits, struct error *error);
-/* For process_spec: descriptors of the cgroup.procs files, opened at the first call and owned by the handle; none on
- * failure. Give them back with cgroup_close_fds once the processes run: a handle without them holds no descriptor. */
+/* For process_spec: descriptors to which a single-threaded process writes "0" to enter the group, opened at the first call
+ * and owned by the handle; none on failure. Give them back with cgroup_close_fds once the processes run: a handle without
+ * them holds no descriptor. */
 const int *cgroup_procs_fds(struct cgroup *cgroup, size_t *ret_count);
 void cgroup_close_fds(struct cgroup *cgroup);
-/* Moves a process out of the limits and the freezer into the second group "polder/UUID.m", which is for what watches
- * over the instance (conmon): it stays findable by uuid, cgroup_holds counts it and cgroup_remove kills it. */
-int cgroup_supervise(struct cgroup *cgroup, int pid);
+/* The same for the second group "polder/UUID.m", out of the limits and the freezer, which is for what watches over the
+ * instance (conmon): it stays findable by uuid, cgroup_holds counts it and cgroup_remove kills it. */
+const int *cgroup_watcher_fds(struct cgroup *cgroup, size_t *ret_count);
+/* What cgroup_procs_fds opens, as paths through which a process without our descriptors enters while we live. The caller
+ * frees the list. */
+int cgroup_procs_paths(const struct cgroup *cgroup, char ***ret);
 /* "/polder/UUID", the path below the mount of each hierarchy. */
 const char *cgroup_path(const struct cgroup *cgroup);
 /* Is the process in one of the two groups (any hierarchy)? */

@@ -53,9 +53,7 @@ static void test_close(struct test *test) {
 }
 
 /* A child in the group that forks once more and sleeps. */
-static pid_t test_child(struct test *test) {
-    size_t count;
-    const int *fds = cgroup_procs_fds(test->group, &count);
+static pid_t test_child_of(struct test *test, const int *fds, size_t count) {
     int ready[2];
     char byte;
     pid_t pid;
@@ -79,14 +77,24 @@ static pid_t test_child(struct test *test) {
     return pid;
 }
 
+static pid_t test_child(struct test *test) {
+    size_t count;
+    const int *fds = cgroup_procs_fds(test->group, &count);
+
+    return test_child_of(test, fds, count);
+}
+
 static int members_main(void *userdata) {
     struct test test;
     struct cgroup *again = NULL;
     struct error error = ERROR_INIT;
     char **list = NULL;
+    const int *fds;
+    size_t count;
     pid_t pid, other;
 
     test_open(&test);
+    assert_int_equal(cgroup_warm(test.host), 0);
     assert_true(cgroup_is_empty(test.group));
     pid = test_child(&test);
     assert_false(cgroup_is_empty(test.group));
@@ -99,8 +107,8 @@ static int members_main(void *userdata) {
     assert_int_equal(cgroup_list(test.host, &list), 0);
     assert_true(list_has(list, test.uuid));
     list_free(list);
-    other = test_child(&test);
-    assert_int_equal(cgroup_supervise(test.group, other), 0);
+    fds = cgroup_watcher_fds(test.group, &count);
+    other = test_child_of(&test, fds, count);
     assert_true(cgroup_holds(test.group, other));
     assert_int_equal(cgroup_kill(test.group), 0);
     assert_int_equal(waitpid(pid, NULL, 0), pid);
