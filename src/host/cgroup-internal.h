@@ -29,8 +29,10 @@ struct cgroup {
     struct cgroup_host *host;
     char *uuid;
     char *path; /* "/BASE/UUID" */
-    int fds[HIERARCHIES_MAX];
-    size_t fd_count;
+    struct cgroup_entry {
+        int fds[HIERARCHIES_MAX];
+        size_t count;
+    } group, watcher;
 };
 
 /* The hierarchy that has the controller ("io" is "blkio" in v1), or NULL. */

@@ -1139,7 +1139,7 @@ CASE(times)
 
 static int prepare_world(void) {
     const char *sources = getenv("POLDER_TEST_SOURCES");
-    _cleanup_free_ char *command = NULL, *guest = NULL;
+    _cleanup_free_ char *command = NULL, *guest = NULL, *programs = NULL;
     char own[512];
     ssize_t size = readlink("/proc/self/exe", own, sizeof(own) - 1);
     struct error error = ERROR_INIT;
@@ -1155,7 +1155,11 @@ static int prepare_world(void) {
         return -1;
     own[size] = '\0';
     *strrchr(own, '/') = '\0';
-    snprintf(world.libexec, sizeof(world.libexec), "%s/../../src/guest", own);
+    snprintf(world.libexec, sizeof(world.libexec), "%s/libexec", world.work);
+    programs = text_format("mkdir %s && ln -s %s/../../src/guest/polder-guest %s/../../src/host/polder-enter %s", world.libexec,
+                           own, own, world.libexec);
+    if (!programs || system(programs) != 0)
+        return -1;
     guest = text_format("%s/polder-guest", world.libexec);
     world.has_guest = file_exists(AT_FDCWD, guest);
     command = text_format("%s/../../libexec/polder-build-busybox --output %s >/dev/null && mkdir -m 755 %s && tar -C %s -xpf %s/rootfs.tar && "

@@ -219,8 +219,8 @@ static void adopt_end(struct container *container, struct driver_exit *ret) {
 /* Init is gone or never was: conmon, if it lives, is about to write the code. */
 static void adopt_dead(struct container *container, bool created, struct driver_exit *ret) {
     if (!created) {
-        (void) container_kill_group(container, deadline_in(KILL_TIME));
         (void) process_end(&container->monitor, 0);
+        (void) container_kill_group(container, deadline_in(KILL_TIME));
         *ret = (struct driver_exit){ .code = -1, .reason = "its start was cut off" };
     } else {
         if (container->monitor.pidfd >= 0 && process_wait(&container->monitor, deadline_in(DRAIN_TIME), NULL) < 0)
@@ -271,9 +271,6 @@ static int adopt_running(struct container *container, bool *ret_paused, struct e
     for (int i = 0; !*ret_paused && i < ORPHAN_ROUNDS && end_orphans(container) > 0; i++)
         if (fiber_sleep(5 * CLOCK_MILLISECOND) < 0)
             break;
-    /* A crash may have come between the two. */
-    if (container->monitor.pidfd >= 0)
-        (void) monitor_supervise(container, NULL);
     r = watch_start(container);
     if (r < 0)
         return error_errno(error, r, "watching the container");

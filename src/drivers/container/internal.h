@@ -95,8 +95,6 @@ void prepared_root_done(struct prepared_root *root);
 int monitor_start(struct container *container, const struct rootfs *rootfs, struct error *error);
 /* Lets the created container run. */
 int monitor_release(struct container *container, struct error *error);
-/* Moves conmon out of the container's limits. Not in the way of a start: done once the container runs. */
-int monitor_supervise(struct container *container, struct error *error);
 int monitor_connect(struct container *container); /* descriptor of an attach connection, or negative errno */
 int monitor_resize(struct container *container, uint16_t rows, uint16_t columns);
 

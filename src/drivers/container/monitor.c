@@ -34,7 +34,7 @@ struct launch {
 };
 
 /* In the child: into the namespace in which the root file system is mounted. Until here it dies with the daemon; from here
- * on it is in the cgroup, where adopt finds it, and lives on. */
+ * on it is in the watcher's cgroup, where adopt finds it, and lives on. */
 static int enter_namespace(void *userdata) {
     const struct launch *launch = userdata;
 
@@ -47,16 +47,31 @@ static int enter_namespace(void *userdata) {
     return prctl(PR_SET_PDEATHSIG, 0) < 0 ? -errno : 0;
 }
 
+/* conmon itself stays out of the container's limits: what it starts as its runtime enters the cgroup, then becomes crun. */
+static int add_runtime(const struct container *container, char ***list) {
+    _cleanup_list_ char **entries = NULL;
+    int r = cgroup_procs_paths(container->instance->cgroup, &entries);
+
+    if (r >= 0)
+        r = list_addf(list, "--runtime=%s/polder-enter", container->driver->libexec_path);
+    for (char **entry = entries; r >= 0 && *entry; entry++)
+        r = list_addf(list, "--runtime-arg=--enter=%s", *entry);
+    if (r >= 0)
+        r = list_add(list, "--runtime-arg=--program=" CRUN_PROGRAM);
+    if (r >= 0)
+        r = list_add(list, "--runtime-arg=--cgroup-manager=disabled");
+    return r < 0 ? r : list_addf(list, "--runtime-arg=--root=%s", container->driver->crun_root);
+}
+
 static int build_arguments(const struct container *container, uint64_t log_limit, char ***ret) {
     const struct process_settings *process = &container->instance->process;
     _cleanup_list_ char **list = NULL;
-    static const char *const fixed[] = { "conmon", "--api-version=1", "--sync", "--full-attach", "--no-sync-log",
-                                         "--runtime=" CRUN_PROGRAM, "--runtime-arg=--cgroup-manager=disabled" };
+    static const char *const fixed[] = { "conmon", "--api-version=1", "--sync", "--full-attach", "--no-sync-log" };
     int r = 0;
 
     for (size_t i = 0; r >= 0 && i < ELEMENTS(fixed); i++)
         r = list_add(&list, fixed[i]);
-    r = r < 0 ? r : list_addf(&list, "--runtime-arg=--root=%s", container->driver->crun_root);
+    r = r < 0 ? r : add_runtime(container, &list);
     r = r < 0 ? r : list_addf(&list, "--bundle=%s", container->run_path);
     r = r < 0 ? r : list_addf(&list, "--persist-dir=%s", container->run_path);
     r = r < 0 ? r : list_addf(&list, "--cid=%s", container->uuid);
@@ -108,7 +123,7 @@ static int launch_monitor(struct container *container, const struct rootfs *root
         .setup = enter_namespace,
         .userdata = &launch,
     };
-    launch.spec.cgroup_fds = cgroup_procs_fds(cgroup, &launch.spec.cgroup_fd_count);
+    launch.spec.cgroup_fds = cgroup_watcher_fds(cgroup, &launch.spec.cgroup_fd_count);
     r = launch.spec.cgroup_fd_count > 0 ? fiber_job(launch_job, &launch) : -ENOENT;
     cgroup_close_fds(cgroup);
     return r < 0 ? error_errno(error, r, "starting conmon") : 0;
@@ -199,19 +214,6 @@ int monitor_start(struct container *container, const struct rootfs *rootfs, stru
         return r;
     FAILPOINT("container-created");
     return 0;
-}
-
-static int supervise_job(void *userdata) {
-    struct container *container = userdata;
-
-    return cgroup_supervise(container->instance->cgroup, container->monitor.pid);
-}
-
-int monitor_supervise(struct container *container, struct error *error) {
-    int r = fiber_job(supervise_job, container);
-
-    /* A container that has ended meanwhile took conmon along. */
-    return r < 0 && r != -ESRCH ? error_errno(error, r, "moving conmon out of the container's limits") : 0;
 }
 
 /* The long way, should another crun wait elsewhere. */

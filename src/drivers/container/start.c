@@ -155,9 +155,6 @@ static int release(struct container *container, struct stream **ret_stream, stru
     if (r < 0)
         return r;
     FAILPOINT("container-started");
-    r = monitor_supervise(container, error);
-    if (r < 0)
-        return r;
     r = watch_start(container);
     if (r < 0)
         return error_errno(error, r, "watching the container");
@@ -176,10 +173,10 @@ static void undo(struct container *container) {
     container->active = false;
     watch_stop(container);
     logs_unwatch(container);
+    /* conmon first: it may still be about to start crun, which cgroup_remove then finds in conmon's own group. */
+    (void) process_end(&container->monitor, 0);
     (void) process_signal(&container->init, SIGKILL);
     (void) container_kill_group(container, deadline);
-    if (container->monitor.pidfd >= 0 && process_wait(&container->monitor, deadline, NULL) < 0)
-        (void) process_end(&container->monitor, 0);
     process_done(&container->monitor);
     process_done(&container->init);
     container_close_mounts(container);
