@@ -424,26 +424,6 @@ bool cgroup_holds(const struct cgroup *cgroup, int pid) {
     return false;
 }
 
-/* Puts us where we are already: the kernel waits for the same lock as in a real move. */
-int cgroup_warm(const struct cgroup_host *host) {
-    const struct hierarchy *hierarchy = supervisor_hierarchy(host);
-    _cleanup_free_ char *text = NULL;
-    char path[PATH_MAX], *save = NULL;
-    int r = file_read(AT_FDCWD, "/proc/self/cgroup", CGROUP_TEXT_LIMIT, &text, NULL);
-
-    for (char *line = r < 0 ? NULL : strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-        char *controllers = strchr(line, ':'), *group = controllers ? strchr(controllers + 1, ':') : NULL;
-        if (!group)
-            continue;
-        *group++ = '\0';
-        if (!text_equal(controllers + 1, hierarchy->controllers))
-            continue;
-        snprintf(path, sizeof(path), ".%s/cgroup.procs", strcmp(group, "/") == 0 ? "" : group);
-        return file_write_value(hierarchy->fd, path, "0");
-    }
-    return r < 0 ? r : -ENOENT;
-}
-
 int cgroup_freeze(struct cgroup *cgroup, bool frozen, uint64_t deadline, struct error *error) {
     int r = cgroup->host->layout == CGROUP_V2 ? cgroup_v2_freeze(cgroup, frozen, deadline)
                                               : cgroup_v1_freeze(cgroup, frozen, deadline);

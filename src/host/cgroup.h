@@ -43,11 +43,6 @@ struct cgroup_limits {
     const char *cpus;     /* cpuset list, NULL for all */
 };
 
-/* After a while without moves, the kernel takes 10 to 20 ms for the first process that is put into a group, and none for
- * those that follow soon. This pays that before it is needed: run it as a job as soon as a start or exec is known to
- * come. Moves nothing. */
-int cgroup_warm(const struct cgroup_host *host);
-
 /* Makes the group (all parents and controllers), or finds it again. */
 int cgroup_ensure(struct cgroup_host *host, const char *uuid, struct cgroup **ret, struct error *error);
 void cgroup_free(struct cgroup *cgroup); /* the handle, not the group */
