@@ -649,15 +649,21 @@ static int case_disk(void *userdata) {
     SHELL(&test, &stream, "dd if=/dev/zero of=/big bs=1M count=64; ls -l /big; echo kept > /kept");
     _cleanup_free_ char *text = read_all(stream);
     stream_free(stream);
-    assert_true(contains(text, "No space left"));
+    /* A full image, or a quota. */
+    assert_true(strstr(text, "quota exceeded") || contains(text, "No space left"));
     wait_end(&test);
     test.spec.disk = 32 << 20;
-    SHELL(&test, &stream, "cat /kept || rm /big; dd if=/dev/zero of=/more bs=1M count=10 && echo room");
+    SHELL(&test, &stream, "rm /big; dd if=/dev/zero of=/more bs=1M count=10 && echo room");
     _cleanup_free_ char *more = read_all(stream);
     stream_free(stream);
     assert_true(contains(more, "room"));
     wait_end(&test);
     test.spec.disk = 8 << 20;
+    _cleanup_free_ char *image = text_format("%s/disk.ext4", test.state);
+    if (!file_exists(AT_FDCWD, image)) {
+        test_done(&test); /* a quota may shrink */
+        return 0;
+    }
     assert_int_not_equal(start_with(&test, (char *[]){ (char *) "true", NULL }, NULL, &error), 0);
     assert_int_equal(error.code, ERROR_NOT_SUPPORTED);
     error_clear(&error);
