@@ -269,7 +269,7 @@ static void stack_give(struct stack *stack) {
 static void fiber_main(void *userdata) {
     struct fiber *fiber = userdata;
 
-    fiber->result = fiber->canceled ? -ECANCELED : fiber->function(fiber->userdata);
+    fiber->result = fiber->function(fiber->userdata);
     fiber->done = true;
     switch_leave(&fiber->context, &loop.main_context);
 }

@@ -31,7 +31,8 @@ int loop_defer(void (*function)(void *userdata), void *userdata);
 
 typedef int (*fiber_function)(void *userdata);
 
-/* Starts a fiber; it first runs when the loop comes round. `name` is copied. With ret_fiber the caller owns a
+/* Starts a fiber; it first runs when the loop comes round, also if it was cancelled before (its first wait then says so):
+ * what it owns is always released by it. `name` is copied. With ret_fiber the caller owns a
  * reference (fiber_unref) and may join or cancel; without, it is detached. */
 int fiber_start(struct fiber **ret_fiber, const char *name, fiber_function function, void *userdata);
 struct fiber *fiber_ref(struct fiber *fiber);
