@@ -688,6 +688,9 @@ static int on_fiber(void *userdata) {
     void (*test)(void) = *(void (**)(void)) userdata;
 
     test();
+    /* Canceled fibers run to their ends. */
+    for (int i = 0; i < 10; i++)
+        (void) fiber_yield();
     loop_exit(0);
     return 0;
 }

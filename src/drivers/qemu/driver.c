@@ -52,8 +52,20 @@ static int tsc_job(void *userdata) {
     return 0;
 }
 
+void qemu_unref(struct qemu *qemu) {
+    if (--qemu->references > 0)
+        return;
+    fiber_unref(qemu->warming);
+    free(qemu->kvm_reason);
+    free(qemu);
+}
+
+static void qemu_unrefp(struct qemu **qemu) {
+    qemu_unref(*qemu);
+}
+
 static int warming_main(void *userdata) {
-    struct qemu *qemu = userdata;
+    _cleanup_(qemu_unrefp) struct qemu *qemu = userdata;
     struct host_facts facts = { 0 };
 
     host_probe_kvm(&facts, qemu->context.run_path, qemu->context.libexec_path);
@@ -61,7 +73,6 @@ static int warming_main(void *userdata) {
     qemu->kvm_reason = STEAL_PTR(facts.kvm_reason);
     host_facts_done(&facts);
     (void) fiber_job(tsc_job, &qemu->tsc_khz);
-    qemu->warm = true;
     return 0;
 }
 
@@ -71,6 +82,7 @@ static int driver_open(const struct driver_context *context, void **ret_data, st
 
     if (!qemu)
         return error_errno(error, -ENOMEM, "opening the QEMU driver");
+    qemu->references = 2;
     qemu->context = *context;
     r = fiber_start(&qemu->warming, "qemu-warm", warming_main, qemu);
     if (r < 0) {
@@ -84,10 +96,13 @@ static int driver_open(const struct driver_context *context, void **ret_data, st
 static void driver_close(void *data) {
     struct qemu *qemu = data;
 
+    /* Machines that their instances were not released from run on. */
+    for (struct machine *machine = qemu->machines; machine; machine = machine->next) {
+        machine_detach(machine);
+        machine->instance->driver_data = NULL;
+    }
     fiber_cancel(qemu->warming);
-    fiber_unref(qemu->warming);
-    free(qemu->kvm_reason);
-    free(qemu);
+    qemu_unref(qemu);
 }
 
 static int driver_available(void *data _unused_, enum kind kind, struct error *error) {
@@ -181,6 +196,7 @@ static void machine_drop(struct driver_instance *instance) {
     machine->quiet = true;
     if (!machine->ended)
         machine_kill(machine);
+    machine_end_shares(machine);
     while (machine->busy > 0)
         (void) fiber_queue_wait(&machine->changed, DEADLINE_NONE);
     machine_detach(machine);
@@ -379,13 +395,22 @@ static int driver_resume(void *data _unused_, struct driver_instance *instance, 
     return 0;
 }
 
+static bool has_shares(const struct driver_instance *instance) {
+    const struct instance_mount *mounts = instance->spec->mounts.items;
+
+    for (size_t i = 0; i < instance->spec->mounts.count; i++)
+        if (mounts[i].type == MOUNT_BIND)
+            return true;
+    return false;
+}
+
 static int driver_suspend(void *data _unused_, struct driver_instance *instance, struct error *error) {
     struct machine *machine = machine_of(instance);
     int r;
 
     if (!machine)
         return no_machine(error);
-    if (instance->spec->mounts.count > 0 && machine_has_shares(machine))
+    if (has_shares(instance))
         return error_set(error, ERROR_NOT_SUPPORTED, "a machine that mounts host directories", "suspend",
                          "their file servers cannot be saved");
     machine->references++;
@@ -394,6 +419,12 @@ static int driver_suspend(void *data _unused_, struct driver_instance *instance,
     if (r >= 0)
         machine_drop(instance);
     return r;
+}
+
+static bool driver_saved(void *data _unused_, struct driver_instance *instance, bool drop) {
+    if (drop)
+        suspend_remove(instance);
+    return suspend_saved(instance);
 }
 
 static int driver_release(void *data, struct driver_instance *instance, struct error *error) {
@@ -524,6 +555,7 @@ const struct driver qemu_driver = {
     .pause = driver_pause,
     .resume = driver_resume,
     .suspend = driver_suspend,
+    .saved = driver_saved,
     .release = driver_release,
     .exec = driver_exec,
     .attach = driver_attach,

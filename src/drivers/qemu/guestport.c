@@ -242,8 +242,17 @@ static int session_run(struct guestport *port) {
     return r;
 }
 
+/* It waits on the descriptor that is about to be closed. */
+static void writer_end(struct guestport *port) {
+    _cleanup_fiber_ struct fiber *writer = port->writer ? fiber_ref(port->writer) : NULL;
+
+    if (writer)
+        fiber_cancel_join(writer);
+}
+
 static void session_end(struct guestport *port) {
     port->ready = false;
+    writer_end(port);
     port->fd = close_fd(port->fd);
     buffer_done(&port->out);
     frame_reader_clear(&port->frames);

@@ -375,6 +375,7 @@ static int qemu_run(struct launch *launch, struct error *error) {
         r = qemu_start(launch, jail, arguments, errors);
     if (r < 0)
         return error_errno(error, r, "starting QEMU");
+    machine_mark(machine, "QEMU runs");
     FAILPOINT("qemu-started");
     r = identity_write(machine->directory, launch->instance->assigned->uuid, &machine->process);
     if (r < 0) {

@@ -31,6 +31,7 @@
 #define RECONNECT_PAUSE (1 * CLOCK_SECOND)
 #define QUIT_DEADLINE (10 * CLOCK_SECOND)
 #define OFF_DEADLINE (30 * CLOCK_SECOND) /* between the acknowledged exit and the power-off */
+#define SHARE_GRACE (1 * CLOCK_SECOND)
 #define ERRORS_MAX 65536
 #define ERROR_SHOWN 300
 #define EXIT_NAME "exit.json"
@@ -40,7 +41,20 @@
 
 /* --- life ------------------------------------------------------------------------------------------------------ */
 
+static void machine_unlink(struct machine *machine) {
+    for (struct machine **link = &machine->qemu->machines; *link; link = &(*link)->next)
+        if (*link == machine) {
+            *link = machine->next;
+            return;
+        }
+}
+
 static void machine_free(struct machine *machine) {
+    machine_unlink(machine);
+    qemu_unref(machine->qemu);
+    for (unsigned i = 0; i < machine->share_count; i++)
+        process_done(&machine->shares[i]);
+    free(machine->shares);
     process_done(&machine->process);
     close_fd(machine->directory);
     close_fd(machine->errors);
@@ -66,10 +80,13 @@ int machine_new(struct qemu *qemu, struct driver_instance *instance, struct mach
         return error_errno(error, -ENOMEM, "starting QEMU");
     machine->references = 1;
     machine->qemu = qemu;
+    qemu->references++;
     machine->instance = instance;
     machine->process = (struct process) PROCESS_INIT;
     machine->errors = -EBADF;
     machine->exit_code = -1;
+    machine->next = qemu->machines;
+    qemu->machines = machine;
     machine->directory = open(instance->run_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (machine->directory < 0)
         return error_errno(error, -errno, "opening %s", instance->run_path);
@@ -91,6 +108,13 @@ void machine_detach(struct machine *machine) {
 
 static void machine_changed(struct machine *machine) {
     fiber_queue_wake_all(&machine->changed);
+}
+
+void machine_mark(const struct machine *machine, const char *what) {
+    uint64_t now = clock_now();
+
+    log_debug("instance '%s': %s, %llu.%06llu s after boot", machine->instance->name, what,
+              (unsigned long long) (now / CLOCK_SECOND), (unsigned long long) (now % CLOCK_SECOND));
 }
 
 static void status_changed(struct machine *machine) {
@@ -301,6 +325,7 @@ static int exit_main(void *userdata) {
         log_warning("the exit of %s cannot be kept: %s", machine->instance->name, strerror(-r));
     else if (machine->port)
         (void) guestport_acknowledge(machine->port);
+    machine_mark(machine, "its exit is acknowledged");
     if (machine_wait_end(machine, deadline_in(OFF_DEADLINE)) == -ETIMEDOUT)
         (void) process_signal(&machine->process, SIGKILL);
     machine->busy--;
@@ -316,6 +341,7 @@ static void on_guest_exited(int code, const char *problem, void *userdata) {
         (void) guestport_acknowledge(machine->port);
         return;
     }
+    machine_mark(machine, "the guest told its exit");
     machine->exit_known = true;
     machine->exit_code = code;
     machine->problem = problem ? text_escape(problem, strlen(problem), false) : NULL;
@@ -460,10 +486,6 @@ void machine_tell_late(struct machine *machine) {
         machine->references++;
 }
 
-bool machine_has_shares(const struct machine *machine) {
-    return machine->shares > 0;
-}
-
 /* QEMU stands still after the guest's end; its files are written out when it quits. */
 static void halted_quit(struct machine *machine) {
     int r = -ENOTCONN;
@@ -487,7 +509,17 @@ static int halted_main(void *userdata) {
     return 0;
 }
 
+void machine_end_shares(struct machine *machine) {
+    for (unsigned i = 0; i < machine->share_count; i++) {
+        if (process_wait(&machine->shares[i], deadline_in(SHARE_GRACE), NULL) < 0)
+            (void) process_end(&machine->shares[i], 0);
+        process_done(&machine->shares[i]);
+    }
+    machine->share_count = 0;
+}
+
 static void machine_ended(struct machine *machine) {
+    machine_end_shares(machine);
     machine->ended = true;
     machine->paused = false;
     if (machine->console) {

@@ -16,12 +16,13 @@ struct agent;
 
 /* The driver's own state. */
 struct qemu {
+    unsigned references; /* the manager's, each machine's, the warming fiber's */
     struct driver_context context;
     struct fiber *warming; /* finds out what follows, once */
-    bool warm;
     bool kvm;
     char *kvm_reason;
     uint64_t tsc_khz;
+    struct machine *machines; /* all there are */
 };
 
 /* A running microVM or VM, from the start of QEMU until its end was told. It is driver_instance.driver_data.
@@ -30,6 +31,7 @@ struct qemu {
  * wants to know himself (a failing start, suspend, release). */
 struct machine {
     unsigned references;
+    struct machine *next;
     struct qemu *qemu;
     struct driver_instance *instance;
     int directory; /* RUN_PATH */
@@ -56,13 +58,16 @@ struct machine {
     int exit_code;
     char *problem;
     char *last_line; /* of the console, once it has ended */
-    unsigned shares; /* virtiofsd processes it started with */
+    struct process *shares; /* virtiofsd processes that we started */
+    unsigned share_count;
     unsigned busy;   /* fibers that use `instance` */
     int status; /* of QEMU's process */
     uint64_t kills_before; /* out-of-memory kills when it started */
     bool migrated; /* the last migration completed */
     bool migration_failed;
 };
+
+void qemu_unref(struct qemu *qemu);
 
 /* Whole life. A machine holds the run directory open. */
 int machine_new(struct qemu *qemu, struct driver_instance *instance, struct machine **ret, struct error *error);
@@ -89,7 +94,8 @@ int machine_ask(struct machine *machine, const char *command, uint64_t deadline)
 int machine_failure(struct machine *machine, struct error *error);
 /* Tells the manager an end that happened while the machine was quiet. */
 void machine_tell_late(struct machine *machine);
-bool machine_has_shares(const struct machine *machine);
+/* Fiber: ends its file servers. They end by themselves when QEMU does; this makes sure and reaps them. */
+void machine_end_shares(struct machine *machine);
 /* What the driver tells of an end. `reason` is allocated or NULL. */
 void machine_exit(struct machine *machine, struct driver_exit *ret, char **ret_reason);
 

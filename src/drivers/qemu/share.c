@@ -60,26 +60,17 @@ static int source_open(const struct machine *machine, const char *path, struct e
     return error_set(error, ERROR_NOT_ALLOWED_PATH, path, text_is_empty(names) ? "none" : names);
 }
 
-/* A virtiofsd that ends is waited for, so that it does not stay as a zombie. */
-static int reaper_main(void *userdata) {
-    struct process *process = userdata;
+static int process_keep(struct machine *machine, struct process process_take) {
+    struct process *shares = reallocarray(machine->shares, machine->share_count + 1, sizeof(*shares));
 
-    (void) process_wait(process, DEADLINE_NONE, NULL);
-    process_done(process);
-    free(process);
-    return 0;
-}
-
-static int reaper_start(struct process *process_take) {
-    struct process *process = malloc(sizeof(*process));
-
-    if (!process) {
-        (void) process_end(process_take, 0);
-        process_done(process_take);
+    if (!shares) {
+        (void) process_end(&process_take, 0);
+        process_done(&process_take);
         return -ENOMEM;
     }
-    *process = *process_take;
-    return fiber_start(NULL, "virtiofsd", reaper_main, process);
+    machine->shares = shares;
+    shares[machine->share_count++] = process_take;
+    return 0;
 }
 
 static int virtiofsd_start(struct machine *machine, int source, bool read_only, int listening) {
@@ -105,7 +96,7 @@ static int virtiofsd_start(struct machine *machine, int source, bool read_only, 
     if (machine->instance->cgroup)
         spec.cgroup_fds = cgroup_procs_fds(machine->instance->cgroup, &spec.cgroup_fd_count);
     r = process_start(&spec, &process);
-    return r < 0 ? r : reaper_start(&process);
+    return r < 0 ? r : process_keep(machine, process);
 }
 
 /* One share; *ret_fd is QEMU's end. */
@@ -148,6 +139,5 @@ int share_start_all(struct machine *machine, struct machine_plan *plan, int *fds
             return r;
         plan->share_tags[plan->shares++] = (unsigned) i;
     }
-    machine->shares = plan->shares;
     return 0;
 }

@@ -34,6 +34,12 @@ void suspend_remove(const struct driver_instance *instance) {
         (void) unlink(data);
 }
 
+bool suspend_saved(const struct driver_instance *instance) {
+    _cleanup_free_ char *note = memory_path(instance, ".json");
+
+    return note && file_exists(AT_FDCWD, note);
+}
+
 /* --- the note --------------------------------------------------------------------------------------------------- */
 
 static int note_write(const struct machine *machine) {

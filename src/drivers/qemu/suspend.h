@@ -12,4 +12,6 @@ int suspend_machine(struct machine *machine, struct error *error);
 int suspend_load(struct machine *machine, struct error *error);
 /* Does the saved memory fit the instance as it is now? NOT_FOUND without one. */
 int suspend_check(const struct driver_instance *instance, struct error *error);
+/* Is there whole saved memory at all? */
+bool suspend_saved(const struct driver_instance *instance);
 void suspend_remove(const struct driver_instance *instance);
