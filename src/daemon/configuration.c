@@ -50,6 +50,12 @@ static const struct field fields[] = {
       .maximum = PERCENT_MAX, .initial = "100", .value = "PERCENT", .help = "of the memory that microVMs may be promised" },
     { .name = "overcommit_memory_vm", .type = FIELD_INTEGER, .offset = AT(overcommit_memory_vm), .minimum = 1,
       .maximum = PERCENT_MAX, .initial = "100", .value = "PERCENT", .help = "of the memory that VMs may be promised" },
+    { .name = "overcommit_cpu_fake", .type = FIELD_INTEGER, .offset = AT(overcommit_cpu_fake), .minimum = 1,
+      .maximum = 100 * PERCENT_MAX, .initial = "10000000", .value = "PERCENT",
+      .help = "of the CPUs that fake instances may be promised: they take next to nothing" },
+    { .name = "overcommit_memory_fake", .type = FIELD_INTEGER, .offset = AT(overcommit_memory_fake), .minimum = 1,
+      .maximum = 100 * PERCENT_MAX, .initial = "10000000", .value = "PERCENT",
+      .help = "of the memory that fake instances may be promised" },
     { .name = "memory_reserve", .type = FIELD_SIZE, .offset = AT(memory_reserve), .initial = "512M", .value = "SIZE",
       .help = "memory kept for the host" },
     { .name = "trash", .type = FIELD_DURATION, .offset = AT(trash), .initial = "1d", .maximum = UINT64_C(31536000000),
@@ -143,6 +149,6 @@ void configuration_apply(const struct configuration *configuration, struct manag
     ret->overcommit_memory[KIND_CONTAINER] = (uint64_t) configuration->overcommit_memory_container;
     ret->overcommit_memory[KIND_MICROVM] = (uint64_t) configuration->overcommit_memory_microvm;
     ret->overcommit_memory[KIND_VM] = (uint64_t) configuration->overcommit_memory_vm;
-    /* A fake instance takes next to nothing: ten thousand of them fit the smallest host. */
-    ret->overcommit_cpu[KIND_FAKE] = ret->overcommit_memory[KIND_FAKE] = 100 * PERCENT_MAX;
+    ret->overcommit_cpu[KIND_FAKE] = (uint64_t) configuration->overcommit_cpu_fake;
+    ret->overcommit_memory[KIND_FAKE] = (uint64_t) configuration->overcommit_memory_fake;
 }

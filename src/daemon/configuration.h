@@ -18,8 +18,8 @@ struct configuration {
     bool no_network;
     bool reader_socket;
     char *log_level;
-    int64_t overcommit_cpu_container, overcommit_cpu_microvm, overcommit_cpu_vm;          /* percent */
-    int64_t overcommit_memory_container, overcommit_memory_microvm, overcommit_memory_vm; /* percent */
+    int64_t overcommit_cpu_container, overcommit_cpu_microvm, overcommit_cpu_vm, overcommit_cpu_fake; /* percent */
+    int64_t overcommit_memory_container, overcommit_memory_microvm, overcommit_memory_vm, overcommit_memory_fake;
     uint64_t memory_reserve;
     uint64_t trash;       /* ms */
 };

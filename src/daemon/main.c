@@ -27,7 +27,9 @@
 #include "store/store.h"
 
 #define DEFAULT_CONFIGURATION "/etc/polder/polderd.conf"
-#define STOP_DEADLINE (8 * CLOCK_SECOND)
+#define STOP_DEADLINE (8 * CLOCK_SECOND)  /* for requests and operations under way */
+#define STOP_ANYWAY (10 * CLOCK_SECOND) /* then the process ends, whatever hangs */
+#define STOP_ACCURACY (100 * CLOCK_MILLISECOND)
 #define LISTEN_FDS_MAX 8
 
 struct daemon {
@@ -39,6 +41,7 @@ struct daemon {
     int lock;
     int result;
     int stop_requests;
+    uint64_t stop_asked; /* boot time of the first */
     struct fiber_queue stop_queue;
 };
 
@@ -265,9 +268,17 @@ static int daemon_main(void *userdata) {
         log_info("stopping; instances run on");
     }
     if (daemon->api)
-        api_stop(daemon->api, deadline_in(STOP_DEADLINE / 2));
+        api_stop(daemon->api, daemon->stop_asked + STOP_DEADLINE / 2);
     if (daemon->manager)
-        manager_stop(daemon->manager, deadline_in(STOP_DEADLINE));
+        manager_stop(daemon->manager, daemon->stop_asked + STOP_DEADLINE);
+    loop_exit(daemon->result);
+    return 0;
+}
+
+static int on_overdue(sd_event_source *source _unused_, uint64_t now _unused_, void *userdata) {
+    const struct daemon *daemon = userdata;
+
+    log_warning("not everything came to its end in time: stopping all the same");
     loop_exit(daemon->result);
     return 0;
 }
@@ -278,11 +289,18 @@ static int on_signal(sd_event_source *source _unused_, const struct signalfd_sig
     /* A second request does not wait for anybody. */
     if (daemon->stop_requests++ > 0)
         loop_exit(daemon->result);
+    else
+        daemon->stop_asked = clock_now();
+    if (daemon->stop_requests == 1 &&
+        sd_event_add_time(loop_event(), NULL, CLOCK_BOOTTIME, daemon->stop_asked + STOP_ANYWAY, STOP_ACCURACY, on_overdue,
+                          daemon) < 0)
+        log_warning("no timer for the end");
     fiber_queue_wake_all(&daemon->stop_queue);
     return 0;
 }
 
 static int signals_take(struct daemon *daemon) {
+    static const int ignored[] = { SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGQUIT };
     sigset_t set;
     int r;
 
@@ -291,6 +309,9 @@ static int signals_take(struct daemon *daemon) {
     sigaddset(&set, SIGINT);
     if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
         return -errno;
+    /* Nothing to do for these, and no reason to die of them; children get their defaults back. */
+    for (size_t i = 0; i < ELEMENTS(ignored); i++)
+        (void) signal(ignored[i], SIG_IGN);
     r = sd_event_add_signal(loop_event(), NULL, SIGTERM, on_signal, daemon);
     return r < 0 ? r : sd_event_add_signal(loop_event(), NULL, SIGINT, on_signal, daemon);
 }

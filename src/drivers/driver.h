@@ -138,6 +138,8 @@ struct driver {
     int (*resume)(void *data, struct driver_instance *instance, struct error *error);
     /* Memory to state_path, then the processes end (no `exited`). On failure the instance runs on. */
     int (*suspend)(void *data, struct driver_instance *instance, struct error *error);
+    /* Is its whole memory, saved by `suspend`, still there to be restored? `drop` removes it first. NULL: never. */
+    bool (*saved)(void *data, struct driver_instance *instance, bool drop);
     /* Ends what still runs of it and removes everything at run_path, mounts, taps … Safe to repeat. */
     int (*release)(void *data, struct driver_instance *instance, struct error *error);
     /* Applies what changed live between `before` and instance->spec beyond cgroup limits (name, balloon …). NULL: none. */

@@ -90,6 +90,13 @@ int engine_check(const struct engine *engine, const struct engine_request *reque
     return 0;
 }
 
+static void entry_measure(const struct engine *engine, struct entry *entry, const struct engine_request *request) {
+    entry->cpus = request->cpus;
+    entry->memory = request->memory;
+    entry->taken_cpus = share_of(request->cpus, engine->node.overcommit_cpu[entry->kind]);
+    entry->taken_memory = share_of(request->memory, engine->node.overcommit_memory[entry->kind]);
+}
+
 static int entry_new(struct engine *engine, const struct engine_request *request, struct entry **ret) {
     struct entry *entry = calloc(1, sizeof(*entry));
     int r;
@@ -98,10 +105,7 @@ static int entry_new(struct engine *engine, const struct engine_request *request
         return -ENOMEM;
     entry->id = strdup(request->id);
     entry->kind = request->kind;
-    entry->cpus = request->cpus;
-    entry->memory = request->memory;
-    entry->taken_cpus = share_of(request->cpus, engine->node.overcommit_cpu[request->kind]);
-    entry->taken_memory = share_of(request->memory, engine->node.overcommit_memory[request->kind]);
+    entry_measure(engine, entry, request);
     entry->userdata = request->userdata;
     r = entry->id ? map_put(engine->entries, entry->id, entry) : -ENOMEM;
     if (r < 0) {
@@ -211,18 +215,53 @@ void *engine_next(struct engine *engine) {
     return entry->userdata;
 }
 
-void engine_explain(const struct engine *engine, const char *id, struct engine_explanation *ret) {
-    const struct entry *entry = map_get(engine->entries, id);
+static int no_room(struct error *error, const char *resource, char *wanted, char *available) {
+    _cleanup_free_ char *a = wanted, *b = available;
 
-    *ret = (struct engine_explanation){ 0 };
+    return error_set(error, ERROR_NO_ROOM, resource, a, b);
+}
+
+/* May the admitted entry become as large as `wanted`? What it has counts as free for it. */
+static int check_growth(const struct engine *engine, const struct entry *entry, const struct entry *wanted,
+                        struct error *error) {
+    const struct engine_node *node = &engine->node;
+    uint64_t cpus = free_of(node->cpus, engine->totals.taken_cpus - entry->taken_cpus);
+    uint64_t memory = free_of(node->memory, engine->totals.taken_memory - entry->taken_memory);
+
+    if (wanted->taken_cpus > entry->taken_cpus && wanted->taken_cpus > cpus)
+        return no_room(error, "cpus", text_format_cpus(wanted->cpus),
+                       text_format_cpus(virtual_of(cpus, node->overcommit_cpu[entry->kind])));
+    if (wanted->taken_memory > entry->taken_memory && wanted->taken_memory > memory)
+        return no_room(error, "memory", text_format_size(wanted->memory),
+                       text_format_size(virtual_of(memory, node->overcommit_memory[entry->kind])));
+    return 0;
+}
+
+int engine_change(struct engine *engine, const struct engine_request *request, struct error *error) {
+    struct entry *entry = map_get(engine->entries, request->id);
+    struct entry wanted = { .kind = request->kind };
+    int r;
+
     if (!entry)
-        return;
+        return 0;
+    entry_measure(engine, &wanted, request);
+    if (entry->admitted) {
+        r = check_growth(engine, entry, &wanted, error);
+        if (r < 0)
+            return r;
+        room_give(engine, entry);
+    }
+    entry_measure(engine, entry, request);
+    if (entry->admitted)
+        room_take(engine, entry);
+    return 0;
+}
+
+static void explain(const struct engine *engine, const struct entry *entry, struct engine_explanation *ret) {
     ret->standing = entry->admitted ? ENGINE_ADMITTED : ENGINE_QUEUED;
     ret->since = entry->since;
     if (entry->admitted)
         return;
-    for (const struct entry *other = entry; other; other = other->previous)
-        ret->position++;
     ret->resource = lacking(engine, entry);
     if (ret->resource && ret->resource[0] == 'c') {
         ret->wanted = entry->cpus;
@@ -233,6 +272,30 @@ void engine_explain(const struct engine *engine, const char *id, struct engine_e
         ret->free = virtual_of(free_of(engine->node.memory, engine->totals.taken_memory),
                                engine->node.overcommit_memory[entry->kind]);
     }
+}
+
+void engine_explain(const struct engine *engine, const char *id, struct engine_explanation *ret) {
+    const struct entry *entry = map_get(engine->entries, id);
+
+    *ret = (struct engine_explanation){ 0 };
+    if (!entry)
+        return;
+    for (const struct entry *other = entry; other && !entry->admitted; other = other->previous)
+        ret->position++;
+    explain(engine, entry, ret);
+}
+
+bool engine_walk(const struct engine *engine, struct engine_cursor *cursor, void **ret_userdata,
+                 struct engine_explanation *ret_why) {
+    const struct entry *entry = cursor->entry ? ((const struct entry *) cursor->entry)->next : engine->first;
+
+    if (!entry)
+        return false;
+    cursor->entry = entry;
+    *ret_why = (struct engine_explanation){ .position = ++cursor->position };
+    explain(engine, entry, ret_why);
+    *ret_userdata = entry->userdata;
+    return true;
 }
 
 void engine_totals(const struct engine *engine, struct engine_totals *ret) {

@@ -41,6 +41,9 @@ int engine_check(const struct engine *engine, const struct engine_request *reque
 int engine_submit(struct engine *engine, const struct engine_request *request, uint64_t now);
 /* It holds its room already (adopted after a restart, or resumed): never refused. */
 int engine_occupy(struct engine *engine, const struct engine_request *request);
+/* Its request changed. In the queue it keeps its place; running, it holds the new room from now on, or, where it would
+ * take more of something than is free, nothing changes: NO_ROOM. Absent: 0. */
+int engine_change(struct engine *engine, const struct engine_request *request, struct error *error);
 /* Leaves the queue, or gives its room back. Absent: nothing. */
 void engine_release(struct engine *engine, const char *id);
 /* The next decision: a queued request that may start now and from then on holds its room; NULL when none may. */
@@ -59,6 +62,15 @@ struct engine_explanation {
     uint64_t since;      /* when it was submitted */
 };
 void engine_explain(const struct engine *engine, const char *id, struct engine_explanation *ret);
+
+/* Walks the queue in order, for those who explain all of it: from a zeroed cursor on, *ret_userdata and *ret_why (whose
+ * position is right) until it returns false. The queue must not change meanwhile. */
+struct engine_cursor {
+    const void *entry;
+    size_t position;
+};
+bool engine_walk(const struct engine *engine, struct engine_cursor *cursor, void **ret_userdata,
+                 struct engine_explanation *ret_why);
 
 struct engine_totals {
     uint64_t promised_cpus, promised_memory; /* sums of requests admitted */

@@ -23,15 +23,16 @@ static const struct {
     const char *name; /* operation type */
     enum permission permission;
     enum power power;
+    enum lifecycle_event event;
 } actions[] = {
-    [ACTION_START] = { "instance.start", PERMISSION_OPERATE, POWER_RUNNING },
-    [ACTION_STOP] = { "instance.stop", PERMISSION_OPERATE, POWER_STOPPED },
-    [ACTION_RESTART] = { "instance.restart", PERMISSION_OPERATE, POWER_RUNNING },
-    [ACTION_PAUSE] = { "instance.pause", PERMISSION_OPERATE, POWER_PAUSED },
-    [ACTION_RESUME] = { "instance.resume", PERMISSION_OPERATE, POWER_RUNNING },
-    [ACTION_SUSPEND] = { "instance.suspend", PERMISSION_OPERATE, POWER_SUSPENDED },
-    [ACTION_DELETE] = { "instance.delete", PERMISSION_CREATE, POWER_DELETED },
-    [ACTION_UNDELETE] = { "instance.undelete", PERMISSION_CREATE, POWER_STOPPED },
+    [ACTION_START] = { "instance.start", PERMISSION_OPERATE, POWER_RUNNING, EVENT_START },
+    [ACTION_STOP] = { "instance.stop", PERMISSION_OPERATE, POWER_STOPPED, EVENT_STOP },
+    [ACTION_RESTART] = { "instance.restart", PERMISSION_OPERATE, POWER_RUNNING, EVENT_START },
+    [ACTION_PAUSE] = { "instance.pause", PERMISSION_OPERATE, POWER_PAUSED, EVENT_PAUSE },
+    [ACTION_RESUME] = { "instance.resume", PERMISSION_OPERATE, POWER_RUNNING, EVENT_RESUME },
+    [ACTION_SUSPEND] = { "instance.suspend", PERMISSION_OPERATE, POWER_SUSPENDED, EVENT_SUSPEND },
+    [ACTION_DELETE] = { "instance.delete", PERMISSION_CREATE, POWER_DELETED, EVENT_DELETE },
+    [ACTION_UNDELETE] = { "instance.undelete", PERMISSION_CREATE, POWER_STOPPED, EVENT_UNDELETE },
 };
 
 static void action_free(void *userdata) {
@@ -48,153 +49,194 @@ static uint64_t stop_timeout(const struct action *action) {
     return action->options.timeout_ms >= 0 ? (uint64_t) action->options.timeout_ms : action->instance->spec.stop_timeout;
 }
 
-/* Repeating a request whose goal is reached is no error. */
+/* Repeating a request whose goal is reached is no error. Both count: the fact, and that the wish is durable. */
 static bool is_reached(const struct action *action) {
-    enum state state = action->instance->status.state;
+    const struct instance *instance = action->instance;
+    enum state state = instance->status.state;
 
+    if (action->action == ACTION_UNDELETE)
+        return state != STATE_DELETED;
+    if (action->action == ACTION_RESTART || instance->control.power != (int) actions[action->action].power ||
+        instance->dirty || instance->in_flight)
+        return false;
     switch (action->action) {
     case ACTION_START:
-        return state == STATE_RUNNING || state == STATE_STARTING;
-    case ACTION_STOP:
-        return state == STATE_STOPPED || state == STATE_CREATED;
-    case ACTION_PAUSE:
-        return state == STATE_PAUSED;
     case ACTION_RESUME:
         return state == STATE_RUNNING;
+    case ACTION_STOP:
+        return (state == STATE_STOPPED || state == STATE_CREATED) && !instance->timer;
+    case ACTION_PAUSE:
+        return state == STATE_PAUSED;
     case ACTION_SUSPEND:
         return state == STATE_SUSPENDED;
-    case ACTION_UNDELETE:
-        return state != STATE_DELETED;
+    case ACTION_DELETE:
+        return state == STATE_DELETED && !action->options.purge;
     default:
         return false;
     }
 }
 
-static int commit_power(struct action *action, struct error *error) {
+/* May this be asked for in this state? WRONG_STATE tells what may. */
+static int check_state(const struct instance *instance, enum instance_action action,
+                       const struct action_options *options, struct error *error) {
+    enum state state = instance->status.state;
+
+    if (action == ACTION_RESTART && state_is_active(state))
+        return 0;
+    if (action == ACTION_RESUME && state == STATE_RUNNING)
+        return 0; /* as it is wished */
+    if (action == ACTION_DELETE && state_is_active(state))
+        return options->force ? 0 : error_set(error, ERROR_WRONG_STATE, state_name(state), "delete",
+                                              "stop, or delete with force");
+    return lifecycle_check(state, actions[action].event, &(enum state){ 0 }, error);
+}
+
+static int check_action(const struct instance *instance, enum instance_action action,
+                        const struct action_options *options, struct error *error) {
+    int r = check_state(instance, action, options, error);
+
+    if (r >= 0 && action == ACTION_PAUSE)
+        r = run_require(instance, DRIVER_PAUSE, "pause", error);
+    if (r >= 0 && action == ACTION_SUSPEND)
+        r = run_require(instance, DRIVER_SUSPEND, "suspend", error);
+    if (r >= 0 && (action == ACTION_START || action == ACTION_RESTART || action == ACTION_RESUME))
+        r = manager_driver_available(instance->manager, instance->assigned.kind, error);
+    return r;
+}
+
+/* The wish becomes durable, with its audit record. What frees room may use the reserve of a full disk. */
+static int commit_wish(struct action *action, enum power power, const char *name, struct error *error) {
     struct instance *instance = action->instance;
     enum power before = instance->control.power;
+    bool urgent = power == POWER_STOPPED || power == POWER_DELETED;
     int r;
 
-    instance->control.power = actions[action->action].power;
-    r = manager_commit_instance(action->manager, instance, &action->actor, actions[action->action].name, false, NULL, 0,
+    instance->control.power = power;
+    r = manager_commit_instance(action->manager, instance, &action->actor, name, urgent ? COMMIT_URGENT : 0, NULL, 0,
                                 error);
     if (r < 0)
         instance->control.power = before;
     return r;
 }
 
+static int commit_power(struct action *action, struct error *error) {
+    return commit_wish(action, actions[action->action].power, actions[action->action].name, error);
+}
+
+/* The request failed: the wish goes back, unless a newer request has set it. */
+static void wish_back(struct action *action, enum power wished, enum power before) {
+    struct instance *instance = action->instance;
+
+    if (instance->removed || instance->control.power != (int) wished)
+        return;
+    instance->control.power = before;
+    manager_mark_dirty(action->manager, instance);
+}
+
 /* --- what each action does; the lock is held ------------------------------------------------------------------------ */
 
 static int do_start(struct action *action, struct operation *operation, struct error *error) {
+    struct instance *instance = action->instance;
     struct driver_start start = { .ret_stream = action->options.ret_stream, .terminal = action->options.terminal };
-    int r;
-
-    if (action->instance->status.state == STATE_PAUSED)
-        return error_set(error, ERROR_WRONG_STATE, "paused", "start", "resume, stop");
-    r = commit_power(action, error);
-    if (r < 0)
-        return r;
-    action->instance->status.restarts = 0;
-    action->instance->control.failures = 0;
-    return run_start(action->instance, operation, &start, error);
-}
-
-static int do_stop(struct action *action, struct error *error) {
-    int r = lifecycle_check(action->instance->status.state, EVENT_STOP, &(enum state){ 0 }, error);
-
-    if (r >= 0)
-        r = commit_power(action, error);
-    return r < 0 ? r : run_stop_and_wait(action->instance, stop_timeout(action), error);
-}
-
-static int do_restart(struct action *action, struct operation *operation, struct error *error) {
-    struct instance *instance = action->instance;
-    int r = 0;
-
-    if (state_is_active(instance->status.state)) {
-        /* Wished stopped meanwhile, so that the end is not taken for a crash; the commit below is the wish. */
-        instance->control.power = POWER_STOPPED;
-        r = run_stop_and_wait(instance, stop_timeout(action), error);
-    }
-    if (r >= 0)
-        r = do_start(action, operation, error);
-    return r;
-}
-
-static int do_power(struct action *action, struct operation *operation, struct error *error) {
-    struct instance *instance = action->instance;
     enum power before = instance->control.power;
     int r = commit_power(action, error);
 
     if (r < 0)
         return r;
+    if (instance->status.state == STATE_RUNNING)
+        return 0;
+    instance->status.restarts = 0;
+    instance->control.failures = 0;
+    FAILPOINT("start-after-commit");
+    return run_start_wished(instance, operation, &start, before, error);
+}
+
+static int do_stop(struct action *action, struct error *error) {
+    struct instance *instance = action->instance;
+    enum power before = instance->control.power;
+    int r = commit_power(action, error);
+
+    FAILPOINT("stop-after-commit");
+    if (r < 0)
+        return r;
+    r = run_stop_and_wait(instance, stop_timeout(action), error);
+    if (r < 0 && state_is_active(instance->status.state))
+        wish_back(action, POWER_STOPPED, before);
+    return r;
+}
+
+/* The wish is "running" all the time: if we die after the stop, the next start of polderd starts it. */
+static int do_restart(struct action *action, struct operation *operation, struct error *error) {
+    struct instance *instance = action->instance;
+    enum power before = instance->control.power;
+    int r = commit_power(action, error);
+
+    FAILPOINT("restart-after-commit");
+    if (r < 0)
+        return r;
+    if (state_is_active(instance->status.state)) {
+        instance->handover = true;
+        r = run_stop_and_wait(instance, stop_timeout(action), error);
+        instance->handover = false;
+        if (r < 0) {
+            wish_back(action, POWER_RUNNING, before);
+            return r;
+        }
+    }
+    FAILPOINT("restart-after-stop");
+    if (instance->removed || instance->control.power != POWER_RUNNING)
+        return error_set(error, ERROR_CANCELED, "the restart");
+    return run_start_wished(instance, operation, NULL, before == POWER_RUNNING ? POWER_RUNNING : POWER_STOPPED, error);
+}
+
+static int do_power(struct action *action, struct operation *operation, struct error *error) {
+    struct instance *instance = action->instance;
+    enum power before = instance->control.power, wished = actions[action->action].power;
+    int r = commit_power(action, error);
+
+    if (r < 0)
+        return r;
+    FAILPOINT("power-after-commit");
     if (action->action == ACTION_PAUSE)
         r = run_pause(instance, error);
     else if (action->action == ACTION_SUSPEND)
         r = run_suspend(instance, error);
-    else
-        r = run_resume(instance, operation, error);
-    if (r < 0 && r != -ECANCELED) {
-        instance->control.power = before;
-        manager_mark_dirty(action->manager, instance);
-    }
+    else if (instance->status.state != STATE_RUNNING)
+        r = run_resume(instance, operation, before, error);
+    if (r < 0 && instance->status.state != STATE_SUSPENDED)
+        wish_back(action, wished, before);
     return r;
-}
-
-static int to_trash(struct action *action, struct error *error) {
-    struct manager *manager = action->manager;
-    struct instance *instance = action->instance;
-    _cleanup_free_ char *name_key = instance_name_key(instance->name);
-    struct store_operation extra = { .type = STORE_DELETE, .key = name_key };
-    enum state before = instance->status.state;
-    int r;
-
-    if (!name_key)
-        return error_errno(error, -ENOMEM, "deleting");
-    r = lifecycle_check(before, EVENT_DELETE, &(enum state){ 0 }, error);
-    if (r < 0)
-        return r;
-    run_timer_cancel(instance);
-    instance->control.power = POWER_DELETED;
-    instance->control.deleted = clock_wall();
-    instance->status.state = STATE_DELETED;
-    FAILPOINT("delete-before-commit");
-    r = manager_commit_instance(manager, instance, &action->actor, "instance.delete", false, &extra, 1, error);
-    FAILPOINT("delete-after-commit");
-    if (r < 0) {
-        instance->status.state = before;
-        instance->control.deleted = 0;
-        instance->control.power = POWER_STOPPED;
-        return r;
-    }
-    registry_hide(manager, instance);
-    instance_touch(instance);
-    events_publish(manager->events, "instance.deleted", instance->name, NULL);
-    return run_release(instance, error);
 }
 
 static int do_delete(struct action *action, struct error *error) {
     struct instance *instance = action->instance;
-    bool active = state_is_active(instance->status.state) || instance->status.state == STATE_QUEUED;
+    enum power before = instance->control.power;
+    bool purge = action->options.purge;
     int r = 0;
 
-    if (active && !action->options.force)
-        return error_set(error, ERROR_WRONG_STATE, state_name(instance->status.state), "delete",
-                         "stop, or delete with force");
-    if (active) {
-        instance->control.power = POWER_DELETED;
+    if (state_is_active(instance->status.state) || instance->status.state == STATE_QUEUED) {
+        instance->control.purge = purge;
+        r = commit_wish(action, POWER_DELETED, "instance.stop", error);
+        FAILPOINT("delete-after-wish");
+        if (r < 0)
+            return r;
+        instance->handover = true;
         r = run_stop_and_wait(instance, 0, error);
+        instance->handover = false;
+        if (instance->removed)
+            return 0;
+        if (r < 0) {
+            wish_back(action, POWER_DELETED, before);
+            return r;
+        }
     }
-    if (r < 0 || instance->removed) /* --rm: its end has removed it already */
-        return instance->removed ? 0 : r;
-    if (action->options.purge || instance->spec.remove || action->manager->configuration.trash_seconds == 0)
-        return run_purge(instance, &action->actor, error);
-    return to_trash(action, error);
+    return instance_discard(instance, &action->actor, purge, error);
 }
 
 static int do_undelete(struct action *action, struct error *error) {
     struct manager *manager = action->manager;
     struct instance *instance = action->instance;
+    _cleanup_free_ char *object = instance_object(instance->name);
     int64_t deleted = (int64_t) instance->control.deleted;
     int r;
 
@@ -206,7 +248,9 @@ static int do_undelete(struct action *action, struct error *error) {
     instance->status.state = STATE_STOPPED;
     instance->control.power = POWER_STOPPED;
     instance->control.deleted = 0;
-    r = manager_commit_instance(manager, instance, &action->actor, "instance.undelete", true, NULL, 0, error);
+    FAILPOINT("undelete-before-commit");
+    r = manager_commit_instance(manager, instance, &action->actor, "instance.undelete", COMMIT_NAME, NULL, 0, error);
+    FAILPOINT("undelete-after-commit");
     if (r < 0) {
         registry_hide(manager, instance);
         instance->status.state = STATE_DELETED;
@@ -215,16 +259,31 @@ static int do_undelete(struct action *action, struct error *error) {
         return r;
     }
     instance_touch(instance);
-    events_publish(manager->events, "instance.undeleted", instance->name, NULL);
+    events_publish(manager->events, "instance.undeleted", object ? object : "instances", NULL);
     return 0;
 }
 
+static int reached(struct action *action, struct error *error) {
+    struct instance *instance = action->instance;
+    int r = 0;
+
+    if (action->options.ret_stream)
+        r = instance->driver && instance->driver->attach
+                ? instance->driver->attach(instance->driver_data, &instance->view, action->options.ret_stream, error)
+                : run_require(instance, DRIVER_ATTACH, "attach", error);
+    if (r >= 0)
+        audit_instance(action->manager, &action->actor, actions[action->action].name, instance->name, 0, NULL);
+    return r;
+}
+
 static int act(struct action *action, struct operation *operation, struct error *error) {
+    int r;
+
     if (is_reached(action))
-        return action->options.ret_stream
-                   ? action->instance->driver->attach(action->instance->driver_data, &action->instance->view,
-                                                      action->options.ret_stream, error)
-                   : 0;
+        return reached(action, error);
+    r = check_action(action->instance, action->action, &action->options, error);
+    if (r < 0)
+        return r;
     switch (action->action) {
     case ACTION_START:
         return do_start(action, operation, error);
@@ -257,20 +316,28 @@ static int action_body(struct operation *operation, void *userdata, struct error
             instance->operation = NULL;
     }
     fiber_mutex_unlock(&instance->lock);
-    if (r < 0)
+    if (r < 0) {
         (void) error_subject(error, "instance", instance->name);
-    return audit_refusal(action->manager, &action->actor, actions[action->action].name, instance->name, r, error);
+        audit_instance(action->manager, &action->actor, actions[action->action].name, instance->name, r, error);
+        instance_settle(instance);
+    }
+    return r;
 }
 
-/* A wish that takes back one that is still waiting or starting cancels it, so that the lock comes free. */
-static void supersede(struct instance *instance, enum instance_action action) {
-    bool ends = action == ACTION_STOP || action == ACTION_DELETE;
+/* A wish that takes back one that is still waiting, starting or being suspended cancels it, so that the lock comes
+ * free; one by force waits for nothing that is under way, a gentle stop neither. */
+static void supersede(struct instance *instance, enum instance_action action, const struct action_options *options) {
     enum state state = instance->status.state;
+    bool stop = action == ACTION_STOP || options->force;
 
-    if (!ends || !instance->operation || (state != STATE_QUEUED && state != STATE_STARTING))
+    if (action != ACTION_STOP && action != ACTION_DELETE)
         return;
-    instance->control.power = actions[action].power;
-    operation_cancel(instance->operation);
+    if (instance->starter && (state == STATE_QUEUED || (state == STATE_STARTING && stop))) {
+        instance->control.power = actions[action].power;
+        fiber_cancel(instance->starter);
+    } else if (instance->operation && (options->force || (state == STATE_SUSPENDING && stop))) {
+        operation_cancel(instance->operation);
+    }
 }
 
 static int check_match(const struct instance *instance, const char *if_match, struct error *error) {
@@ -304,28 +371,41 @@ static int action_new(struct manager *manager, const struct actor *actor, struct
     return 0;
 }
 
+/* A name in the trash means the one there for undelete; else the living come first. */
+static int action_find(struct manager *manager, const char *name, enum instance_action kind,
+                       const struct action_options *options, struct instance **ret, struct error *error) {
+    if (kind == ACTION_UNDELETE) {
+        *ret = registry_find_in_trash(manager, name);
+        if (*ret)
+            return 0;
+    }
+    return registry_lookup(manager, name, kind == ACTION_DELETE && options->purge, ret, error);
+}
+
 static int action_submit(struct manager *manager, const struct actor *actor, const char *name,
                          enum instance_action kind, const struct action_options *options, struct operation **ret,
                          struct error *error) {
-    bool trash = kind == ACTION_UNDELETE || (kind == ACTION_DELETE && options->purge);
     struct instance *instance;
     struct action *action;
     _cleanup_free_ char *object = NULL;
     int r = authorise(actor, "default", actions[kind].permission, name, error);
 
     if (r >= 0)
-        r = registry_lookup(manager, name, trash, &instance, error);
+        r = action_find(manager, name, kind, options, &instance, error);
     if (r >= 0)
         r = check_match(instance, options->if_match, error);
     if (r < 0)
         return r;
-    if (options->dry_run)
-        return 0;
-    object = text_format("instances/%s", instance->name);
+    object = instance_object(instance->name);
     r = object ? action_new(manager, actor, instance, kind, options, &action) : -ENOMEM;
     if (r < 0)
         return error_errno(error, r, "%s", actions[kind].name);
-    supersede(instance, kind);
+    if (options->dry_run) {
+        r = is_reached(action) ? 0 : check_action(instance, kind, options, error);
+        action_free(action);
+        return r < 0 ? error_subject(error, "instance", instance->name) : 0;
+    }
+    supersede(instance, kind, options);
     r = operation_start(manager->operations, actions[kind].name, object, actor->name, action_body, action, action_free,
                         ret);
     return r < 0 ? error_errno(error, r, "%s", actions[kind].name) : 0;
@@ -336,8 +416,10 @@ int manager_instance_action(struct manager *manager, const struct actor *actor, 
                             struct error *error) {
     int r = action_submit(manager, actor, name, kind, options, ret, error);
 
-    if (r < 0)
-        return audit_refusal(manager, actor, actions[kind].name, name, r, error);
+    if (r < 0) {
+        audit_instance(manager, actor, actions[kind].name, name, r, error);
+        return r;
+    }
     if (!options->ret_stream || options->dry_run)
         return 0;
     /* The stream belongs to this caller's stack: it must stay until the operation is over. */
@@ -399,6 +481,8 @@ static int patch_check(struct instance *instance, const struct patch *patch, str
     bool running = state_is_active(state) || state == STATE_SUSPENDED || state == STATE_QUEUED;
     const struct field *frozen = table_first_frozen(&instance_spec_table, &instance->spec, &patch->after, running);
 
+    if (state == STATE_DELETED)
+        return error_set(error, ERROR_WRONG_STATE, state_name(state), "change", "undelete, delete");
     if (frozen)
         return error_set(error, ERROR_FROZEN_FIELD, frozen->name,
                          frozen->change == CHANGE_STOPPED ? "while the instance runs" : "after the instance was created");
@@ -407,69 +491,95 @@ static int patch_check(struct instance *instance, const struct patch *patch, str
     return 0;
 }
 
-static int apply_live(struct instance *instance, const struct instance_spec *before, struct error *error) {
+static int limits_apply(struct instance *instance, struct error *error) {
     struct cgroup_limits limits;
-    int r = 0;
 
-    if (!state_is_active(instance->status.state))
+    if (!instance->view.cgroup)
         return 0;
-    if (instance->view.cgroup) {
-        run_limits(instance, &limits);
-        r = cgroup_set_limits(instance->view.cgroup, &limits, error);
-    }
-    if (r >= 0 && instance->driver->change)
+    run_limits(instance, &limits);
+    return cgroup_set_limits(instance->view.cgroup, &limits, error);
+}
+
+/* The new spec is in place. Room is taken before anything on the host changes. */
+static int apply_live(struct instance *instance, const struct instance_spec *before, struct error *error) {
+    int r = room_change(instance, error);
+
+    if (r < 0 || !state_is_active(instance->status.state))
+        return r;
+    r = limits_apply(instance, error);
+    if (r >= 0 && instance->driver && instance->driver->change)
         r = instance->driver->change(instance->driver_data, &instance->view, before, error);
-    if (r >= 0 && before->timeout != instance->spec.timeout) {
-        run_timer_cancel(instance);
+    if (r >= 0 && before->timeout != instance->spec.timeout)
         r = run_arm_timeout(instance);
-    }
-    if (r >= 0) { /* more or less room is held now */
-        engine_release(instance->manager->engine, instance->assigned.uuid);
-        run_occupy(instance);
-        admission_run(instance->manager);
-    }
     return r;
+}
+
+/* The old spec is in place again. */
+static void apply_back(struct instance *instance) {
+    (void) room_change(instance, NULL);
+    if (state_is_active(instance->status.state))
+        (void) limits_apply(instance, NULL);
 }
 
 static int patch_store(struct instance *instance, const struct actor *actor, const struct patch *patch,
                        struct error *error) {
     struct store_operation extra = { .type = STORE_DELETE, .key = patch->old_name_key };
+    int r;
 
-    return manager_commit_instance(instance->manager, instance, actor, "instance.change", patch->name != NULL, &extra,
-                                   patch->name ? 1 : 0, error);
+    FAILPOINT("change-before-commit");
+    r = manager_commit_instance(instance->manager, instance, actor, "instance.change", patch->name ? COMMIT_NAME : 0,
+                                &extra, patch->name ? 1 : 0, error);
+    FAILPOINT("change-after-commit");
+    return r;
+}
+
+/* Room first, since that may be refused; then the record; then the host. What fails on the host takes the record back.
+ * A generation that others may have seen is not used again. */
+static int patch_apply(struct instance *instance, const struct actor *actor, struct patch *patch,
+                       const struct instance_spec *before, struct error *error) {
+    _cleanup_free_ char *old_name = strdup(instance->name);
+    int r = old_name ? room_change(instance, error) : error_errno(error, -ENOMEM, "changing");
+
+    if (r >= 0 && patch->name)
+        r = registry_rename(instance->manager, instance, patch->name);
+    if (r >= 0) {
+        r = patch_store(instance, actor, patch, error);
+        if (r < 0 && patch->name)
+            (void) registry_rename(instance->manager, instance, old_name);
+    }
+    return r < 0 ? r : apply_live(instance, before, error);
 }
 
 /* The new spec is in place while it is checked and committed, and the old one comes back if that fails. */
 static int patch_commit(struct instance *instance, const struct actor *actor, struct patch *patch, bool dry_run,
                         char **ret_text, struct error *error) {
     struct instance_spec before = instance->spec;
-    _cleanup_free_ char *old_name = strdup(instance->name);
     int r;
 
     patch->old_name_key = instance_name_key(instance->name);
-    if (!old_name || !patch->old_name_key)
+    if (!patch->old_name_key)
         return error_errno(error, -ENOMEM, "changing");
     instance->spec = patch->after;
     instance->assigned.generation++;
     r = instance_admissible(instance->manager, instance, error);
     if (r >= 0 && dry_run) {
+        const char *text;
         instance_touch(instance);
-        *ret_text = strdup(instance_text(instance));
+        text = instance_text(instance);
+        *ret_text = text ? strdup(text) : NULL;
     }
-    if (r >= 0 && !dry_run && patch->name)
-        r = registry_rename(instance->manager, instance, patch->name);
-    if (r >= 0 && !dry_run)
-        r = patch_store(instance, actor, patch, error);
-    if (r >= 0 && !dry_run)
-        r = apply_live(instance, &before, error);
-    if (r < 0 || dry_run) {
-        if (!text_equal(old_name, instance->name))
-            (void) registry_rename(instance->manager, instance, old_name);
-        instance->spec = before;
+    if (r < 0 || dry_run)
         instance->assigned.generation--;
-        manager_mark_dirty(instance->manager, instance);
-    } else {
+    else
+        r = patch_apply(instance, actor, patch, &before, error);
+    if (r >= 0 && !dry_run) {
         patch->after = before; /* patch_done frees the old one */
+    } else {
+        instance->spec = before;
+        if (!dry_run) {
+            apply_back(instance);
+            manager_mark_dirty(instance->manager, instance);
+        }
     }
     instance_touch(instance);
     return r;
@@ -499,8 +609,9 @@ static int patch_run(struct manager *manager, const struct actor *actor, struct 
     fiber_mutex_unlock(&instance->lock);
     if (r >= 0 && !dry_run) {
         const char *text = instance_text(instance);
+        _cleanup_free_ char *object = instance_object(instance->name);
         *ret_text = text ? strdup(text) : NULL;
-        events_publish(manager->events, "instance.changed", instance->name, NULL);
+        events_publish(manager->events, "instance.changed", object ? object : "instances", NULL);
     }
     return r;
 }
@@ -514,7 +625,7 @@ int manager_instance_patch(struct manager *manager, const struct actor *actor, c
                            char **ret_text, struct error *error) {
     _cleanup_instance_ struct instance *instance = NULL;
     struct instance *found;
-    _cleanup_free_ char *object = text_format("instances/%s", name);
+    _cleanup_free_ char *object = instance_object(name);
     int r = authorise(actor, "default", PERMISSION_CREATE, name, error);
 
     *ret_text = NULL;
@@ -530,5 +641,7 @@ int manager_instance_patch(struct manager *manager, const struct actor *actor, c
         r = object ? operation_start(manager->operations, "instance.change", object, actor->name, changed_body, NULL, NULL,
                                      ret)
                    : -ENOMEM;
-    return audit_refusal(manager, actor, "instance.change", name, r, error);
+    if (r < 0)
+        audit_instance(manager, actor, "instance.change", name, r, error);
+    return r;
 }

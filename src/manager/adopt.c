@@ -17,6 +17,8 @@
 #include "manager/internal.h"
 
 #define SWEEP_EVERY (60 * CLOCK_SECOND)
+#define ADOPT_AT_ONCE 64
+#define ADOPT_AGAIN_MOST (60 * CLOCK_SECOND)
 
 /* --- load ------------------------------------------------------------------------------------------------------------- */
 
@@ -43,17 +45,14 @@ static int load_idempotency(struct manager *manager, struct error *error) {
     int r = store_list(manager->store, IDEMPOTENCY_PREFIX, NULL, 0, false, &items, error);
 
     for (size_t i = 0; i < items.count && r >= 0; i++) {
-        const char *key = items.items[i].key + strlen(IDEMPOTENCY_PREFIX);
-        _cleanup_free_ char *uuid = strndup(items.items[i].value, items.items[i].size);
-        struct store_operation drop = { .type = STORE_DELETE, .key = items.items[i].key };
-
-        if (uuid && map_get(manager->by_uuid, uuid))
-            (void) idempotency_remember(manager, key, uuid, NULL);
-        else
-            r = store_commit(manager->store, &drop, 1, NULL, error);
+        const struct store_item *item = &items.items[i];
+        struct store_operation drop = { .type = STORE_DELETE, .key = item->key };
+        r = idempotency_load(manager, item->key + strlen(IDEMPOTENCY_PREFIX), item->value, item->size);
+        if (r == 0)
+            (void) store_commit(manager->store, &drop, 1, NULL, NULL); /* over, or unreadable: it only saves work */
     }
     store_items_done(&items);
-    return r;
+    return r < 0 && !error_is_set(error) ? error_errno(error, r, "reading idempotency keys") : r;
 }
 
 static int load_audit_sequence(struct manager *manager, struct error *error) {
@@ -68,13 +67,6 @@ static int load_audit_sequence(struct manager *manager, struct error *error) {
 
 /* --- one instance -------------------------------------------------------------------------------------------------------- */
 
-static void set_state(struct instance *instance, enum state state) {
-    if (instance->status.state != (int) state)
-        manager_mark_dirty(instance->manager, instance);
-    instance->status.state = state;
-    instance_touch(instance);
-}
-
 static int resolve_view(struct instance *instance) {
     const struct image *image = NULL;
 
@@ -83,156 +75,148 @@ static int resolve_view(struct instance *instance) {
     return instance_process(instance, image, NULL);
 }
 
+/* Might something of it be on the host? Its directory there is made before anything else. */
 static bool may_run(const struct instance *instance) {
     enum state state = instance->status.state;
+    enum power power = instance->control.power;
 
-    return state_is_active(state) || state == STATE_STOPPING || state == STATE_QUEUED ||
-           instance->control.power == POWER_RUNNING || instance->control.power == POWER_PAUSED ||
-           instance->control.power == POWER_SUSPENDED;
-}
-
-/* It runs: keep it, at the state its wish implies; an interrupted stop, pause or delete goes on. */
-static void adopted_running(struct instance *instance, bool paused) {
-    struct driver_facts facts = { 0 };
-
-    run_occupy(instance);
-    set_state(instance, paused ? STATE_PAUSED : STATE_RUNNING);
-    if (instance->driver->facts)
-        instance->driver->facts(instance->driver_data, &instance->view, &facts);
-    instance->status.pid = facts.pid;
-    free(facts.hostname);
-    list_free(facts.addresses);
-    instance->ran_since = clock_now();
-    if (instance->status.started && clock_wall() > instance->status.started) {
-        uint64_t age = clock_wall() - instance->status.started;
-        instance->ran_since = clock_now() > age ? clock_now() - age : 0;
-    }
-    (void) run_arm_timeout(instance);
+    return state_is_active(state) || state == STATE_QUEUED || power == POWER_RUNNING || power == POWER_PAUSED ||
+           power == POWER_SUSPENDED || (power == POWER_DELETED && state != STATE_DELETED) ||
+           file_exists(AT_FDCWD, instance->run_path);
 }
 
 static bool same_boot(const struct instance *instance) {
     return text_equal(instance->control.boot_id, clock_boot_id());
 }
 
-/* It does not run, though the record says it did. */
+/* It runs: keep it. An interrupted stop, pause or delete goes on later (wants_follow). */
+static void adopted_running(struct instance *instance, bool paused) {
+    struct driver_facts facts = { 0 };
+
+    room_occupy(instance);
+    instance_set_state(instance, paused ? STATE_PAUSED : STATE_RUNNING);
+    instance_set_reason(instance, NULL);
+    instance->control.queued = 0;
+    if (instance->driver->facts)
+        instance->driver->facts(instance->driver_data, &instance->view, &facts);
+    instance->status.pid = facts.pid;
+    free(facts.hostname);
+    list_free(facts.addresses);
+    /* Started, but cut off before that was written: then it counts from now on. */
+    instance->ran_since = clock_now();
+    if (same_boot(instance) && instance->control.since > 0 && (uint64_t) instance->control.since < instance->ran_since &&
+        instance->status.started)
+        instance->ran_since = (uint64_t) instance->control.since;
+    if (!instance->status.started)
+        instance->status.started = clock_wall();
+    (void) run_arm_timeout(instance);
+}
+
+/* It ran, and ended while nobody looked. */
 static void adopted_ended(struct instance *instance, const struct driver_exit *ended) {
-    bool was_active = state_is_active(instance->status.state);
+    struct driver_exit copy = *ended;
 
-    if (was_active) {
-        set_state(instance, instance->control.power == POWER_RUNNING ? STATE_RUNNING : STATE_STOPPING);
-        run_after_end(instance, ended);
-        if (!instance->removed && !same_boot(instance) && !instance->status.message)
-            instance->status.message = strdup("the host was restarted while it ran");
-    } else {
-        (void) run_release(instance, NULL);
-    }
+    if (copy.code < 0 && !same_boot(instance))
+        copy.reason = "the host was restarted while it ran";
+    instance_set_state(instance, instance->control.power == POWER_RUNNING || instance->control.power == POWER_PAUSED
+                                     ? STATE_RUNNING : STATE_STOPPING);
+    instance->ran_since = clock_now();
+    run_after_end(instance, &copy);
 }
 
-struct follow {
-    struct instance *instance;
-};
+static void adopted_absent(struct instance *instance, enum state recorded, const struct driver_exit *ended) {
+    bool begun = recorded == STATE_CREATED || recorded == STATE_QUEUED || recorded == STATE_STARTING;
 
-/* Brings an instance to its wish when a crash cut the request short. */
-static int follow_body(struct operation *operation, void *userdata, struct error *error) {
-    struct follow *follow = userdata;
-    struct instance *instance = follow->instance;
-    enum state state;
-    int r = fiber_mutex_lock(&instance->lock, DEADLINE_NONE);
-
-    if (r < 0)
-        return r;
-    state = instance->status.state;
-    instance->operation = operation;
-    if (instance->removed)
-        r = 0;
-    else if (instance->control.power == POWER_RUNNING && (state == STATE_CREATED || state == STATE_STOPPED || state == STATE_FAILED))
-        r = run_start(instance, operation, NULL, error);
-    else if (instance->control.power == POWER_RUNNING && (state == STATE_PAUSED || state == STATE_SUSPENDED))
-        r = run_resume(instance, operation, error);
-    else if (instance->control.power == POWER_PAUSED && state == STATE_RUNNING)
-        r = run_pause(instance, error);
-    else if (instance->control.power == POWER_SUSPENDED && (state == STATE_RUNNING || state == STATE_PAUSED))
-        r = run_suspend(instance, error);
-    else if ((instance->control.power == POWER_STOPPED || instance->control.power == POWER_DELETED) && state_is_active(state))
-        r = run_stop_and_wait(instance, instance->spec.stop_timeout, error);
-    instance->operation = NULL;
-    fiber_mutex_unlock(&instance->lock);
-    return r;
-}
-
-static void follow_free(void *userdata) {
-    struct follow *follow = userdata;
-
-    instance_unref(follow->instance);
-    free(follow);
-}
-
-static void follow_start(struct instance *instance) {
-    struct manager *manager = instance->manager;
-    _cleanup_free_ char *object = text_format("instances/%s", instance->name);
-    struct follow *follow = calloc(1, sizeof(*follow));
-
-    if (!follow || !object) {
-        free(follow);
+    if (begun && ended->code >= 0) {
+        adopted_ended(instance, ended); /* it had been started after all, and is through */
         return;
     }
-    follow->instance = instance_ref(instance);
-    (void) operation_start(manager->operations, "instance.reconcile", object, actor_daemon.name, follow_body, follow,
-                           follow_free, NULL);
+    if ((begun || recorded == STATE_SUSPENDING) && run_saved(instance, false)) {
+        instance_set_state(instance, STATE_SUSPENDED);
+    } else if (state_is_active(recorded) && recorded != STATE_STARTING) {
+        adopted_ended(instance, ended);
+        return;
+    } else if (begun && recorded != STATE_CREATED) {
+        instance_set_state(instance, STATE_STOPPED);
+        instance_set_reason(instance, NULL);
+    }
+    instance->status.queue_position = 0;
+    instance->status.pid = 0;
+    (void) run_release(instance, NULL);
 }
 
-/* Does the wish ask for something that is not the fact, and may it be done without a person? */
-static bool wants_follow(const struct instance *instance, enum state recorded) {
-    enum state state = instance->status.state;
-    enum power power = instance->control.power;
+static void follow_one(struct instance *instance);
 
-    if (instance->removed || instance->timer)
-        return false;
-    if (power == POWER_RUNNING)
-        /* Interrupted before it ran, or running paused for a while; an end is the restart policy's business. */
-        return state == STATE_PAUSED || state == STATE_SUSPENDED || state == STATE_CREATED ||
-               ((state == STATE_STOPPED || state == STATE_FAILED) &&
-                (recorded == STATE_QUEUED || recorded == STATE_STARTING || recorded == STATE_STOPPED));
-    if (power == POWER_PAUSED)
-        return state == STATE_RUNNING;
-    if (power == POWER_SUSPENDED)
-        return state == STATE_RUNNING || state == STATE_PAUSED;
-    return state_is_active(state);
-}
+/* --- what could not be taken over ---------------------------------------------------------------------------------- */
 
-static void adopt_one(struct instance *instance) {
-    _cleanup_error_ struct error error = ERROR_INIT;
+static int adopt_ask(struct instance *instance, struct error *error) {
     struct driver_exit ended = { .code = -1 };
     enum state recorded = instance->status.state;
     bool running = false, paused = false;
-    int r = 0;
+    int r = instance->driver->adopt(instance->driver_data, &instance->view, &running, &paused, &ended, error);
 
-    if (!instance->driver)
-        return;
-    (void) resolve_view(instance);
-    if (instance->manager->cgroups && instance->assigned.kind != KIND_FAKE && same_boot(instance) && may_run(instance))
-        (void) cgroup_ensure(instance->manager->cgroups, instance->assigned.uuid, &instance->view.cgroup, NULL);
-    if (may_run(instance))
-        r = instance->driver->adopt(instance->driver_data, &instance->view, &running, &paused, &ended, &error);
-    if (r < 0) {
-        _cleanup_free_ char *sentence = error_sentence(&error, LANGUAGE_ENGLISH);
-        log_warning("instance '%s' could not be taken over: %s", instance->name, sentence);
-    }
-    if (recorded == STATE_QUEUED)
-        set_state(instance, STATE_STOPPED);
+    if (r < 0)
+        return r;
+    instance->unreachable = false;
     if (running)
         adopted_running(instance, paused);
-    else if (recorded == STATE_STARTING || recorded == STATE_QUEUED) {
-        (void) run_release(instance, NULL);
-        set_state(instance, STATE_STOPPED);
-    } else if (recorded == STATE_SUSPENDING) {
-        /* Its memory was not whole on disk and its processes are gone: what ran has ended. */
-        set_state(instance, STATE_RUNNING);
-        adopted_ended(instance, &ended);
-    } else if (recorded != STATE_SUSPENDED && recorded != STATE_DELETED)
-        adopted_ended(instance, &ended);
-    if (wants_follow(instance, recorded))
-        follow_start(instance);
+    else
+        adopted_absent(instance, recorded, &ended);
+    return 0;
+}
+
+/* It may well run: it keeps its state and its room, and is never ended because we cannot reach it. */
+static void adopt_failed(struct instance *instance, const struct error *error) {
+    _cleanup_free_ char *sentence = error_sentence(error, LANGUAGE_ENGLISH);
+
+    if (!instance->unreachable)
+        log_warning("instance '%s' could not be taken over: %s", instance->name, sentence);
+    instance->unreachable = true;
+    if (state_is_active(instance->status.state))
+        room_occupy(instance);
+    else if (instance->status.state == STATE_QUEUED)
+        instance_set_state(instance, STATE_STOPPED);
+    instance_set_reason(instance, error);
+}
+
+static int adopt_again_main(void *userdata) {
+    struct instance *instance = userdata;
+    uint64_t pause = CLOCK_SECOND;
+    bool again = true;
+
+    while (again && fiber_sleep(pause) >= 0 && fiber_mutex_lock(&instance->lock, DEADLINE_NONE) >= 0) {
+        _cleanup_error_ struct error error = ERROR_INIT;
+        again = !instance->removed && instance->unreachable;
+        if (again && adopt_ask(instance, &error) < 0) {
+            adopt_failed(instance, &error);
+        } else if (again) {
+            again = false;
+            follow_one(instance);
+        }
+        fiber_mutex_unlock(&instance->lock);
+        pause = pause * 2 < ADOPT_AGAIN_MOST ? pause * 2 : ADOPT_AGAIN_MOST;
+    }
+    instance_unref(instance);
+    return 0;
+}
+
+static void adopt_one(struct instance *instance) {
+    struct manager *manager = instance->manager;
+    _cleanup_error_ struct error error = ERROR_INIT;
+
+    if (!instance->driver) {
+        (void) manager_driver_available(manager, instance->assigned.kind, &error);
+        adopt_failed(instance, &error);
+        return;
+    }
+    (void) resolve_view(instance);
+    if (manager->cgroups && instance->assigned.kind != KIND_FAKE && same_boot(instance))
+        (void) cgroup_ensure(manager->cgroups, instance->assigned.uuid, &instance->view.cgroup, NULL);
+    if (adopt_ask(instance, &error) >= 0)
+        return;
+    adopt_failed(instance, &error);
+    if (fiber_start(NULL, "adopt again", adopt_again_main, instance_ref(instance)) < 0)
+        instance_unref(instance);
 }
 
 /* Adopting in parallel: one that hangs delays nobody else for longer than its own deadlines. */
@@ -248,33 +232,152 @@ static int adopt_main(void *userdata) {
     return 0;
 }
 
-static int adopt_instances(struct manager *manager) {
-    size_t count, started = 0;
-    struct instance *const *sorted = registry_sorted(manager, &count);
-    struct instance **copy = calloc(count + 1, sizeof(*copy));
-    struct fiber **fibers = calloc(count + 1, sizeof(*fibers));
-    int r = copy && fibers ? 0 : -ENOMEM;
+/* All instances, referenced, since some are removed while others are worked on. */
+static int instances_copy(struct manager *manager, struct instance ***ret, size_t *ret_count) {
+    struct instance *const *sorted = registry_sorted(manager, ret_count);
+    struct instance **copy = calloc(*ret_count + 1, sizeof(*copy));
 
-    for (size_t i = 0; r >= 0 && i < count; i++)
-        copy[i] = sorted[i];
-    for (size_t i = 0; r >= 0 && i < count; i++) {
-        if (copy[i]->status.state == STATE_DELETED || !may_run(copy[i]))
+    if (!copy)
+        return -ENOMEM;
+    for (size_t i = 0; i < *ret_count; i++)
+        copy[i] = instance_ref(sorted[i]);
+    *ret = copy;
+    return 0;
+}
+
+static void instances_free(struct instance **copy, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        instance_unref(copy[i]);
+    free(copy);
+}
+
+static int adopt_instances(struct manager *manager, struct instance *const *instances, size_t count) {
+    struct fiber **fibers = calloc(count + 1, sizeof(*fibers));
+    size_t started = 0;
+
+    if (!fibers)
+        return -ENOMEM;
+    for (size_t i = 0; i < count; i++) {
+        if (!may_run(instances[i]))
             continue;
-        if (fiber_start(&fibers[started], "adopt", adopt_main, instance_ref(copy[i])) < 0) {
-            instance_unref(copy[i]);
+        if (fiber_start(&fibers[started], "adopt", adopt_main, instance_ref(instances[i])) < 0) {
+            instance_unref(instances[i]);
             continue;
         }
         /* At most so many at once: each holds descriptors. */
-        if (++started % 64 == 0)
-            (void) fiber_join(fibers[started - 64], DEADLINE_NONE, NULL);
+        if (++started >= ADOPT_AT_ONCE)
+            (void) fiber_join(fibers[started - ADOPT_AT_ONCE], DEADLINE_NONE, NULL);
     }
     for (size_t i = 0; i < started; i++) {
         (void) fiber_join(fibers[i], DEADLINE_NONE, NULL);
         fiber_unref(fibers[i]);
     }
-    free(copy);
     free(fibers);
+    return 0;
+}
+
+/* --- what was interrupted ---------------------------------------------------------------------------------------------- */
+
+/* Brings an instance to its wish when a crash cut the request short. */
+static int follow_wish(struct instance *instance, struct operation *operation, struct error *error) {
+    enum power power = instance->control.power;
+    enum state state = instance->status.state;
+    int r = 0;
+
+    if (power == POWER_RUNNING && state == STATE_PAUSED)
+        return run_resume(instance, operation, power, error);
+    if (power == POWER_RUNNING && !state_is_active(state))
+        return run_start_wished(instance, operation, NULL, power, error);
+    if (power == POWER_PAUSED && state == STATE_RUNNING)
+        return run_pause(instance, error);
+    if (power == POWER_SUSPENDED && (state == STATE_RUNNING || state == STATE_PAUSED))
+        return run_suspend(instance, error);
+    instance->handover = power == POWER_DELETED;
+    if ((power == POWER_STOPPED || power == POWER_DELETED) && state_is_active(state))
+        r = run_stop_and_wait(instance, power == POWER_DELETED ? 0 : instance->spec.stop_timeout, error);
+    instance->handover = false;
+    if (r >= 0 && power == POWER_DELETED && !instance->removed && instance->status.state != STATE_DELETED)
+        r = instance_discard(instance, &actor_daemon, instance->control.purge, error);
     return r;
+}
+
+static int follow_body(struct operation *operation, void *userdata, struct error *error) {
+    struct instance *instance = userdata;
+    int r = fiber_mutex_lock(&instance->lock, DEADLINE_NONE);
+
+    if (r < 0)
+        return r;
+    if (!instance->removed) {
+        instance->operation = operation;
+        r = follow_wish(instance, operation, error);
+        if (instance->operation == operation)
+            instance->operation = NULL;
+        audit_instance(instance->manager, &actor_daemon, "instance.reconcile", instance->name, r, error);
+    }
+    fiber_mutex_unlock(&instance->lock);
+    return r;
+}
+
+static void follow_free(void *userdata) {
+    instance_unref(userdata);
+}
+
+static void follow_start(struct instance *instance) {
+    _cleanup_free_ char *object = instance_object(instance->name);
+
+    if (!object || operation_start(instance->manager->operations, "instance.reconcile", object, actor_daemon.name,
+                                   follow_body, instance_ref(instance), follow_free, NULL) < 0)
+        log_warning("instance '%s': what was interrupted cannot go on: out of memory", instance->name);
+}
+
+/* Does the wish ask for something that is not the fact? An end that is not followed by a restart takes the wish back,
+ * so what is wished running and does not run was interrupted, or pauses before a restart. */
+static bool wants_follow(const struct instance *instance) {
+    enum state state = instance->status.state;
+
+    if (instance->removed || instance->unreachable || !instance->driver)
+        return false;
+    if (instance->timer && !state_is_active(state)) /* its restart is under way */
+        return false;
+    switch (instance->control.power) {
+    case POWER_RUNNING:
+        return state != STATE_RUNNING && state != STATE_DELETED;
+    case POWER_PAUSED:
+        return state == STATE_RUNNING;
+    case POWER_SUSPENDED:
+        return state == STATE_RUNNING || state == STATE_PAUSED;
+    case POWER_DELETED:
+        return state != STATE_DELETED;
+    default:
+        return state_is_active(state);
+    }
+}
+
+/* Who waited for room comes first, in the order of arrival. */
+static int compare_arrival(const void *a, const void *b) {
+    const struct instance *first = *(struct instance *const *) a, *second = *(struct instance *const *) b;
+    uint64_t x = first->control.queued ? first->control.queued : UINT64_MAX;
+    uint64_t y = second->control.queued ? second->control.queued : UINT64_MAX;
+
+    return x != y ? (x > y) - (x < y) : strcmp(first->name, second->name);
+}
+
+static void follow_one(struct instance *instance) {
+    enum state state = instance->status.state;
+
+    if (!wants_follow(instance))
+        return;
+    if (instance->control.power == POWER_RUNNING && (state == STATE_FAILED || state == STATE_STOPPED) &&
+        !instance->control.queued)
+        run_schedule_restart(instance); /* the pause before a restart, once more */
+    if (!instance->timer)
+        follow_start(instance);
+}
+
+static void follow_all(struct instance **instances, size_t count) {
+    qsort(instances, count, sizeof(*instances), compare_arrival);
+    for (size_t i = 0; i < count; i++)
+        follow_one(instances[i]);
 }
 
 /* --- what nobody owns ------------------------------------------------------------------------------------------------------ */
@@ -285,6 +388,10 @@ static bool is_owned(struct manager *manager, const char *uuid, bool running) {
     if (!instance)
         return false;
     return !running || state_is_active(instance->status.state) || instance->lock.owner;
+}
+
+static int remove_tree_job(void *userdata) {
+    return file_remove_tree(AT_FDCWD, userdata);
 }
 
 static int sweep_directory(struct manager *manager, const char *parent, bool running, bool remove, char ***found) {
@@ -305,7 +412,7 @@ static int sweep_directory(struct manager *manager, const char *parent, bool run
         _cleanup_free_ char *full = text_format("%s/%s", path, *name);
         r = full ? list_add(found, full) : -ENOMEM;
         if (r >= 0 && remove)
-            (void) file_remove_tree(AT_FDCWD, full);
+            (void) fiber_job(remove_tree_job, full);
     }
     return r;
 }
@@ -389,46 +496,75 @@ static void report_sweep(char *const *found) {
         log_notice("removed what no instance owns: %s", *item);
 }
 
-int adopt_all(struct manager *manager, struct error *error) {
-    _cleanup_list_ char **found = NULL;
-    _cleanup_error_ struct error trouble = ERROR_INIT;
+static void adopt_trouble(const char *what, struct error *trouble) {
+    _cleanup_free_ char *sentence = error_sentence(trouble, LANGUAGE_ENGLISH);
+
+    log_warning("%s: %s", what, sentence);
+    error_clear(trouble);
+}
+
+static int load_all(struct manager *manager, struct error *error) {
     int r = load_instances(manager, error);
 
     if (r >= 0)
         r = load_audit_sequence(manager, error);
     if (r >= 0)
         r = load_idempotency(manager, error);
+    return r;
+}
+
+int adopt_all(struct manager *manager, struct error *error) {
+    _cleanup_list_ char **found = NULL;
+    _cleanup_error_ struct error trouble = ERROR_INIT;
+    struct instance **instances = NULL;
+    size_t count = 0;
+    int r = load_all(manager, error);
+
     if (r < 0)
         return r;
-    if (adopt_network(manager, &trouble) < 0) {
-        _cleanup_free_ char *sentence = error_sentence(&trouble, LANGUAGE_ENGLISH);
-        log_warning("the network could not be taken over: %s", sentence);
-        error_clear(&trouble);
-    }
-    r = adopt_instances(manager);
-    if (r < 0)
-        return error_errno(error, r, "taking over instances");
-    if (orphans_sweep(manager, true, &found, &trouble) < 0) {
-        _cleanup_free_ char *sentence = error_sentence(&trouble, LANGUAGE_ENGLISH);
-        log_warning("removing what nobody owns: %s", sentence);
-    }
+    if (adopt_network(manager, &trouble) < 0)
+        adopt_trouble("the network could not be taken over", &trouble);
+    r = instances_copy(manager, &instances, &count);
+    if (r >= 0)
+        r = adopt_instances(manager, instances, count);
+    if (r >= 0 && orphans_sweep(manager, true, &found, &trouble) < 0)
+        adopt_trouble("removing what nobody owns", &trouble);
     report_sweep(found);
+    if (r >= 0)
+        follow_all(instances, count);
+    instances_free(instances, count);
     admission_run(manager);
-    return 0;
+    return r < 0 ? error_errno(error, r, "taking over instances") : 0;
 }
 
 /* --- the trash ------------------------------------------------------------------------------------------------------------- */
 
+/* How long it has been in the trash: by the clock that nobody can set, as long as that runs. */
+static uint64_t trash_age(const struct instance *instance) {
+    uint64_t now = clock_wall();
+
+    if (same_boot(instance) && instance->control.since > 0)
+        return clock_now() - (uint64_t) instance->control.since;
+    return now > instance->control.deleted ? now - instance->control.deleted : 0;
+}
+
+/* Past its time in the trash, or ended with --rm while the store took nothing. */
+static bool is_overdue(const struct manager *manager, const struct instance *instance) {
+    enum state state = instance->status.state;
+
+    if (state == STATE_DELETED)
+        return trash_age(instance) > manager->configuration.trash_seconds * CLOCK_SECOND;
+    return instance->spec.remove && instance->status.finished && instance->control.power == POWER_STOPPED &&
+           !instance->timer && (state == STATE_STOPPED || state == STATE_FAILED);
+}
+
 static struct instance *overdue(struct manager *manager) {
-    uint64_t keep = manager->configuration.trash_seconds * CLOCK_SECOND, now = clock_wall();
     size_t position = 0;
     void *value;
 
-    while (map_next(manager->by_uuid, &position, NULL, &value)) {
-        struct instance *instance = value;
-        if (instance->status.state == STATE_DELETED && instance->control.deleted + keep < now && !instance->lock.owner)
-            return instance;
-    }
+    while (map_next(manager->by_uuid, &position, NULL, &value))
+        if (!((struct instance *) value)->lock.owner && is_overdue(manager, value))
+            return value;
     return NULL;
 }
 
@@ -442,13 +578,14 @@ static int sweeper_main(void *userdata) {
         _cleanup_error_ struct error error = ERROR_INIT;
 
         if (!kept) {
+            idempotency_expire(manager);
             r = fiber_sleep(SWEEP_EVERY);
             continue;
         }
         r = fiber_mutex_lock(&kept->lock, DEADLINE_NONE);
         if (r < 0)
             continue;
-        if (!kept->removed && kept->status.state == STATE_DELETED)
+        if (!kept->removed && is_overdue(manager, kept))
             r = run_purge(kept, &actor_daemon, &error);
         fiber_mutex_unlock(&kept->lock);
         if (r < 0 && r != -ECANCELED)

@@ -3,6 +3,8 @@
  * before the commit is in memory only. */
 #include <errno.h>
 #include <inttypes.h>
+#include <json-c/json.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,14 +19,39 @@
 #define UID_RANGES ((INT64_C(0x7fffffff) - UID_FIRST) / UID_RANGE)
 #define INVENT_TRIES 100
 #define IDEMPOTENCY_KEY_MAX 128
-
-struct idempotency {
-    char *key;  /* "actor key" */
-    char *uuid; /* of the instance it made, once decided */
-    struct operation *operation;
-};
+#define IDEMPOTENCY_DAY (UINT64_C(86400) * CLOCK_SECOND)
+#define EXPIRE_BATCH 100
 
 /* --- idempotency keys ------------------------------------------------------------------------------------------------ */
+
+/* One request with a key. It is there from before the commit on, so that the same request, sent a hundred times at
+ * once, finds it; those wait until it is decided. In the store for a day, whatever becomes of the instance. */
+struct idempotency {
+    char *key;  /* "actor key" */
+    char *uuid; /* of the instance it made */
+    char operation[UUID_TEXT_SIZE];
+    uint64_t digest;  /* of the request: a key belongs to one */
+    uint64_t created; /* wall time */
+    bool pending;     /* not committed yet */
+    bool failed;      /* and never will be */
+    struct fiber_queue decided;
+    unsigned references;
+};
+
+static const struct field idempotency_fields[] = {
+    { .name = "uuid", .type = FIELD_TEXT, .offset = offsetof(struct idempotency, uuid), .required = true },
+    { .name = "created", .type = FIELD_TIME, .offset = offsetof(struct idempotency, created) },
+    { .name = "digest", .type = FIELD_SIZE, .offset = offsetof(struct idempotency, digest) },
+};
+static const struct table idempotency_table = TABLE("idempotency", struct idempotency, idempotency_fields);
+
+static void idempotency_unref(struct idempotency *known) {
+    if (!known || --known->references > 0)
+        return;
+    free(known->uuid);
+    free(known->key);
+    free(known);
+}
 
 void idempotency_free(struct manager *manager) {
     size_t position = 0;
@@ -32,69 +59,170 @@ void idempotency_free(struct manager *manager) {
 
     if (!manager->idempotency)
         return;
-    while (map_next(manager->idempotency, &position, NULL, &value)) {
-        struct idempotency *known = value;
-        operation_unref(known->operation);
-        free(known->uuid);
-        free(known->key);
-        free(known);
-    }
+    while (map_next(manager->idempotency, &position, NULL, &value))
+        idempotency_unref(value);
     map_free(manager->idempotency);
     manager->idempotency = NULL;
 }
 
-int idempotency_remember(struct manager *manager, const char *key, const char *uuid, struct operation *operation) {
-    struct idempotency *known = calloc(1, sizeof(*known));
+/* Into the map, which holds the reference. */
+static int idempotency_add(struct manager *manager, const char *key, struct idempotency *known) {
     int r;
 
-    if (!known)
-        return -ENOMEM;
+    known->references = 1;
     known->key = strdup(key);
-    known->uuid = strdup(uuid);
-    known->operation = operation ? operation_ref(operation) : NULL;
     r = known->key && known->uuid ? map_put(manager->idempotency, known->key, known) : -ENOMEM;
-    if (r < 0) {
-        operation_unref(known->operation);
-        free(known->key);
-        free(known->uuid);
-        free(known);
-    }
+    if (r < 0)
+        idempotency_unref(known);
     return r;
 }
 
-static void idempotency_forget(struct manager *manager, const char *key) {
-    struct idempotency *known = map_remove(manager->idempotency, key);
+static struct idempotency *idempotency_begin(struct manager *manager, const char *key, uint64_t digest, const char *uuid) {
+    struct idempotency *known = calloc(1, sizeof(*known));
 
     if (!known)
-        return;
-    operation_unref(known->operation);
-    free(known->key);
-    free(known->uuid);
-    free(known);
+        return NULL;
+    known->uuid = strdup(uuid);
+    known->digest = digest;
+    known->created = clock_wall();
+    known->pending = true;
+    return idempotency_add(manager, key, known) < 0 ? NULL : known;
+}
+
+static void idempotency_forget(struct manager *manager, struct idempotency *known) {
+    (void) map_remove(manager->idempotency, known->key);
+    idempotency_unref(known);
+}
+
+static void idempotency_decide(struct manager *manager, struct idempotency *known, const struct operation *operation) {
+    known->pending = false;
+    known->failed = !operation;
+    if (operation)
+        memcpy(known->operation, operation->id, sizeof(known->operation));
+    fiber_queue_wake_all(&known->decided);
+    if (!operation)
+        idempotency_forget(manager, known);
+}
+
+static char *idempotency_text(const struct idempotency *known) {
+    _cleanup_buffer_ struct buffer buffer = BUFFER_INIT;
+    struct emitter emitter = EMITTER_INIT(&buffer);
+    char *text = NULL;
+
+    emit_object(&emitter);
+    table_emit(&idempotency_table, known, &emitter);
+    emit_object_end(&emitter);
+    return buffer_take(&buffer, &text) < 0 ? NULL : text;
+}
+
+static bool is_over(const struct idempotency *known) {
+    return !known->pending && known->created + IDEMPOTENCY_DAY < clock_wall();
+}
+
+int idempotency_load(struct manager *manager, const char *key, const char *text, size_t size) {
+    _cleanup_json_ struct json_object *json = NULL;
+    struct idempotency *known = calloc(1, sizeof(*known));
+
+    if (!known)
+        return -ENOMEM;
+    if (json_parse(text, size, &json, NULL) < 0 ||
+        table_decode(&idempotency_table, json, DECODE_STORED, known, NULL) < 0 || is_over(known)) {
+        known->references = 1;
+        idempotency_unref(known);
+        return 0;
+    }
+    return idempotency_add(manager, key, known) < 0 ? -ENOMEM : 1;
+}
+
+static struct idempotency *find_over(struct manager *manager) {
+    size_t position = 0;
+    void *value;
+
+    while (map_next(manager->idempotency, &position, NULL, &value))
+        if (is_over(value))
+            return value;
+    return NULL;
+}
+
+void idempotency_expire(struct manager *manager) {
+    _cleanup_list_ char **keys = NULL;
+    struct store_operation drops[EXPIRE_BATCH];
+    struct idempotency *known;
+    size_t count = 0;
+
+    while (count < EXPIRE_BATCH && (known = find_over(manager))) {
+        if (list_addf(&keys, IDEMPOTENCY_PREFIX "%s", known->key) < 0)
+            return;
+        drops[count] = (struct store_operation){ .type = STORE_DELETE, .key = keys[count] };
+        count++;
+        idempotency_forget(manager, known);
+    }
+    /* What cannot be written now is dropped at the next start. */
+    if (count > 0)
+        (void) store_commit(manager->store, drops, count, NULL, NULL);
 }
 
 static int nothing(struct operation *operation _unused_, void *userdata _unused_, struct error *error _unused_) {
     return 0;
 }
 
-/* The operation of an earlier request with this key: the same one, or a finished stand-in after a restart. */
+/* The operation of an earlier request with this key: the same one, or a finished stand-in when that is forgotten. */
 static int idempotency_answer(struct manager *manager, const struct actor *actor, const struct idempotency *known,
-                              struct operation **ret, char **ret_text, struct error *error) {
+                              struct operation **ret, char **ret_text) {
     struct instance *instance = map_get(manager->by_uuid, known->uuid);
-    _cleanup_free_ char *object = NULL;
-    const char *text;
+    struct operation *operation = operations_find(manager->operations, known->operation);
+    _cleanup_free_ char *object = instance_object(instance ? instance->name : known->uuid);
+    const char *text = instance ? instance_text(instance) : NULL;
 
-    if (!instance)
-        return error_set(error, ERROR_NOT_FOUND, "instance", known->uuid);
-    text = instance_text(instance);
     *ret_text = text ? strdup(text) : NULL;
-    if (known->operation) {
-        *ret = operation_ref(known->operation);
+    if (operation) {
+        *ret = operation_ref(operation);
         return 0;
     }
-    object = text_format("instances/%s", instance->name);
     return object ? operation_start(manager->operations, "instance.create", object, actor->name, nothing, NULL, NULL, ret)
                   : -ENOMEM;
+}
+
+/* 1: answered; 0: no earlier request has this key. Fiber: waits until an earlier one is decided. */
+static int idempotency_find(struct manager *manager, const struct actor *actor, const char *key, uint64_t digest,
+                            struct operation **ret, char **ret_text, struct error *error) {
+    struct idempotency *known;
+    bool failed;
+    int r;
+
+    while (key && (known = map_get(manager->idempotency, key))) {
+        if (known->digest != digest)
+            return error_set(error, ERROR_BAD_VALUE, "Idempotency-Key", strchr(key, ' ') + 1,
+                             "it was used for another request");
+        known->references++;
+        r = 0;
+        while (known->pending && r >= 0)
+            r = fiber_queue_wait(&known->decided, DEADLINE_NONE);
+        failed = known->failed;
+        if (r >= 0 && !failed)
+            r = idempotency_answer(manager, actor, known, ret, ret_text);
+        idempotency_unref(known);
+        if (r < 0)
+            return error_errno(error, r, "creating");
+        if (!failed)
+            return 1;
+    }
+    return 0;
+}
+
+/* FNV-1a over what is asked for. */
+static uint64_t digest_text(uint64_t hash, const char *text) {
+    for (; *text; text++)
+        hash = (hash ^ (uint8_t) *text) * UINT64_C(1099511628211);
+    return (hash ^ 0xff) * UINT64_C(1099511628211);
+}
+
+static uint64_t request_digest(const struct instance_create *create) {
+    uint64_t hash = digest_text(UINT64_C(14695981039346656037), create->name ? create->name : "");
+
+    hash = digest_text(hash, create->start ? "start" : "");
+    hash = digest_text(hash, create->spec ? json_object_to_json_string_ext(create->spec, JSON_C_TO_STRING_PLAIN) : "");
+    return hash >> 2; /* as a size in JSON it must stay below 2^63 */
 }
 
 /* --- what is decided once --------------------------------------------------------------------------------------------- */
@@ -177,7 +305,7 @@ int instance_readdress(struct instance *instance, struct error *error) {
     assigned->address = assigned->mac = NULL;
     r = choose_address(manager, instance, error);
     if (r >= 0)
-        r = manager_commit_instance(manager, instance, &actor_daemon, "instance.readdress", false, NULL, 0, error);
+        r = manager_commit_instance(manager, instance, &actor_daemon, "instance.readdress", 0, NULL, 0, error);
     instance_touch(instance);
     return r;
 }
@@ -348,35 +476,53 @@ static int build(struct manager *manager, const struct instance_create *create, 
 
 /* --- commit ------------------------------------------------------------------------------------------------------------ */
 
-static int commit(struct manager *manager, struct instance *instance, const struct actor *actor, const char *key,
-                  struct error *error) {
-    _cleanup_free_ char *idempotency_key = key ? text_format(IDEMPOTENCY_PREFIX "%s", key) : NULL;
-    struct store_operation extra = { .type = STORE_PUT, .key = idempotency_key, .value = instance->assigned.uuid,
-                                     .size = strlen(instance->assigned.uuid) };
-    int r = registry_add(manager, instance);
+static int commit_record(struct manager *manager, struct instance *instance, const struct actor *actor,
+                         const struct idempotency *known, struct error *error) {
+    _cleanup_free_ char *key = known ? text_format(IDEMPOTENCY_PREFIX "%s", known->key) : NULL;
+    _cleanup_free_ char *text = known ? idempotency_text(known) : NULL;
+    struct store_operation extra = { .type = STORE_PUT, .key = key, .value = text, .size = text ? strlen(text) : 0 };
+    int r;
 
+    if (known && (!key || !text))
+        return error_errno(error, -ENOMEM, "creating");
+    FAILPOINT("create-before-commit");
+    r = manager_commit_instance(manager, instance, actor, "instance.create", COMMIT_NAME, &extra, known ? 1 : 0, error);
+    FAILPOINT("create-after-commit");
+    return r;
+}
+
+/* It has its name, ids and address from here on, but nobody sees it before it is durable. */
+static int commit(struct manager *manager, struct instance *instance, const struct actor *actor,
+                  const struct idempotency *known, struct error *error) {
+    _cleanup_free_ char *object = instance_object(instance->name);
+    int r;
+
+    instance->uncommitted = true;
+    r = registry_add(manager, instance);
     if (r < 0)
         return error_errno(error, r, "creating");
     r = choose_address(manager, instance, error);
     if (r >= 0 && instance->assigned.image_digest)
         r = storage_image_use(manager->storage, instance->assigned.image_digest, instance->assigned.uuid);
-    FAILPOINT("create-before-commit");
     if (r >= 0)
-        r = manager_commit_instance(manager, instance, actor, "instance.create", true, &extra, key ? 1 : 0, error);
-    FAILPOINT("create-after-commit");
+        r = commit_record(manager, instance, actor, known, error);
     if (r < 0) {
         if (instance->assigned.image_digest)
             storage_image_unuse(manager->storage, instance->assigned.image_digest, instance->assigned.uuid);
         instance->removed = true;
         registry_remove(manager, instance);
-        return r;
+        return error_is_set(error) ? r : error_errno(error, r, "creating");
     }
-    events_publish(manager->events, "instance.created", instance->name, NULL);
+    instance->uncommitted = false;
+    instance_touch(instance);
+    events_publish(manager->events, "instance.created", object ? object : "instances", NULL);
     return 0;
 }
 
 struct created {
     struct instance *instance;
+    struct actor actor;
+    char *actor_name;
     bool start;
 };
 
@@ -384,6 +530,7 @@ static void created_free(void *userdata) {
     struct created *created = userdata;
 
     instance_unref(created->instance);
+    free(created->actor_name);
     free(created);
 }
 
@@ -397,28 +544,35 @@ static int created_body(struct operation *operation, void *userdata, struct erro
     r = fiber_mutex_lock(&instance->lock, DEADLINE_NONE);
     if (r < 0)
         return r;
-    if (instance->control.power == POWER_RUNNING && !state_is_active(instance->status.state)) {
+    if (!instance->removed && instance->control.power == POWER_RUNNING && !state_is_active(instance->status.state)) {
         instance->operation = operation;
-        r = run_start(instance, operation, NULL, error);
-        instance->operation = NULL;
+        r = run_start_wished(instance, operation, NULL, POWER_STOPPED, error);
+        if (instance->operation == operation)
+            instance->operation = NULL;
     }
     fiber_mutex_unlock(&instance->lock);
-    if (r < 0)
+    if (r < 0) {
         (void) error_subject(error, "instance", instance->name);
+        audit_instance(instance->manager, &created->actor, "instance.start", instance->name, r, error);
+        instance_settle(instance);
+    }
     return r;
 }
 
 static int begin(struct manager *manager, struct instance *instance, const struct actor *actor, bool start,
                  struct operation **ret, struct error *error) {
     struct created *created = calloc(1, sizeof(*created));
-    _cleanup_free_ char *object = text_format("instances/%s", instance->name);
+    _cleanup_free_ char *object = instance_object(instance->name);
     int r;
 
-    if (!created || !object) {
+    if (created)
+        created->actor_name = strdup(actor->name);
+    if (!created || !object || !created->actor_name) {
         free(created);
         return error_errno(error, -ENOMEM, "creating");
     }
     created->instance = instance_ref(instance);
+    created->actor = (struct actor){ .name = created->actor_name, .origin = actor->origin, .role = actor->role };
     created->start = start;
     r = operation_start(manager->operations, "instance.create", object, actor->name, created_body, created,
                         created_free, ret);
@@ -436,32 +590,30 @@ static int key_of(const struct actor *actor, const char *given, char **ret, stru
 }
 
 static int create_now(struct manager *manager, const struct actor *actor, const struct instance_create *create,
-                      const char *key, struct operation **ret, char **ret_text, struct error *error) {
+                      const char *key, uint64_t digest, struct operation **ret, char **ret_text, struct error *error) {
     _cleanup_instance_ struct instance *instance = NULL;
+    struct idempotency *known = NULL;
     const char *text;
     int r = build(manager, create, &instance, error);
 
     if (r < 0)
         return r;
-    text = instance_text(instance);
-    *ret_text = text ? strdup(text) : NULL;
-    if (create->dry_run)
+    if (create->dry_run) {
+        text = instance_text(instance);
+        *ret_text = text ? strdup(text) : NULL;
         return 0;
+    }
     instance->control.power = create->start ? POWER_RUNNING : POWER_STOPPED;
-    instance_touch(instance);
-    if (key) /* a second request with this key must find it while the first is still being committed */
-        (void) idempotency_remember(manager, key, instance->assigned.uuid, NULL);
-    r = commit(manager, instance, actor, key, error);
+    if (key) {
+        known = idempotency_begin(manager, key, digest, instance->assigned.uuid);
+        if (!known)
+            return error_errno(error, -ENOMEM, "creating");
+    }
+    r = commit(manager, instance, actor, known, error);
     if (r >= 0)
         r = begin(manager, instance, actor, create->start, ret, error);
-    if (key && r < 0)
-        idempotency_forget(manager, key);
-    if (key && r >= 0) {
-        struct idempotency *known = map_get(manager->idempotency, key);
-        if (known && !known->operation)
-            known->operation = operation_ref(*ret);
-    }
-    free(*ret_text);
+    if (known)
+        idempotency_decide(manager, known, r >= 0 ? *ret : NULL);
     text = instance_text(instance);
     *ret_text = text ? strdup(text) : NULL;
     return r;
@@ -470,17 +622,23 @@ static int create_now(struct manager *manager, const struct actor *actor, const 
 int manager_instance_create(struct manager *manager, const struct actor *actor, const struct instance_create *create,
                             struct operation **ret, char **ret_text, struct error *error) {
     _cleanup_free_ char *key = NULL;
-    const struct idempotency *known;
+    uint64_t digest = request_digest(create);
     int r = authorise(actor, "default", PERMISSION_CREATE, NULL, error);
 
     *ret_text = NULL;
     if (r >= 0)
         r = key_of(actor, create->idempotency_key, &key, error);
-    if (r < 0)
-        return audit_refusal(manager, actor, "instance.create", "instances", r, error);
-    known = key ? map_get(manager->idempotency, key) : NULL;
-    if (known)
-        return idempotency_answer(manager, actor, known, ret, ret_text, error);
-    r = create_now(manager, actor, create, key, ret, ret_text, error);
-    return audit_refusal(manager, actor, "instance.create", create->name ? create->name : "instances", r, error);
+    if (r >= 0)
+        r = idempotency_find(manager, actor, create->dry_run ? NULL : key, digest, ret, ret_text, error);
+    if (r > 0)
+        return 0;
+    if (r >= 0)
+        r = create_now(manager, actor, create, key, digest, ret, ret_text, error);
+    if (r < 0) {
+        if (create->name)
+            audit_instance(manager, actor, "instance.create", create->name, r, error);
+        else
+            (void) audit_refusal(manager, actor, "instance.create", "instances", r, error);
+    }
+    return r;
 }

@@ -6,9 +6,12 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/log.h"
 #include "base/process.h"
 #include "base/text.h"
 #include "manager/internal.h"
+
+#define FLUSH_DEADLINE (5 * CLOCK_SECOND)
 
 static int check_store(struct manager *manager, char ***problems, struct error *error) {
     _cleanup_free_ char *problem = NULL;
@@ -78,20 +81,114 @@ static int check_shared(struct manager *manager, char ***problems) {
     return r;
 }
 
+/* A name that was changed while the list was read is no problem: it is looked at once more. */
+static bool name_is_wrong(struct manager *manager, const char *key) {
+    const struct instance *instance = map_get(manager->by_name, key + strlen(NAME_PREFIX));
+    struct store_item item = { 0 };
+    bool wrong;
+
+    if (store_get(manager->store, key, &item, NULL) < 0)
+        return false;
+    instance = map_get(manager->by_name, key + strlen(NAME_PREFIX));
+    wrong = !instance || strlen(instance->assigned.uuid) != item.size ||
+            memcmp(instance->assigned.uuid, item.value, item.size) != 0;
+    store_item_done(&item);
+    return wrong && !(instance && instance->lock.owner);
+}
+
 static int check_names(struct manager *manager, char ***problems, struct error *error) {
     struct store_items items = { 0 };
-    int r = store_list(manager->store, "/names/default/", NULL, 0, false, &items, error);
+    int r = store_list(manager->store, NAME_PREFIX, NULL, 0, false, &items, error);
 
     for (size_t i = 0; i < items.count && r >= 0; i++) {
-        const char *name = items.items[i].key + strlen("/names/default/");
-        const struct instance *instance = map_get(manager->by_name, name);
+        const struct instance *instance = map_get(manager->by_name, items.items[i].key + strlen(NAME_PREFIX));
         if (!instance || strncmp(instance->assigned.uuid, items.items[i].value, items.items[i].size) != 0)
-            r = list_addf(problems, "the name '%s' points to no live instance", name);
+            if (name_is_wrong(manager, items.items[i].key))
+                r = list_addf(problems, "the name '%s' points to no live instance",
+                              items.items[i].key + strlen(NAME_PREFIX));
     }
-    if (r >= 0 && items.count < map_count(manager->by_name))
-        r = list_addf(problems, "%zu live instances but only %zu names", map_count(manager->by_name), items.count);
     store_items_done(&items);
     return r;
+}
+
+/* Has each instance its record, and the living their name? Asked of the store one by one. */
+static int check_record(struct manager *manager, struct instance *instance, char ***problems) {
+    _cleanup_free_ char *key = instance_key(instance->assigned.uuid), *name_key = instance_name_key(instance->name);
+    struct store_item item = { 0 };
+    int r = 0;
+
+    if (!key || !name_key)
+        return -ENOMEM;
+    if (store_get(manager->store, key, &item, NULL) == -ENOENT && !instance->removed && !instance->lock.owner)
+        r = list_addf(problems, "instance '%s' has no record", instance->name);
+    store_item_done(&item);
+    item = (struct store_item){ 0 };
+    if (r >= 0 && instance->status.state != STATE_DELETED && store_get(manager->store, name_key, &item, NULL) == -ENOENT &&
+        !instance->removed && !instance->lock.owner && instance->status.state != STATE_DELETED)
+        r = list_addf(problems, "instance '%s' has no entry in the index of names", instance->name);
+    store_item_done(&item);
+    return r;
+}
+
+static int check_records(struct manager *manager, char ***problems, struct error *error) {
+    struct store_items items = { 0 };
+    size_t count;
+    struct instance *const *sorted = registry_sorted(manager, &count);
+    struct instance **copy = calloc(count + 1, sizeof(*copy));
+    int r = copy ? 0 : -ENOMEM;
+
+    for (size_t i = 0; copy && i < count; i++)
+        copy[i] = instance_ref(sorted[i]);
+    for (size_t i = 0; r >= 0 && i < count; i++)
+        if (!copy[i]->uncommitted)
+            r = check_record(manager, copy[i], problems);
+    for (size_t i = 0; copy && i < count; i++)
+        instance_unref(copy[i]);
+    free(copy);
+    if (r >= 0)
+        r = store_list(manager->store, INSTANCE_PREFIX, NULL, 0, false, &items, error);
+    for (size_t i = 0; i < items.count && r >= 0; i++) {
+        const char *uuid = strrchr(items.items[i].key, '/') + 1;
+        struct store_item item = { 0 };
+        if (map_get(manager->by_uuid, uuid))
+            continue;
+        if (store_get(manager->store, items.items[i].key, &item, NULL) >= 0 && !map_get(manager->by_uuid, uuid))
+            r = list_addf(problems, "the record '%s' belongs to no instance", items.items[i].key);
+        store_item_done(&item);
+    }
+    store_items_done(&items);
+    return r;
+}
+
+/* What the engine believes to have promised, against a recount. */
+static int check_ledger(struct manager *manager, char ***problems) {
+    uint64_t cpus = 0, memory = 0;
+    struct engine_totals totals;
+    size_t position = 0, admitted = 0;
+    void *value;
+
+    while (map_next(manager->by_uuid, &position, NULL, &value)) {
+        const struct instance *instance = value;
+        if (instance->lock.owner)
+            return 0; /* in the middle of a change */
+        if (!instance->admitted)
+            continue;
+        admitted++;
+        cpus += instance->spec.cpus;
+        memory += instance->spec.memory;
+        if (!state_is_active(instance->status.state)) {
+            int r = list_addf(problems, "instance '%s' is %s but holds room", instance->name,
+                              state_name(instance->status.state));
+            if (r < 0)
+                return r;
+        }
+    }
+    engine_totals(manager->engine, &totals);
+    if (totals.admitted == admitted && totals.promised_cpus == cpus && totals.promised_memory == memory)
+        return 0;
+    return list_addf(problems, "the engine has promised %" PRIu64 " thousandths of a CPU and %" PRIu64
+                     " bytes to %zu instances, but %zu hold %" PRIu64 " and %" PRIu64,
+                     totals.promised_cpus, totals.promised_memory, totals.admitted, admitted, cpus, memory);
 }
 
 static int check_instances(struct manager *manager, char ***problems) {
@@ -101,9 +198,13 @@ static int check_instances(struct manager *manager, char ***problems) {
 
     for (size_t i = 0; i < count && r >= 0; i++) {
         struct instance *instance = sorted[i];
-        if (instance->lock.owner)
+        if (instance->lock.owner || instance->uncommitted)
             continue; /* in the middle of a change */
-        r = check_image(manager, instance, problems);
+        if (state_is_active(instance->status.state) && !instance->admitted)
+            r = list_addf(problems, "instance '%s' is %s but holds no room", instance->name,
+                          state_name(instance->status.state));
+        if (r >= 0)
+            r = check_image(manager, instance, problems);
         if (r >= 0 && (instance->status.state == STATE_RUNNING || instance->status.state == STATE_PAUSED))
             r = check_process(instance, problems);
     }
@@ -118,6 +219,10 @@ static int check_all(struct manager *manager, bool deep, bool repair, char ***pr
     if (r >= 0)
         r = check_names(manager, problems, error);
     if (r >= 0)
+        r = check_records(manager, problems, error);
+    if (r >= 0)
+        r = check_ledger(manager, problems);
+    if (r >= 0)
         r = orphans_sweep(manager, repair, problems, error);
     if (r >= 0)
         r = storage_check(manager->storage, deep, problems, error);
@@ -129,14 +234,16 @@ static int check_all(struct manager *manager, bool deep, bool repair, char ***pr
 int manager_fsck_emit(struct manager *manager, const struct actor *actor, bool deep, bool repair,
                       struct emitter *emitter, struct error *error) {
     _cleanup_list_ char **problems = NULL;
+    _cleanup_error_ struct error ignored = ERROR_INIT;
     int r = authorise(actor, "default", PERMISSION_ADMIN, "fsck", error);
 
-    if (r >= 0)
-        r = manager_flush(manager, error);
+    if (r >= 0 && manager_flush(manager, deadline_in(FLUSH_DEADLINE), &ignored) < 0)
+        log_debug("fsck: not everything observed is written yet");
     if (r >= 0)
         r = check_all(manager, deep, repair, &problems, error);
     if (r < 0)
-        return r == -ENOMEM ? error_errno(error, r, "checking") : r;
+        return audit_refusal(manager, actor, "fsck", "node", error_is_set(error) ? r : error_errno(error, r, "checking"),
+                             error);
     audit_note(manager, actor, "fsck", "node", "ok");
     emit_object(emitter);
     emit_key_boolean(emitter, "clean", list_count(problems) == 0);

@@ -16,7 +16,10 @@ static const char *const power_names[] = { "stopped", "running", "paused", "susp
 static const struct field control_fields[] = {
     { .name = "power", .type = FIELD_ENUM, .offset = CONTROL(power), .names = power_names, .initial = "stopped" },
     { .name = "boot_id", .type = FIELD_TEXT, .offset = CONTROL(boot_id) },
+    { .name = "since", .type = FIELD_INTEGER, .offset = CONTROL(since), .maximum = INT64_MAX, .initial = "0" },
     { .name = "deleted", .type = FIELD_TIME, .offset = CONTROL(deleted) },
+    { .name = "queued", .type = FIELD_TIME, .offset = CONTROL(queued) },
+    { .name = "purge", .type = FIELD_BOOLEAN, .offset = CONTROL(purge), .initial = "false" },
     { .name = "failures", .type = FIELD_INTEGER, .offset = CONTROL(failures), .maximum = INT32_MAX, .initial = "0" },
 };
 const struct table instance_control_table = TABLE("control", struct instance_control, control_fields);
@@ -74,7 +77,6 @@ void instance_unref(struct instance *instance) {
     table_done(&instance_control_table, &instance->control);
     process_settings_done(&instance->view.process);
     cgroup_free(instance->view.cgroup);
-    fiber_unref(instance->timer);
     free(instance->state_path);
     free(instance->run_path);
     free(instance->text);
@@ -291,6 +293,17 @@ int instance_advance(struct instance *instance, enum lifecycle_event event, stru
     if (after != before)
         advance_publish(instance, before);
     return 0;
+}
+
+void instance_set_state(struct instance *instance, enum state state) {
+    enum state before = instance->status.state;
+
+    if (state == before)
+        return;
+    instance->status.state = state;
+    manager_mark_dirty(instance->manager, instance);
+    instance_touch(instance);
+    advance_publish(instance, before);
 }
 
 void instance_set_reason(struct instance *instance, const struct error *error) {

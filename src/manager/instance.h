@@ -24,9 +24,12 @@ enum power {
 
 struct instance_control {
     int power;         /* enum power */
-    char *boot_id;     /* the host's boot in which it was last started */
+    char *boot_id;     /* the host's boot in which it was last started or deleted */
+    int64_t since;     /* boot time of that */
     uint64_t deleted;  /* wall time it went to the trash */
-    int64_t failures;  /* ends in a row, for the restart back-off */
+    uint64_t queued;   /* wall time it began to wait for room: the order in which those who wait are taken again */
+    int64_t failures;  /* short runs in a row, for the restart back-off */
+    bool purge;        /* with power deleted: not into the trash */
 };
 extern const struct table instance_control_table;
 
@@ -46,13 +49,21 @@ struct instance {
     struct fiber_mutex lock;     /* held by the one fiber that changes its fact */
     struct fiber_queue changed;  /* woken at every state change */
     struct operation *operation; /* the one under way, or NULL; borrowed */
-    bool cancellable;            /* that one may be cancelled by a newer wish */
+    struct fiber *starter;       /* the fiber inside run_start, which a newer wish may cancel; borrowed */
+    uint64_t ticket;             /* counts starts: a waiting one sees that it is no longer the one */
     bool admitted;               /* the engine gave it room */
+    bool handover;               /* it is stopped by somebody who decides what follows: restart, delete */
     struct fiber_queue admission;
-    bool dirty;                  /* its record must be written, soon */
+    bool unreachable;            /* it may run, but could not be taken over yet */
+    bool uncommitted;            /* its creation is not durable yet: nobody sees it */
+    bool purging;                /* its record goes: the writer must not bring it back */
     bool removed;                /* purged; only references keep it */
+    bool dirty;                  /* its record must be written, soon */
+    bool in_flight;              /* being written by the background writer */
+    bool linked;                 /* in the writer's list, which then holds a reference */
+    struct instance *dirty_next;
     uint64_t ran_since;          /* boot time of the last start */
-    struct fiber *timer;         /* time limit, or the pause before a restart */
+    struct run_timer *timer;     /* time limit, or the pause before a restart */
     unsigned references;
 
     char *text; /* cached JSON, NULL when stale */
@@ -86,5 +97,7 @@ int instance_prepare(struct instance *instance);
 int instance_process(struct instance *instance, const struct image *image, struct error *error);
 /* Moves along the state table, publishes "instance.STATE" and marks the record dirty. Illegal: -EBUSY and an error. */
 int instance_advance(struct instance *instance, enum lifecycle_event event, struct error *error);
+/* The same for what was found rather than what happened: no table is asked. */
+void instance_set_state(struct instance *instance, enum state state);
 /* Sets reason and message from an error (or clears them). */
 void instance_set_reason(struct instance *instance, const struct error *error);

@@ -10,6 +10,7 @@
 
 #define AUDIT_PREFIX "/audit/"
 #define INSTANCE_PREFIX "/instances/"
+#define NAME_PREFIX "/names/default/"
 #define IDEMPOTENCY_PREFIX "/idempotency/"
 
 /* An audit record that waits for the next write, for things that need no commit of their own (refusals, ends). */
@@ -52,13 +53,20 @@ struct manager {
     uint64_t audit_sequence;
     struct audit_row *audit_first, *audit_last;
     size_t audit_waiting;
+    uint64_t audit_lost; /* records dropped because too many wait */
+    struct instance *dirty_first, *dirty_last; /* to be written, in order */
+    struct error write_error;    /* of the last failed round */
+    uint64_t write_failures;     /* counts those */
     struct fiber_queue dirty_queue; /* the writer waits here */
     struct fiber_queue urgent_queue;
     struct fiber_queue written_queue; /* those who wait for the writer */
     struct fiber *writer;
     struct fiber *sweeper;
     struct fiber *probe; /* of what the host can do */
-    bool writing, dirty, urgent, stopping, ready;
+    struct fiber *explainer; /* tells those who wait for room why */
+    struct fiber_queue explain_queue;
+    bool explain_stale;
+    bool writing, urgent, stopping, ready;
     uint64_t started; /* wall time */
 };
 
@@ -70,7 +78,10 @@ void process_settings_done(struct process_settings *process);
 
 /* --- create and change ------------------------------------------------------------------------------------------ */
 void idempotency_free(struct manager *manager);
-int idempotency_remember(struct manager *manager, const char *key, const char *uuid, struct operation *operation);
+/* Takes a record of an earlier run over, or drops it when its day is over: then 0 is returned. */
+int idempotency_load(struct manager *manager, const char *key, const char *text, size_t size);
+/* Fiber: forgets those whose day is over. */
+void idempotency_expire(struct manager *manager);
 /* Fiber. A new address if the network no longer has the instance's. */
 int instance_readdress(struct instance *instance, struct error *error);
 /* The one check of a final spec with its kind decided, before every commit. */
@@ -78,7 +89,9 @@ int instance_admissible(struct manager *manager, const struct instance *instance
 
 /* --- registry ------------------------------------------------------------------------------------------------- */
 struct instance *registry_find(struct manager *manager, const char *name); /* live, by name or uuid; borrowed */
-/* Also those in the trash. NOT_FOUND otherwise. */
+/* The one deleted last under this name, or by uuid; borrowed. */
+struct instance *registry_find_in_trash(struct manager *manager, const char *name);
+/* With trash also those there. NOT_FOUND otherwise. */
 int registry_lookup(struct manager *manager, const char *name, bool trash, struct instance **ret, struct error *error);
 int registry_add(struct manager *manager, struct instance *instance);
 void registry_remove(struct manager *manager, struct instance *instance); /* drops the registry's reference */
@@ -91,8 +104,13 @@ struct instance *const *registry_sorted(struct manager *manager, size_t *ret_cou
 /* --- writing -------------------------------------------------------------------------------------------------- */
 /* Its record is written soon by the background writer. */
 void manager_mark_dirty(struct manager *manager, struct instance *instance);
-/* Fiber: until everything marked before is durable. */
-int manager_flush(struct manager *manager, struct error *error);
+/* Fiber: until what was marked of this instance is durable; the first failed try ends the wait. */
+int instance_flush(struct instance *instance, struct error *error);
+/* Fiber, not cancellable: the same after a request that failed, whose wish went back: if we die after that was told, it
+ * must not come up again. Without the store nothing can be done about it. */
+void instance_settle(struct instance *instance);
+/* Fiber: until nothing waits to be written, at most until `deadline`. */
+int manager_flush(struct manager *manager, uint64_t deadline, struct error *error);
 int writer_start(struct manager *manager);
 /* Builds an audit record; key and value allocated. */
 int audit_build(struct manager *manager, const struct actor *actor, const char *action, const char *object,
@@ -100,39 +118,72 @@ int audit_build(struct manager *manager, const struct actor *actor, const char *
 /* Queues one for the writer. */
 void audit_note(struct manager *manager, const struct actor *actor, const char *action, const char *object,
                 const char *result);
+/* "instances/NAME"; allocated. */
+char *instance_object(const char *name);
+void audit_instance(struct manager *manager, const struct actor *actor, const char *action, const char *name, int r,
+                    const struct error *error);
 /* Notes a refusal and returns r. */
 int audit_refusal(struct manager *manager, const struct actor *actor, const char *action, const char *object, int r,
                   const struct error *error);
-/* Fiber. Commits the instance's record (and its name index when `with_name`), an audit record, and extra operations. */
+enum commit_flags {
+    COMMIT_NAME = 1 << 0,   /* its entry in the index of names too, which must be free */
+    COMMIT_URGENT = 1 << 1, /* it frees room: even when the disk is full */
+};
+/* Fiber. Commits the instance's record, an audit record, and extra operations. */
 int manager_commit_instance(struct manager *manager, struct instance *instance, const struct actor *actor,
-                            const char *action, bool with_name, const struct store_operation *extra,
+                            const char *action, unsigned flags, const struct store_operation *extra,
                             size_t extra_count, struct error *error);
 
+/* --- room ------------------------------------------------------------------------------------------------------- */
+/* Fiber. Queues it and waits for room with the lock given up; admitted when it returns 0. -ECANCELED when the fiber was
+ * cancelled or a newer wish came. */
+int room_take(struct instance *instance, struct operation *operation, struct error *error);
+void room_give_back(struct instance *instance);
+/* It runs already: it holds its room whatever the engine thinks. */
+void room_occupy(struct instance *instance);
+/* Its spec asks for more or less now: NO_ROOM when it runs and there is not so much. */
+int room_change(struct instance *instance, struct error *error);
+/* The engine may have room for somebody: wakes those who are admitted. */
+void admission_run(struct manager *manager);
+int explainer_start(struct manager *manager);
+
 /* --- running (fibers; the instance's lock is held) --------------------------------------------------------------- */
-/* From any resting state to running: queue, room, driver. Unlocks while it waits for room. */
+/* From any resting state to running: queue, room, driver. Unlocks while it waits for room. After a failure the state
+ * is failed, or what it was when the start was given up. */
 int run_start(struct instance *instance, struct operation *operation, const struct driver_start *start,
               struct error *error);
+/* The same for one that may be starting already: then waits for that. And on failure the wish is `before` again,
+ * unless a newer one came or the restart policy tries anew. */
+int run_start_wished(struct instance *instance, struct operation *operation, const struct driver_start *start,
+                     enum power before, struct error *error);
 int run_stop(struct instance *instance, uint64_t timeout_ms, struct error *error);
 /* The same, and until what follows the end is done; the lock is given up while it waits. */
 int run_stop_and_wait(struct instance *instance, uint64_t timeout_ms, struct error *error);
 int run_pause(struct instance *instance, struct error *error);
-int run_resume(struct instance *instance, struct operation *operation, struct error *error);
+int run_resume(struct instance *instance, struct operation *operation, enum power before, struct error *error);
 int run_suspend(struct instance *instance, struct error *error);
+/* Does its driver do this? NOT_SUPPORTED. */
+int run_require(const struct instance *instance, unsigned capability, const char *verb, struct error *error);
+/* Is its memory whole on disk? With drop it is not any more. */
+bool run_saved(struct instance *instance, bool drop);
 /* Everything it holds on the host but its disk. Safe to repeat. */
 int run_release(struct instance *instance, struct error *error);
-/* Record, disk and resources go; the instance is out of the registry when this returns. */
-int run_purge(struct instance *instance, const struct actor *actor, struct error *error);
-void run_occupy(struct instance *instance);
+void run_limits(const struct instance *instance, struct cgroup_limits *ret);
+
+/* --- ends ----------------------------------------------------------------------------------------------------------- */
 /* The driver said it ended: runs on a fiber of its own. */
 void run_ended(struct driver_instance *view, const struct driver_exit *ended);
 /* What follows the end of an instance: record, release, removal or restart. Lock held. */
 void run_after_end(struct instance *instance, const struct driver_exit *ended);
 void run_timer_cancel(struct instance *instance);
-void run_limits(const struct instance *instance, struct cgroup_limits *ret);
+/* Counts its time limit from ran_since on. */
 int run_arm_timeout(struct instance *instance);
+/* If its policy wants that: a start after the pause of the back-off. */
 void run_schedule_restart(struct instance *instance);
-/* The engine may have room for somebody: wakes those who are admitted. */
-void admission_run(struct manager *manager);
+/* Record, disk and resources go; the instance is out of the registry when this returns. */
+int run_purge(struct instance *instance, const struct actor *actor, struct error *error);
+/* Finishes a wished delete of one that does not run: into the trash, or away. */
+int instance_discard(struct instance *instance, const struct actor *actor, bool purge, struct error *error);
 
 /* --- adopt ---------------------------------------------------------------------------------------------------- */
 int adopt_all(struct manager *manager, struct error *error);

@@ -37,7 +37,7 @@ static bool label_matches(char *const *labels, const char *wanted) {
 static bool is_wanted(const struct instance *instance, const struct instance_filter *filter) {
     enum state state = instance->status.state;
 
-    if (state == STATE_DELETED && !filter->deleted)
+    if (instance->uncommitted || (state == STATE_DELETED && !filter->deleted))
         return false;
     if (filter->after && strcmp(instance->name, filter->after) <= 0)
         return false;

@@ -13,6 +13,7 @@
 #include "manager/internal.h"
 
 #define EVENTS_KEPT 4096
+#define FLUSH_DEADLINE (1 * CLOCK_SECOND) /* at the end */
 
 const struct manager_configuration *manager_configuration(const struct manager *manager) {
     return &manager->configuration;
@@ -40,6 +41,8 @@ static struct loaded_driver *loaded_driver(struct manager *manager, enum kind ki
 const struct driver *manager_driver(struct manager *manager, enum kind kind, void **ret_data) {
     struct loaded_driver *loaded = loaded_driver(manager, kind);
 
+    if (loaded && error_is_set(&loaded->unavailable))
+        loaded = NULL;
     *ret_data = loaded ? loaded->data : NULL;
     return loaded ? loaded->driver : NULL;
 }
@@ -66,7 +69,7 @@ static void on_changed(struct driver_instance *view) {
     struct driver_facts facts = { 0 };
     size_t length;
 
-    if (!instance->driver->facts || instance->removed)
+    if (!instance->driver || !instance->driver->facts || instance->removed)
         return;
     instance->driver->facts(instance->driver_data, view, &facts);
     free(instance->status.hostname);
@@ -214,6 +217,8 @@ int manager_start(struct manager *manager, struct error *error) {
     if (r >= 0)
         r = writer_start(manager);
     if (r >= 0)
+        r = explainer_start(manager);
+    if (r >= 0)
         r = adopt_all(manager, error);
     if (r >= 0)
         r = sweeper_start(manager);
@@ -222,33 +227,24 @@ int manager_start(struct manager *manager, struct error *error) {
     return r;
 }
 
-/* Operations that only wait (queued starts) are not waited for: their wish is in the store. */
-static bool operations_busy(struct manager *manager) {
-    size_t position = 0;
-    void *value;
-
-    while (map_next(manager->by_uuid, &position, NULL, &value)) {
-        const struct instance *instance = value;
-        if (instance->operation && instance->status.state != STATE_QUEUED)
-            return true;
-    }
-    return false;
+static void fiber_end(struct fiber *fiber) {
+    if (fiber)
+        fiber_cancel_join(fiber);
 }
 
+/* Operations that only wait (queued starts) are not waited for: their wish is in the store. */
 void manager_stop(struct manager *manager, uint64_t deadline) {
     _cleanup_error_ struct error error = ERROR_INIT;
 
     manager->stopping = true;
-    while (operations_busy(manager) && clock_now() < deadline)
+    while (operations_busy(manager->operations) && clock_now() < deadline)
         if (fiber_sleep(20 * CLOCK_MILLISECOND) < 0)
             break;
-    (void) manager_flush(manager, &error);
-    if (manager->sweeper)
-        fiber_cancel_join(manager->sweeper);
-    if (manager->probe)
-        fiber_cancel_join(manager->probe);
-    if (manager->writer)
-        fiber_cancel_join(manager->writer);
+    (void) manager_flush(manager, deadline_in(FLUSH_DEADLINE), &error);
+    fiber_end(manager->explainer);
+    fiber_end(manager->sweeper);
+    fiber_end(manager->probe);
+    fiber_end(manager->writer);
 }
 
 static void free_instances(struct manager *manager) {
@@ -264,9 +260,27 @@ static void free_instances(struct manager *manager) {
     }
 }
 
+/* What the writer has not taken. */
+static void free_waiting(struct manager *manager) {
+    while (manager->dirty_first) {
+        struct instance *instance = manager->dirty_first;
+        manager->dirty_first = instance->dirty_next;
+        instance_unref(instance);
+    }
+    while (manager->audit_first) {
+        struct audit_row *row = manager->audit_first;
+        manager->audit_first = row->next;
+        free(row->key);
+        free(row->value);
+        free(row);
+    }
+    error_clear(&manager->write_error);
+}
+
 void manager_free(struct manager *manager) {
     if (!manager)
         return;
+    free_waiting(manager);
     free_instances(manager);
     for (size_t i = 0; i < manager->driver_count; i++) {
         if (manager->drivers[i].driver->close && !error_is_set(&manager->drivers[i].unavailable))
@@ -277,6 +291,7 @@ void manager_free(struct manager *manager) {
     fiber_unref(manager->writer);
     fiber_unref(manager->sweeper);
     fiber_unref(manager->probe);
+    fiber_unref(manager->explainer);
     free(manager->sorted);
     map_free(manager->by_name);
     map_free(manager->by_uuid);

@@ -10,6 +10,8 @@
 #include "base/text.h"
 #include "manager/internal.h"
 
+#define AUDIT_DEADLINE (2 * CLOCK_SECOND)
+
 /* --- node show: promised versus real -------------------------------------------------------------------------------- */
 
 static uint64_t memory_available(void) {
@@ -152,6 +154,7 @@ int manager_doctor_emit(struct manager *manager, struct emitter *emitter, struct
 int manager_audit_emit(struct manager *manager, const struct actor *actor, const char *after, size_t limit,
                        struct emitter *emitter, struct error *error) {
     _cleanup_free_ char *from = NULL;
+    _cleanup_error_ struct error ignored = ERROR_INIT;
     struct store_items items = { 0 };
     int r = authorise(actor, "default", PERMISSION_AUDIT, NULL, error);
     uint64_t number;
@@ -159,7 +162,9 @@ int manager_audit_emit(struct manager *manager, const struct actor *actor, const
     if (r >= 0 && after && text_parse_u64(after, &number) < 0)
         r = error_set(error, ERROR_BAD_VALUE, "after", after, "it is no audit id");
     if (r < 0)
-        return r;
+        return audit_refusal(manager, actor, "audit.list", "audit", r, error);
+    /* Who acts and then looks sees what he did. */
+    (void) manager_flush(manager, deadline_in(AUDIT_DEADLINE), &ignored);
     from = after ? text_format(AUDIT_PREFIX "%020" PRIu64, number) : NULL;
     r = store_list(manager->store, AUDIT_PREFIX, from, limit ? limit : 100, true, &items, error);
     if (r < 0)

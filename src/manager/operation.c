@@ -136,6 +136,8 @@ static void operation_finish(struct operation *operation, int r, struct error *e
         (void) error_errno(error, r, "%s", operation->type);
     if (r < 0)
         error_move(&operation->error, error);
+    free(operation->step);
+    operation->step = NULL;
     operation->finished = clock_wall();
     operation_changed(operation);
 }
@@ -215,6 +217,24 @@ int operation_wait(struct operation *operation, uint64_t revision, uint64_t dead
 void operation_cancel(struct operation *operation) {
     if (operation->state == OPERATION_RUNNING)
         fiber_cancel(operation->fiber);
+}
+
+void operation_wait_begin(struct operation *operation, const char *step) {
+    operation_progress(operation, step, 0, 0);
+    if (operation)
+        operation->idle = true;
+}
+
+void operation_wait_end(struct operation *operation) {
+    if (operation)
+        operation->idle = false;
+}
+
+bool operations_busy(const struct operations *operations) {
+    for (size_t i = 0; i < operations->count; i++)
+        if (operations->list[i]->state == OPERATION_RUNNING && !operations->list[i]->idle)
+            return true;
+    return false;
 }
 
 void operation_progress(struct operation *operation, const char *step, uint64_t done, uint64_t total) {

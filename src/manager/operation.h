@@ -33,6 +33,7 @@ struct operation {
     char *result;  /* JSON value or NULL */
     uint64_t created, finished; /* wall time */
     uint64_t revision;          /* counts changes, for waiters */
+    bool idle;                  /* waits for what may never come: a daemon that stops does not wait for it */
     struct fiber *fiber;        /* NULL when it is over */
     struct fiber_queue waiters;
     unsigned references;
@@ -51,6 +52,11 @@ int operation_wait(struct operation *operation, uint64_t revision, uint64_t dead
 /* Asks it to stop; it ends CANCELED after undoing, unless it was past the point. */
 void operation_cancel(struct operation *operation);
 void operation_progress(struct operation *operation, const char *step, uint64_t done, uint64_t total);
+/* Around a wait for something that may never come. NULL: nothing. */
+void operation_wait_begin(struct operation *operation, const char *step);
+void operation_wait_end(struct operation *operation);
+/* Is any under way that will end by itself? */
+bool operations_busy(const struct operations *operations);
 void operation_emit(const struct operation *operation, struct emitter *emitter);
 const char *operation_state_name(enum operation_state state);
 

@@ -14,11 +14,11 @@ struct instance *registry_find(struct manager *manager, const char *name) {
         if (instance && instance->status.state == STATE_DELETED)
             instance = NULL;
     }
-    return instance;
+    return instance && !instance->uncommitted ? instance : NULL;
 }
 
 /* The one in the trash that was deleted last under this name, or by uuid. */
-static struct instance *find_in_trash(struct manager *manager, const char *name) {
+struct instance *registry_find_in_trash(struct manager *manager, const char *name) {
     struct instance *found = NULL;
     size_t position = 0;
     void *value;
@@ -40,7 +40,7 @@ int registry_lookup(struct manager *manager, const char *name, bool trash, struc
     struct instance *instance = registry_find(manager, name);
 
     if (!instance && trash)
-        instance = find_in_trash(manager, name);
+        instance = registry_find_in_trash(manager, name);
     if (!instance)
         return error_set(error, ERROR_NOT_FOUND, "instance", name);
     *ret = instance;

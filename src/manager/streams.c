@@ -33,7 +33,10 @@ static int reach_check(const struct reach *reach, struct instance *instance, str
         return 0;
     if (state == STATE_PAUSED)
         return error_set(error, ERROR_WRONG_STATE, "paused", reach->verb, "resume, stop");
-    return error_set(error, ERROR_WRONG_STATE, state_name(state), reach->verb, "start");
+    if (state_is_active(state))
+        return error_set(error, ERROR_WRONG_STATE, state_name(state), reach->verb, "stop");
+    return error_set(error, ERROR_WRONG_STATE, state_name(state), reach->verb,
+                     state == STATE_DELETED ? "undelete" : "start");
 }
 
 static int reach_begin(struct manager *manager, const struct actor *actor, const struct reach *reach, const char *name,
@@ -60,8 +63,7 @@ static int reach_end(struct manager *manager, const struct actor *actor, const s
 
     if (r < 0)
         (void) error_subject(error, "instance", name);
-    audit_note(manager, actor, action ? action : reach->verb, name,
-               r >= 0 ? "ok" : error_is_set(error) ? error_wire(error->code) : strerror(-r));
+    audit_instance(manager, actor, action ? action : reach->verb, name, r, error);
     return r;
 }
 
@@ -179,7 +181,9 @@ static bool wait_is_over(const struct instance *instance, const char *goal) {
         return true;
     if (text_equal(goal, "exited"))
         return state == STATE_STOPPED || state == STATE_FAILED || state == STATE_DELETED || state == STATE_SUSPENDED;
-    return !text_equal(goal, "removed") && text_equal(goal, state_name(state));
+    if (text_equal(goal, "removed"))
+        return state == STATE_DELETED; /* in the trash it is gone for those who wait */
+    return text_equal(goal, state_name(state));
 }
 
 int manager_instance_wait(struct manager *manager, const struct actor *actor, const char *name, const char *goal,

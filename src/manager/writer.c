@@ -2,7 +2,7 @@
 /* Writing. What a request asks for is committed before it is acknowledged (manager_commit_instance). What was merely
  * observed (states, exit codes, refusals for the audit trail) is marked dirty and written in batches by one background
  * fiber, so that a storm of events costs few fsyncs; whoever must not go on before that is durable calls
- * manager_flush. */
+ * instance_flush. Once the store has failed, it is tried again every second; what waits stays marked. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -18,11 +18,41 @@
 #define WRITER_PAUSE (20 * CLOCK_MILLISECOND)
 #define WRITER_RETRY (1 * CLOCK_SECOND)
 #define AUDIT_WAITING_MAX 10000
+#define FLUSH_DEADLINE (30 * CLOCK_SECOND)
+
+static void dirty_append(struct manager *manager, struct instance *instance) {
+    instance->linked = true;
+    instance->dirty_next = NULL;
+    if (manager->dirty_last)
+        manager->dirty_last->dirty_next = instance_ref(instance);
+    else
+        manager->dirty_first = instance_ref(instance);
+    manager->dirty_last = instance;
+}
+
+/* The first one; the caller owns the list's reference. */
+static struct instance *dirty_pop(struct manager *manager) {
+    struct instance *instance = manager->dirty_first;
+
+    if (!instance)
+        return NULL;
+    manager->dirty_first = instance->dirty_next;
+    if (!manager->dirty_first)
+        manager->dirty_last = NULL;
+    instance->dirty_next = NULL;
+    instance->linked = false;
+    return instance;
+}
 
 void manager_mark_dirty(struct manager *manager, struct instance *instance) {
     instance->dirty = true;
-    manager->dirty = true;
+    if (!instance->linked)
+        dirty_append(manager, instance);
     fiber_queue_wake_all(&manager->dirty_queue);
+}
+
+static bool is_pending(const struct manager *manager) {
+    return manager->dirty_first || manager->audit_first || manager->writing;
 }
 
 int audit_build(struct manager *manager, const struct actor *actor, const char *action, const char *object,
@@ -55,25 +85,41 @@ static void audit_row_free(struct audit_row *row) {
     free(row);
 }
 
-void audit_note(struct manager *manager, const struct actor *actor, const char *action, const char *object,
-                const char *result) {
-    struct audit_row *row;
-
-    if (manager->audit_waiting >= AUDIT_WAITING_MAX)
-        return; /* the store does not take anything: said once by the writer */
-    row = calloc(1, sizeof(*row));
-    if (!row || audit_build(manager, actor, action, object, result, &row->key, &row->value) < 0) {
-        free(row);
-        return;
-    }
+static void audit_append(struct manager *manager, struct audit_row *row) {
     if (manager->audit_last)
         manager->audit_last->next = row;
     else
         manager->audit_first = row;
     manager->audit_last = row;
     manager->audit_waiting++;
-    manager->dirty = true;
+}
+
+void audit_note(struct manager *manager, const struct actor *actor, const char *action, const char *object,
+                const char *result) {
+    struct audit_row *row = NULL;
+
+    if (manager->audit_waiting < AUDIT_WAITING_MAX)
+        row = calloc(1, sizeof(*row));
+    if (!row || audit_build(manager, actor, action, object, result, &row->key, &row->value) < 0) {
+        /* The store takes nothing: the first record that it takes again tells how many are lost. */
+        if (manager->audit_lost++ == 0)
+            log_warning("audit records are lost: the store cannot be written");
+        free(row);
+        return;
+    }
+    audit_append(manager, row);
     fiber_queue_wake_all(&manager->dirty_queue);
+}
+
+static void audit_tell_lost(struct manager *manager) {
+    _cleanup_free_ char *text = NULL;
+    uint64_t lost = manager->audit_lost;
+
+    if (lost == 0)
+        return;
+    manager->audit_lost = 0;
+    text = text_format("%" PRIu64 " records lost", lost);
+    audit_note(manager, &actor_daemon, "audit.lost", "node", text ? text : "records lost");
 }
 
 int audit_refusal(struct manager *manager, const struct actor *actor, const char *action, const char *object, int r,
@@ -84,12 +130,25 @@ int audit_refusal(struct manager *manager, const struct actor *actor, const char
     return r;
 }
 
+char *instance_object(const char *name) {
+    return text_format("instances/%s", name);
+}
+
+void audit_instance(struct manager *manager, const struct actor *actor, const char *action, const char *name, int r,
+                    const struct error *error) {
+    _cleanup_free_ char *object = instance_object(name);
+
+    if (r >= 0)
+        audit_note(manager, actor, action, object ? object : "instances", "ok");
+    else
+        (void) audit_refusal(manager, actor, action, object ? object : "instances", r, error);
+}
+
 int manager_commit_instance(struct manager *manager, struct instance *instance, const struct actor *actor,
-                            const char *action, bool with_name, const struct store_operation *extra,
+                            const char *action, unsigned flags, const struct store_operation *extra,
                             size_t extra_count, struct error *error) {
     _cleanup_free_ char *key = instance_key(instance->assigned.uuid), *text = NULL;
-    _cleanup_free_ char *name_key = instance_name_key(instance->name);
-    _cleanup_free_ char *object = text_format("instances/%s", instance->name);
+    _cleanup_free_ char *name_key = instance_name_key(instance->name), *object = instance_object(instance->name);
     _cleanup_free_ char *audit_key = NULL, *audit_value = NULL;
     struct store_operation operations[8];
     size_t count = 0;
@@ -102,17 +161,19 @@ int manager_commit_instance(struct manager *manager, struct instance *instance, 
     operations[count++] = (struct store_operation){ .type = STORE_PUT, .key = key, .value = text, .size = strlen(text) };
     operations[count++] = (struct store_operation){ .type = STORE_PUT, .key = audit_key, .value = audit_value,
                                                     .size = strlen(audit_value) };
-    if (with_name) {
+    if (flags & COMMIT_NAME) {
         operations[count++] = (struct store_operation){ .type = STORE_CHECK, .key = name_key, .revision = 0 };
         operations[count++] = (struct store_operation){ .type = STORE_PUT, .key = name_key, .value = instance->assigned.uuid,
                                                         .size = strlen(instance->assigned.uuid) };
     }
     for (size_t i = 0; i < extra_count && count < ELEMENTS(operations); i++)
         operations[count++] = extra[i];
-    instance->dirty = false;
-    r = store_commit(manager->store, operations, count, NULL, error);
-    if (r < 0)
-        instance->dirty = true;
+    instance->dirty = false; /* what is marked from here on is written after this */
+    r = (flags & COMMIT_URGENT ? store_commit_urgent : store_commit)(manager->store, operations, count, NULL, error);
+    if (r == -ESTALE && !error_is_set(error))
+        r = error_set(error, ERROR_EXISTS, "instance", instance->name);
+    if (r < 0 && !instance->uncommitted)
+        manager_mark_dirty(manager, instance);
     return r;
 }
 
@@ -124,6 +185,7 @@ struct batch {
     char *values[WRITER_BATCH + 1];
     struct instance *instances[WRITER_BATCH + 1];
     size_t count, bytes;
+    size_t instance_count; /* those come first */
 };
 
 static bool batch_is_full(const struct batch *batch) {
@@ -133,31 +195,36 @@ static bool batch_is_full(const struct batch *batch) {
 static void batch_put(struct batch *batch, char *key, char *value, struct instance *instance) {
     batch->keys[batch->count] = key;
     batch->values[batch->count] = value;
-    batch->instances[batch->count] = instance ? instance_ref(instance) : NULL;
+    batch->instances[batch->count] = instance;
     batch->operations[batch->count] = (struct store_operation){ .type = STORE_PUT, .key = key, .value = value,
                                                                 .size = strlen(value) };
     batch->bytes += strlen(value);
     batch->count++;
 }
 
-static void batch_collect_instances(struct manager *manager, struct batch *batch) {
-    size_t position = 0;
-    void *value;
+/* In the order in which they were marked, so that nobody waits for ever. Returns what failed; that one stays marked. */
+static int batch_collect_instances(struct manager *manager, struct batch *batch) {
+    while (!batch_is_full(batch) && manager->dirty_first) {
+        struct instance *instance = dirty_pop(manager);
+        char *key = NULL, *text = NULL;
 
-    while (!batch_is_full(batch) && map_next(manager->by_uuid, &position, NULL, &value)) {
-        struct instance *instance = value;
-        char *key, *text = NULL;
-
-        if (!instance->dirty || instance->removed)
+        if (!instance->dirty || instance->removed || instance->purging || instance->uncommitted) {
+            instance_unref(instance);
             continue;
+        }
         key = instance_key(instance->assigned.uuid);
         if (!key || instance_encode(instance, &text) < 0) {
             free(key);
-            continue;
+            dirty_append(manager, instance);
+            instance_unref(instance);
+            return -ENOMEM;
         }
         instance->dirty = false;
+        instance->in_flight = true;
         batch_put(batch, key, text, instance);
     }
+    batch->instance_count = batch->count;
+    return 0;
 }
 
 static void batch_collect_audit(struct manager *manager, struct batch *batch) {
@@ -173,25 +240,31 @@ static void batch_collect_audit(struct manager *manager, struct batch *batch) {
     }
 }
 
-/* A failed batch stays to be written: instances are marked again, audit records go back to the front. */
-static void batch_give_back(struct manager *manager, struct batch *batch) {
-    for (size_t i = batch->count; i-- > 0;) {
-        struct audit_row *row;
+static void audit_give_back(struct manager *manager, struct batch *batch, size_t index) {
+    struct audit_row *row = calloc(1, sizeof(*row));
 
-        if (batch->instances[i]) {
-            batch->instances[i]->dirty = true;
-            continue;
-        }
-        row = calloc(1, sizeof(*row));
-        if (!row)
-            continue;
-        row->key = STEAL_PTR(batch->keys[i]);
-        row->value = STEAL_PTR(batch->values[i]);
-        row->next = manager->audit_first;
-        manager->audit_first = row;
-        if (!manager->audit_last)
-            manager->audit_last = row;
-        manager->audit_waiting++;
+    if (!row) {
+        manager->audit_lost++;
+        return;
+    }
+    row->key = STEAL_PTR(batch->keys[index]);
+    row->value = STEAL_PTR(batch->values[index]);
+    row->next = manager->audit_first;
+    manager->audit_first = row;
+    if (!manager->audit_last)
+        manager->audit_last = row;
+    manager->audit_waiting++;
+}
+
+/* What was not written stays to be written: instances are marked again and encoded anew, since a request may have
+ * committed a newer record meanwhile; audit records go back to the front. */
+static void batch_settle(struct manager *manager, struct batch *batch, bool written) {
+    for (size_t i = batch->count; !written && i-- > batch->instance_count;)
+        audit_give_back(manager, batch, i);
+    for (size_t i = 0; i < batch->instance_count; i++) {
+        batch->instances[i]->in_flight = false;
+        if (!written)
+            manager_mark_dirty(manager, batch->instances[i]);
     }
 }
 
@@ -203,30 +276,53 @@ static void batch_done(struct batch *batch) {
     }
 }
 
-/* 1: there may be more; 0: all written; negative: it must be tried again later. */
+static void round_failed(struct manager *manager, struct error *error, int r) {
+    _cleanup_free_ char *sentence = NULL;
+
+    if (!error_is_set(error))
+        (void) error_errno(error, r, "writing the state");
+    sentence = error_sentence(error, LANGUAGE_ENGLISH);
+    log_warning("observed state could not be written, will try again: %s", sentence);
+    error_clear(&manager->write_error);
+    error_move(&manager->write_error, error);
+    manager->write_failures++;
+}
+
+/* Writes one batch. On a full disk what happened to instances may use the reserve; what was refused may not, or
+ * refusals would eat it up. */
+static int writer_try(struct manager *manager, bool urgent, struct error *error) {
+    struct batch *batch = calloc(1, sizeof(*batch));
+    int r = batch ? batch_collect_instances(manager, batch) : -ENOMEM;
+
+    if (batch && !urgent)
+        batch_collect_audit(manager, batch);
+    if (batch && batch->count > 0) {
+        int committed;
+        FAILPOINT("writer-before-commit");
+        committed = (urgent ? store_commit_urgent : store_commit)(manager->store, batch->operations, batch->count, NULL,
+                                                                  error);
+        FAILPOINT("writer-after-commit");
+        batch_settle(manager, batch, committed >= 0);
+        r = committed < 0 ? committed : r;
+    }
+    if (batch)
+        batch_done(batch);
+    free(batch);
+    return r;
+}
+
 static int writer_round(struct manager *manager) {
     _cleanup_error_ struct error error = ERROR_INIT;
-    struct batch *batch = calloc(1, sizeof(*batch));
-    int r = 0;
+    int r = writer_try(manager, false, &error);
 
-    if (!batch)
-        return -ENOMEM;
-    batch_collect_instances(manager, batch);
-    batch_collect_audit(manager, batch);
-    if (batch->count > 0) {
-        FAILPOINT("writer-before-commit");
-        r = store_commit(manager->store, batch->operations, batch->count, NULL, &error);
-        FAILPOINT("writer-after-commit");
-        if (r < 0) {
-            _cleanup_free_ char *sentence = error_sentence(&error, LANGUAGE_ENGLISH);
-            log_warning("observed state could not be written, will try again: %s", sentence);
-            batch_give_back(manager, batch);
-        } else {
-            r = 1;
-        }
+    if (r == -ENOSPC && manager->dirty_first) {
+        error_clear(&error);
+        r = writer_try(manager, true, &error);
     }
-    batch_done(batch);
-    free(batch);
+    if (r < 0)
+        round_failed(manager, &error, r);
+    else
+        audit_tell_lost(manager);
     return r;
 }
 
@@ -235,21 +331,17 @@ static int writer_main(void *userdata) {
     int r = 0;
 
     while (r != -ECANCELED) {
-        if (!manager->dirty) {
+        if (!is_pending(manager)) {
             r = fiber_queue_wait(&manager->dirty_queue, DEADLINE_NONE);
             continue;
         }
         /* Let a storm gather, unless somebody waits. */
-        if (!manager->urgent)
-            (void) fiber_queue_wait(&manager->urgent_queue, deadline_in(WRITER_PAUSE));
+        if (!manager->urgent && fiber_queue_wait(&manager->urgent_queue, deadline_in(WRITER_PAUSE)) == -ECANCELED)
+            break;
         manager->urgent = false;
-        manager->dirty = false;
         manager->writing = true;
-        while ((r = writer_round(manager)) > 0)
-            ;
+        r = writer_round(manager);
         manager->writing = false;
-        if (r < 0)
-            manager->dirty = true;
         fiber_queue_wake_all(&manager->written_queue);
         if (r < 0 && r != -ECANCELED)
             r = fiber_sleep(WRITER_RETRY);
@@ -261,16 +353,42 @@ int writer_start(struct manager *manager) {
     return fiber_start(&manager->writer, "writer", writer_main, manager);
 }
 
-int manager_flush(struct manager *manager, struct error *error) {
-    uint64_t deadline = deadline_in(10 * CLOCK_SECOND);
+static int written_wait(struct manager *manager, uint64_t deadline, struct error *error) {
+    uint64_t failures = manager->write_failures;
+    int r;
 
-    while (manager->dirty || manager->writing) {
-        int r;
-        manager->urgent = true;
-        fiber_queue_wake_all(&manager->urgent_queue);
-        r = fiber_queue_wait(&manager->written_queue, deadline);
-        if (r < 0)
-            return error_errno(error, r, "writing the state");
-    }
-    return 0;
+    manager->urgent = true;
+    fiber_queue_wake_all(&manager->urgent_queue);
+    r = fiber_queue_wait(&manager->written_queue, deadline);
+    if (r < 0)
+        return error_errno(error, r, "writing the state");
+    if (manager->write_failures == failures)
+        return 0;
+    error_copy(error, &manager->write_error);
+    return -error_number(manager->write_error.code);
+}
+
+int instance_flush(struct instance *instance, struct error *error) {
+    uint64_t deadline = deadline_in(FLUSH_DEADLINE);
+    int r = 0;
+
+    while (r >= 0 && (instance->dirty || instance->in_flight) && !instance->removed)
+        r = written_wait(instance->manager, deadline, error);
+    return r;
+}
+
+void instance_settle(struct instance *instance) {
+    _cleanup_error_ struct error ignored = ERROR_INIT;
+
+    fiber_shield();
+    (void) instance_flush(instance, &ignored);
+    fiber_unshield();
+}
+
+int manager_flush(struct manager *manager, uint64_t deadline, struct error *error) {
+    int r = 0;
+
+    while (r >= 0 && is_pending(manager) && manager->writer)
+        r = written_wait(manager, deadline, error);
+    return r;
 }

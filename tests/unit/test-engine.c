@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "test.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -174,9 +175,52 @@ static void test_totals_match_a_recount(void **state) {
     engine_free(engine);
 }
 
+static void test_change(void **state) {
+    struct engine *engine = engine_two_cpus();
+    struct engine_request request = { .id = "one", .kind = KIND_VM, .cpus = 1000, .memory = GIB };
+    struct engine_explanation why;
+    struct engine_cursor cursor = { 0 };
+    struct engine_totals totals;
+    struct error error = ERROR_INIT;
+    void *id;
+
+    (void) state;
+    submit(engine, "one", KIND_VM, 1000, GIB);
+    expect_next(engine, "one");
+    submit(engine, "large", KIND_VM, 2000, GIB);
+    submit(engine, "last", KIND_VM, 100, GIB);
+    expect_next(engine, NULL);
+    /* More than is there is refused, and nothing changes. */
+    request.memory = 5 * GIB;
+    assert_int_equal(engine_change(engine, &request, &error), -ENOSPC);
+    assert_int_equal(error.code, ERROR_NO_ROOM);
+    error_clear(&error);
+    engine_totals(engine, &totals);
+    assert_int_equal(totals.taken_memory, GIB);
+    /* All that is there is taken, and what waits may shrink and keeps its place. */
+    request.memory = 3 * GIB;
+    assert_int_equal(engine_change(engine, &request, &error), 0);
+    engine_totals(engine, &totals);
+    assert_int_equal(totals.promised_memory, 3 * GIB);
+    request = (struct engine_request){ .id = "large", .kind = KIND_VM, .cpus = 1000, .memory = GIB };
+    assert_int_equal(engine_change(engine, &request, &error), 0);
+    assert_true(engine_walk(engine, &cursor, &id, &why));
+    assert_string_equal(id, "large");
+    assert_int_equal(why.position, 1);
+    assert_true(engine_walk(engine, &cursor, &id, &why));
+    assert_string_equal(id, "last");
+    assert_int_equal(why.position, 2);
+    assert_false(engine_walk(engine, &cursor, &id, &why));
+    expect_next(engine, "large");
+    expect_next(engine, NULL);
+    request.id = "nobody";
+    assert_int_equal(engine_change(engine, &request, &error), 0);
+    engine_free(engine);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_arrival_order),
+        cmocka_unit_test(test_arrival_order), cmocka_unit_test(test_change),
         cmocka_unit_test(test_overcommit_is_per_kind),
         cmocka_unit_test(test_explains_the_wait),
         cmocka_unit_test(test_impossible_is_refused_at_once),

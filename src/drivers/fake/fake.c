@@ -1,13 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* A driver without processes: instances exist in memory and behave as their labels say (script.h). It serves scenario
- * tests, demonstrations and load runs of ten thousand instances, so it keeps little per instance: a fiber only while a
- * script has something to wait for. A daemon restart finds them "running" again, as a real one would, unless their
- * script ended them. */
+/* A driver without processes: instances behave as their labels say (script.h). It serves scenario tests, demonstrations
+ * and load runs of ten thousand instances, so it keeps little per instance: a fiber only while a script has something
+ * to wait for. In place of a process there is a file at RUN_PATH/fake with one line, "STATE PID ENDS CODE OOM", which
+ * stays when polderd dies and is gone after a reboot, and in place of saved memory STATE_PATH/memory. STATE is running,
+ * paused or ended; ENDS is the boot time at which the script ends it, in us, or 0. */
 #include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/failpoint.h"
 #include "base/fiber.h"
+#include "base/file.h"
 #include "base/map.h"
 #include "base/text.h"
 #include "drivers/driver.h"
@@ -113,6 +120,58 @@ static int fake_stream_new(const char *text, int code, struct stream **ret) {
     return 0;
 }
 
+/* --- files ------------------------------------------------------------------------------------------------------------- */
+
+#define FILE_MAX 256
+
+static int file_put(const char *directory, const char *name, const char *text) {
+    _cleanup_free_ char *path = text_format("%s/%s", directory, name);
+    int r = path ? file_make_directories(AT_FDCWD, directory, 0711) : -ENOMEM;
+
+    return r < 0 && r != -EEXIST ? r : file_write_atomic(AT_FDCWD, path, text, strlen(text), 0600, false);
+}
+
+static int life_write(const struct fake_instance *instance, const char *state, int code, bool oom) {
+    _cleanup_free_ char *text = text_format("%s %" PRIi64 " %" PRIu64 " %d %d\n", state, instance->pid,
+                                            instance->run.exits ? instance->ends : 0, code, oom);
+
+    return text ? file_put(instance->view->run_path, "fake", text) : -ENOMEM;
+}
+
+struct life {
+    char state[16];
+    int64_t pid;
+    uint64_t ends;
+    int code, oom;
+};
+
+static bool life_read(const struct driver_instance *view, struct life *ret) {
+    _cleanup_free_ char *path = text_format("%s/fake", view->run_path), *text = NULL;
+
+    *ret = (struct life){ .code = -1 };
+    return path && file_read(AT_FDCWD, path, FILE_MAX, &text, NULL) >= 0 &&
+           sscanf(text, "%15s %" SCNi64 " %" SCNu64 " %d %d", ret->state, &ret->pid, &ret->ends, &ret->code, &ret->oom) == 5;
+}
+
+static char *memory_path(const struct driver_instance *view) {
+    return text_format("%s/memory", view->state_path);
+}
+
+static int memory_save(const struct fake_instance *instance) {
+    _cleanup_free_ char *text = text_format("%" PRIu64 "\n", instance->remaining);
+
+    return text ? file_put(instance->view->state_path, "memory", text) : -ENOMEM;
+}
+
+static int memory_load(struct fake_instance *instance) {
+    _cleanup_free_ char *path = memory_path(instance->view), *text = NULL;
+    int r = path ? file_read(AT_FDCWD, path, FILE_MAX, &text, NULL) : -ENOMEM;
+
+    if (r >= 0)
+        instance->remaining = strtoull(text, NULL, 10);
+    return r;
+}
+
 /* --- steps ------------------------------------------------------------------------------------------------------------- */
 
 static int instance_of(struct fake *fake, struct driver_instance *view, struct fake_instance **ret) {
@@ -176,6 +235,7 @@ static void ended(struct fake_instance *instance, int code, bool oom) {
     struct driver_exit report = { .code = code, .out_of_memory = oom };
 
     instance->running = instance->paused = false;
+    (void) life_write(instance, "ended", code, oom);
     instance->fake->events->exited(instance->view, &report);
 }
 
@@ -200,11 +260,21 @@ static void life_end(struct fake_instance *instance) {
     instance->life = NULL;
 }
 
-static int life_begin(struct fake_instance *instance, uint64_t after) {
-    if (!instance->run.exits)
-        return 0;
-    instance->ends = clock_now() + after;
-    return fiber_start(&instance->life, "fake", life_main, instance);
+/* From now on it runs, until its script ends it. */
+static int life_begin(struct fake_instance *instance, uint64_t after, struct error *error) {
+    int r;
+
+    if (instance->run.exits)
+        instance->ends = clock_now() + after;
+    r = life_write(instance, "running", -1, false);
+    if (r >= 0 && instance->run.exits)
+        r = fiber_start(&instance->life, "fake", life_main, instance);
+    return r < 0 ? error_errno(error, r, "starting a fake instance") : 0;
+}
+
+static void life_stop(struct fake_instance *instance) {
+    instance->remaining = instance->ends > clock_now() ? instance->ends - clock_now() : 0;
+    life_end(instance);
 }
 
 /* --- the contract -------------------------------------------------------------------------------------------------------- */
@@ -235,41 +305,84 @@ static void fake_close(void *data) {
     free(fake);
 }
 
-static int fake_start(void *data, struct driver_instance *view, const struct driver_start *start, struct error *error) {
-    struct fake_instance *instance;
-    int r = instance_of(data, view, &instance);
+static int not_running(struct error *error) {
+    return error_set(error, ERROR_INTERNAL, "the fake driver", "it does not run any more");
+}
 
-    if (r >= 0)
-        r = step_play(instance, start->restore ? "restore" : "start", error);
+static int start_play(struct fake_instance *instance, const struct driver_start *start, struct error *error) {
+    int r = step_play(instance, start->restore ? "restore" : "start", error);
+
     if (r < 0)
         return r;
     fake_step_done(&instance->run);
-    r = fake_step_read(view->spec->labels, "run", &instance->run, error);
+    r = fake_step_read(instance->view->spec->labels, "run", &instance->run, error);
+    instance->remaining = instance->run.delay_ms * CLOCK_MILLISECOND;
+    if (r >= 0 && start->restore && memory_load(instance) < 0)
+        r = error_set(error, ERROR_NOT_FOUND, "saved memory of instance", instance->view->name);
     if (r >= 0 && start->ret_stream)
         r = fake_stream_new(instance->run.output, instance->run.code, start->ret_stream);
+    return r;
+}
+
+static bool fake_saved(void *data, struct driver_instance *view, bool drop);
+
+static int fake_start(void *data, struct driver_instance *view, const struct driver_start *start, struct error *error) {
+    struct fake *fake = data;
+    struct fake_instance *instance;
+    int r = instance_of(fake, view, &instance);
+
+    if (r >= 0)
+        r = start_play(instance, start, error);
+    if (r < 0)
+        return r;
+    instance->pid = fake->next_pid++;
+    r = life_begin(instance, instance->remaining, error);
     if (r < 0)
         return r;
     instance->running = true;
     instance->paused = false;
-    instance->pid = ((struct fake *) data)->next_pid++;
-    return life_begin(instance, start->restore && instance->remaining ? instance->remaining
-                                                                      : instance->run.delay_ms * CLOCK_MILLISECOND);
+    FAILPOINT("fake-started");
+    (void) fake_saved(data, view, true);
+    return 0;
+}
+
+static bool fake_saved(void *data _unused_, struct driver_instance *view, bool drop) {
+    _cleanup_free_ char *path = memory_path(view);
+
+    if (path && drop)
+        (void) unlink(path);
+    return path && file_exists(AT_FDCWD, path);
 }
 
 static int fake_adopt(void *data, struct driver_instance *view, bool *ret_running, bool *ret_paused,
                       struct driver_exit *ret_exit, struct error *error) {
+    struct fake *fake = data;
     struct fake_instance *instance;
-    int r = instance_of(data, view, &instance);
+    struct life life;
+    int r = instance_of(fake, view, &instance);
 
-    (void) ret_exit;
+    *ret_running = *ret_paused = false;
     if (r >= 0)
-        r = fake_step_read(view->spec->labels, "run", &instance->run, error);
+        r = step_play(instance, "adopt", error);
+    if (r < 0 || !life_read(view, &life))
+        return r;
+    if (text_equal(life.state, "ended")) {
+        *ret_exit = (struct driver_exit){ .code = life.code, .out_of_memory = life.oom };
+        return 0;
+    }
+    r = fake_step_read(view->spec->labels, "run", &instance->run, error);
     if (r < 0)
         return r;
     instance->running = *ret_running = true;
-    instance->paused = *ret_paused = false;
-    instance->pid = ((struct fake *) data)->next_pid++;
-    return life_begin(instance, instance->run.delay_ms * CLOCK_MILLISECOND);
+    instance->paused = *ret_paused = text_equal(life.state, "paused");
+    instance->pid = life.pid;
+    if (fake->next_pid <= life.pid)
+        fake->next_pid = life.pid + 1;
+    if (instance->paused) {
+        instance->remaining = life.ends; /* what was left then */
+        return 0;
+    }
+    return life_begin(instance, life.ends > clock_now() ? life.ends - clock_now() : 0, error);
 }
 
 static int fake_stop(void *data, struct driver_instance *view, uint64_t timeout, struct error *error) {
@@ -304,11 +417,16 @@ static int fake_pause(void *data, struct driver_instance *view, struct error *er
 
     if (r >= 0)
         r = step_play(instance, "pause", error);
+    if (r >= 0 && !instance->running)
+        r = not_running(error);
     if (r < 0)
         return r;
+    life_stop(instance);
+    instance->ends = instance->remaining;
+    r = life_write(instance, "paused", -1, false);
+    if (r < 0)
+        return error_errno(error, r, "pausing a fake instance");
     instance->paused = true;
-    instance->remaining = instance->ends > clock_now() ? instance->ends - clock_now() : 0;
-    life_end(instance);
     return 0;
 }
 
@@ -318,29 +436,45 @@ static int fake_resume(void *data, struct driver_instance *view, struct error *e
 
     if (r >= 0)
         r = step_play(instance, "resume", error);
-    if (r < 0)
-        return r;
-    instance->paused = false;
-    return life_begin(instance, instance->remaining);
+    if (r >= 0 && !instance->running)
+        r = not_running(error);
+    if (r >= 0)
+        r = life_begin(instance, instance->remaining, error);
+    if (r >= 0)
+        instance->paused = false;
+    return r;
 }
 
 static int fake_suspend(void *data, struct driver_instance *view, struct error *error) {
     struct fake_instance *instance;
+    uint64_t ends;
     int r = instance_of(data, view, &instance);
 
     if (r >= 0)
         r = step_play(instance, "suspend", error);
+    if (r >= 0 && !instance->running)
+        r = not_running(error);
     if (r < 0)
         return r;
-    instance->remaining = instance->ends > clock_now() ? instance->ends - clock_now() : 0;
-    instance->running = false;
+    ends = instance->ends;
+    if (!instance->paused)
+        instance->remaining = ends > clock_now() ? ends - clock_now() : 0;
+    r = memory_save(instance);
+    FAILPOINT("fake-memory-saved");
+    if (r < 0)
+        return error_errno(error, r, "saving memory");
+    instance->running = instance->paused = false;
     life_end(instance);
-    return 0;
+    r = file_remove_tree(AT_FDCWD, view->run_path);
+    return r < 0 ? error_errno(error, r, "suspending") : 0;
 }
 
-static int fake_release(void *data _unused_, struct driver_instance *view, struct error *error _unused_) {
+static int fake_release(void *data _unused_, struct driver_instance *view, struct error *error) {
     struct fake_instance *instance = view->driver_data;
+    int r = file_remove_tree(AT_FDCWD, view->run_path);
 
+    if (r < 0)
+        return error_errno(error, r, "removing %s", view->run_path);
     if (!instance)
         return 0;
     life_end(instance);
@@ -385,6 +519,7 @@ const struct driver fake_driver = {
     .pause = fake_pause,
     .resume = fake_resume,
     .suspend = fake_suspend,
+    .saved = fake_saved,
     .release = fake_release,
     .exec = fake_exec,
     .attach = fake_attach,

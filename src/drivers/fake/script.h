@@ -7,7 +7,7 @@
 #include "base/error.h"
 
 /* How a fake instance behaves: from its labels "polder.fake.STEP" = "WORD,WORD,…", where STEP is start, stop, pause,
- * resume, suspend, restore or run, and the words are
+ * resume, suspend, restore, adopt or run, and the words are
  *   delay=DURATION   the step takes that long
  *   fail             the step fails;   fail=N: the first N times it is tried
  *   hang             the step never ends by itself (it can be cancelled)
