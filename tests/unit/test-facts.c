@@ -47,7 +47,7 @@ static void test_findings(void **state _unused_) {
     assert_int_equal(finding_about(&findings, "kvm")->level, FINDING_WARNING);
     assert_non_null(finding_about(&findings, "kvm")->advice);
     assert_int_equal(finding_about(&findings, "cgroup")->level, FINDING_ERROR);
-    assert_int_equal(finding_about(&findings, "clock")->level, FINDING_WARNING);
+    assert_non_null(finding_about(&findings, "clock"));
     assert_non_null(finding_about(&findings, "room"));
     findings_emit(&findings, &emitter);
     assert_non_null(strstr(out.data, "\"topic\":\"kvm\""));
