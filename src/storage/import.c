@@ -13,12 +13,12 @@
 #include "base/text.h"
 #include "storage/internal.h"
 
-/* Digest of a file (its bytes copied to `output`, or nowhere if that is negative), compared with `expected` if given. */
-static int file_digest(struct storage *storage, const char *path, int output, const char *expected, const char *step,
-                       const struct storage_progress *progress, char **ret_digest, struct error *error) {
+int file_digest(struct storage *storage, const char *path, int output, const char *step,
+                const struct storage_progress *progress, char **ret_digest, struct error *error) {
     _cleanup_close_ int input = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW), nowhere = -EBADF;
     _cleanup_json_ struct json_object *result = NULL;
-    char *arguments[] = { "polder-worker", "verify-blob", "--input-fd", "3", "--output-fd", "4", NULL, NULL, NULL };
+    char *arguments[] = { "polder-worker", "verify-blob", "--input-fd", "3", "--output-fd", "4",
+                          output >= 0 ? "--sync" : NULL, NULL };
     struct process_fd fds[2] = { { input, 3 }, { output, 4 } };
     const char *digest;
     int r;
@@ -27,13 +27,9 @@ static int file_digest(struct storage *storage, const char *path, int output, co
         return error_errno(error, -errno, "opening the file");
     if (output < 0) {
         nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+        if (nowhere < 0)
+            return error_errno(error, -errno, "opening /dev/null");
         fds[1].source = nowhere;
-    }
-    if (expected) {
-        arguments[6] = "--digest";
-        arguments[7] = (char *) expected;
-    } else if (output >= 0) {
-        arguments[6] = "--sync";
     }
     r = worker_call(storage, arguments, fds, 2, step, progress, &result, error);
     if (r < 0)
@@ -52,39 +48,26 @@ static int check_checksum(struct storage *storage, const char *path, const struc
 
     if (!request->checksum)
         return 0;
-    if (!image_digest_is_valid(request->checksum))
-        return error_set(error, ERROR_BAD_VALUE, "checksum", request->checksum, "use sha256: and 64 hexadecimal digits");
-    r = file_digest(storage, path, -EBADF, NULL, "checking the checksum", progress, &digest, error);
+    r = file_digest(storage, path, -EBADF, "checking the checksum", progress, &digest, error);
     if (r >= 0 && !text_equal(digest, request->checksum))
         r = error_set(error, ERROR_BAD_DIGEST, "the file", digest, request->checksum);
     return r;
 }
 
-static int check_alias(const char *alias, struct error *error) {
-    if (!alias || image_alias_is_valid(alias))
-        return 0;
-    return error_set(error, ERROR_BAD_VALUE, "alias", alias, "use letters, digits and ._:/@- (at most 255)");
-}
-
-/* The finished file becomes images/PART/HEX, durable, and then an image. Takes storage->layers so that a sweep does not
- * remove it before its record is there. */
+/* The finished, synced file becomes images/PART/HEX, and then an image. The claim keeps a sweep from taking it before its
+ * record is there. `image` is consumed even on failure. */
 static int publish_file(struct storage *storage, const char *path, const char *part, struct image *image,
                         const char *alias, const struct image **ret, struct error *error) {
     _cleanup_free_ char *final = image_path(storage, part, image->digest);
-    _cleanup_close_ int parent = -EBADF;
-    const char *name;
+    struct claim *claim = NULL;
     struct stat status;
-    int r = final ? fiber_mutex_lock(&storage->layers, DEADLINE_NONE) : -ENOMEM;
+    int r = final ? claim_take(storage, part, image->digest, &claim) : -ENOMEM;
 
-    if (r < 0) {
-        table_done(&image_table, image);
-        return error_errno(error, r, "keeping the image");
-    }
-    if (chmod(path, 0400) < 0 || stat(path, &status) < 0 || rename(path, final) < 0)
+    if (r >= 0 && (chmod(path, 0400) < 0 || stat(path, &status) < 0))
         r = -errno;
-    parent = r < 0 ? -EBADF : file_open_parent(AT_FDCWD, final, &name);
-    if (r >= 0 && (parent < 0 || fsync(parent) < 0))
-        r = -errno;
+    /* One that is there already has the same bytes and may be in use by QEMU: it stays. */
+    if (r >= 0 && !stored_find(storage, image->digest))
+        r = staging_publish(storage, path, final);
     FAILPOINT("import-after-rename");
     if (r < 0) {
         table_done(&image_table, image);
@@ -93,7 +76,7 @@ static int publish_file(struct storage *storage, const char *path, const char *p
         image->size = (uint64_t) status.st_blocks * 512;
         r = stored_add_take(storage, image, alias, ret, error);
     }
-    fiber_mutex_unlock(&storage->layers);
+    claim_drop(storage, claim);
     return r;
 }
 
@@ -103,7 +86,7 @@ static int image_begin(struct image *image, enum image_type type, const char *so
     if (r >= 0) {
         image->type = type;
         image->source = strdup(source);
-        image->architecture = strdup("amd64");
+        image->architecture = strdup(host_architecture());
         image->os = strdup(type == IMAGE_OCI ? "linux" : "unknown");
         r = image->source && image->architecture && image->os ? 0 : -ENOMEM;
     }
@@ -148,10 +131,8 @@ int disk_add(struct storage *storage, const char *path, const struct image_reque
     _cleanup_staging_ char *directory = NULL;
     _cleanup_free_ char *target = NULL;
     struct image image = { 0 };
-    int r = check_alias(request->alias, error);
+    int r = check_checksum(storage, path, request, progress, error);
 
-    if (r >= 0)
-        r = check_checksum(storage, path, request, progress, error);
     if (r >= 0)
         r = staging_make(storage, &directory, error);
     if (r < 0)
@@ -162,7 +143,7 @@ int disk_add(struct storage *storage, const char *path, const struct image_reque
         r = disk_convert(storage, path, target, request, progress, &image.virtual_size, error);
     FAILPOINT("import-after-convert");
     if (r >= 0)
-        r = file_digest(storage, target, -EBADF, NULL, "reading it back", progress, &image.digest, error);
+        r = file_digest(storage, target, -EBADF, "reading it back", progress, &image.digest, error);
     if (r < 0) {
         table_done(&image_table, &image);
         return error_is_set(error) ? r : error_errno(error, r, "importing the disk");
@@ -189,12 +170,10 @@ int iso_add(struct storage *storage, const char *path, const struct image_reques
     _cleanup_close_ int output = -EBADF;
     struct image image = { 0 };
     uint64_t size = 0;
-    int r = check_alias(request->alias, error);
+    int r = check_checksum(storage, path, request, progress, error);
 
     if (r >= 0)
         r = iso_probe(storage, path, error);
-    if (r >= 0)
-        r = check_checksum(storage, path, request, progress, error);
     if (r >= 0)
         r = staging_make(storage, &directory, error);
     if (r < 0)
@@ -203,7 +182,7 @@ int iso_add(struct storage *storage, const char *path, const struct image_reques
     output = target ? open(target, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600) : -ENOMEM;
     r = output < 0 ? error_errno(error, -errno, "keeping the boot medium") : image_begin(&image, IMAGE_ISO, source, error);
     if (r >= 0)
-        r = file_digest(storage, path, output, NULL, "copying", progress, &image.digest, error);
+        r = file_digest(storage, path, output, "copying", progress, &image.digest, error);
     if (r >= 0)
         r = file_size(AT_FDCWD, target, &size);
     image.virtual_size = size;
@@ -215,6 +194,11 @@ int iso_add(struct storage *storage, const char *path, const struct image_reques
 }
 
 /* --- root file systems ---------------------------------------------------------------------------------------------------- */
+
+struct rootfs {
+    const char *directory; /* unpacked already: its name is only known then */
+    uint64_t size;
+};
 
 static int rootfs_unpack(struct storage *storage, const char *tar_path, const char *target, uint64_t maximum,
                          const struct storage_progress *progress, struct image_layer *layer, struct error *error) {
@@ -243,6 +227,17 @@ static int rootfs_unpack(struct storage *storage, const char *tar_path, const ch
     return layer->diff_id && layer->digest ? 0 : error_errno(error, -ENOMEM, "unpacking");
 }
 
+/* layer_ensure wants it in a staging directory of its own; it is there already, so it only moves. */
+static int rootfs_move(struct storage *storage, const char *target, void *userdata, uint64_t *ret_size,
+                       struct error *error) {
+    const struct rootfs *rootfs = userdata;
+
+    (void) storage;
+    *ret_size = rootfs->size;
+    /* A directory replaces an empty one. */
+    return rename(rootfs->directory, target) < 0 ? error_errno(error, -errno, "keeping the image") : 0;
+}
+
 /* The identity of an image that never had a manifest: what it is made of. */
 static char *rootfs_identity(const struct image *image, const struct image_layer *layer) {
     _cleanup_free_ char *command = list_join(image->config.command, " ");
@@ -251,28 +246,23 @@ static char *rootfs_identity(const struct image *image, const struct image_layer
     return text ? digest_of(text, strlen(text)) : NULL;
 }
 
+/* `image` is consumed even on failure. */
 static int rootfs_publish(struct storage *storage, const char *directory, struct image *image, const char *alias,
                           const struct image **ret, struct error *error) {
-    struct image_layer *layer = image->layers.items;
-    _cleanup_free_ char *final = layer_path(storage, layer->diff_id);
-    _cleanup_close_ int parent = -EBADF;
-    const char *name;
-    int r = final ? fiber_mutex_lock(&storage->layers, DEADLINE_NONE) : -ENOMEM;
+    const struct image_layer *layer = image->layers.items;
+    struct rootfs rootfs = { directory, layer->size };
+    struct layer_source source = { rootfs_move, &rootfs };
+    struct claim *claim = NULL;
+    int r = claim_take(storage, "layers", layer->diff_id, &claim);
 
-    if (r < 0)
-        return error_errno(error, r, "keeping the image");
-    if (rename(directory, final) < 0 && errno != EEXIST && errno != ENOTEMPTY)
-        r = -errno;
-    parent = r < 0 ? -EBADF : file_open_parent(AT_FDCWD, final, &name);
-    if (r >= 0 && (parent < 0 || fsync(parent) < 0))
-        r = -errno;
-    if (r >= 0) {
+    r = r < 0 ? error_errno(error, r, "keeping the image")
+              : layer_ensure(storage, claim, layer->diff_id, &source, error);
+    if (r >= 0)
         r = stored_add_take(storage, image, alias, ret, error);
-        *image = (struct image){ 0 };
-    } else {
-        r = error_errno(error, r, "keeping the image");
-    }
-    fiber_mutex_unlock(&storage->layers);
+    else
+        table_done(&image_table, image);
+    *image = (struct image){ 0 };
+    claim_drop(storage, claim);
     return r;
 }
 
@@ -282,7 +272,7 @@ int rootfs_add(struct storage *storage, const char *tar_path, const struct image
     _cleanup_staging_ char *directory = NULL;
     struct image image = { 0 };
     struct image_layer *layer = calloc(1, sizeof(*layer));
-    int r = layer ? check_alias(request->alias, error) : -ENOMEM;
+    int r = layer ? 0 : -ENOMEM;
 
     if (r >= 0)
         r = check_checksum(storage, tar_path, request, progress, error);
@@ -394,30 +384,120 @@ static int from_file(struct storage *storage, const char *path, const struct ima
     }
 }
 
+/* The last part of the URL's path, or NULL if it is no name. A query may hold a key, so it is not kept anywhere. */
+static char *url_alias(const char *shown) {
+    const char *slash = strrchr(shown, '/');
+
+    return slash && image_alias_is_valid(slash + 1) ? strdup(slash + 1) : NULL;
+}
+
 static int from_url(struct storage *storage, const struct image_request *request, const struct storage_progress *progress,
                     const struct image **ret, struct error *error) {
     _cleanup_staging_ char *directory = NULL;
-    _cleanup_free_ char *path = NULL;
-    int r = staging_make(storage, &directory, error);
+    _cleanup_free_ char *path = NULL, *alias = NULL;
+    _cleanup_free_ char *shown = strndup(request->reference, strcspn(request->reference, "?#"));
+    struct image_request named = *request;
+    int r = shown ? staging_make(storage, &directory, error) : error_errno(error, -ENOMEM, "downloading");
 
     if (r < 0)
         return r;
     path = text_format("%s/download", directory);
-    r = path ? url_fetch(storage, request->reference, path, request->maximum, progress, error) : -ENOMEM;
-    return r < 0 ? r : from_file(storage, path, request, request->reference, progress, ret, error);
+    alias = request->alias ? NULL : url_alias(shown);
+    named.alias = request->alias ? request->alias : alias;
+    r = path ? url_fetch(storage, request->reference, directory, request->maximum, progress, error)
+             : error_errno(error, -ENOMEM, "downloading");
+    FAILPOINT("import-after-download");
+    return r < 0 ? r : from_file(storage, path, &named, shown, progress, ret, error);
 }
 
-int storage_image_add(struct storage *storage, const struct image_request *request,
-                      const struct storage_progress *progress, const struct image **ret, struct error *error) {
+static int copy_checked(struct storage *storage, const struct image_request *request,
+                        const struct storage_progress *progress, const struct image **ret, struct error *error) {
+    int r = request->file ? check_checksum(storage, request->file, request, progress, error) : 0;
+
+    return r < 0 ? r : oci_add(storage, request, progress, ret, error);
+}
+
+/* --- what a source takes ----------------------------------------------------------------------------------------------------- */
+
+static const char *const disk_formats[] = { "qcow2", "raw", "vmdk", "vdi", "vhdx", "vpc", NULL };
+
+static const char *source_name(const struct image_request *request) {
+    static const char *const names[] = {
+        [SOURCE_DOCKER] = "a registry", [SOURCE_OCI] = "an OCI archive", [SOURCE_DOCKER_ARCHIVE] = "a docker archive",
+        [SOURCE_DISK] = "a disk",       [SOURCE_ISO] = "a boot medium",  [SOURCE_ROOTFS] = "a root file system",
+        [SOURCE_BUILD] = "a build",
+    };
+
+    return names[request->source];
+}
+
+/* No option is taken that would have no effect. */
+static int check_options(const struct image_request *request, struct error *error) {
+    bool registry = request->source == SOURCE_DOCKER, build = request->source == SOURCE_BUILD;
+    bool archive = request->source == SOURCE_OCI || request->source == SOURCE_DOCKER_ARCHIVE;
+    bool debian = build && request->reference && text_starts(request->reference, "debian");
+    const struct {
+        const char *name;
+        bool given, fits;
+        const char *reason;
+    } options[] = {
+        { "platform", request->platform, registry || archive, "it chooses among the images of an index" },
+        { "auth", request->auth_file, registry, "it is for registries" },
+        { "tls_verify", !request->tls_verify, registry, "it is for registries" },
+        { "checksum", request->checksum, !registry && !build, "use a digest in the reference, or nothing" },
+        { "format", request->format, request->source == SOURCE_DISK, "it declares the format of a disk" },
+        { "kernel", request->kernel, debian, "it is for builds of Debian" },
+        { "variant", request->variant, debian, "it is for builds of Debian" },
+    };
+
+    for (size_t i = 0; i < ELEMENTS(options); i++)
+        if (options[i].given && !options[i].fits)
+            return error_set(error, ERROR_NOT_SUPPORTED, source_name(request), options[i].name, options[i].reason);
+    return 0;
+}
+
+static int check_request(const struct image_request *request, struct error *error) {
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789/_-.";
+    bool known = !request->format;
+
+    if (request->alias && image_alias_check(request->alias, error) < 0)
+        return -EINVAL;
+    for (size_t i = 0; request->format && disk_formats[i]; i++)
+        known = known || text_equal(disk_formats[i], request->format);
+    if (!known)
+        return error_set(error, ERROR_BAD_VALUE, "format", request->format, "use qcow2, raw, vmdk, vdi, vhdx or vpc");
+    if (request->checksum && !image_digest_is_valid(request->checksum))
+        return error_set(error, ERROR_BAD_VALUE, "checksum", request->checksum, "use sha256: and 64 hexadecimal digits");
+    if (request->platform && (strspn(request->platform, letters) != strlen(request->platform) ||
+                              !text_starts(request->platform, "linux/") || !request->platform[6]))
+        return error_set(error, ERROR_BAD_VALUE, "platform", request->platform, "use linux/amd64 or its like");
+    return check_options(request, error);
+}
+
+static int add_by_source(struct storage *storage, const struct image_request *request,
+                         const struct storage_progress *progress, const struct image **ret, struct error *error) {
     switch (request->source) {
     case SOURCE_DOCKER:
     case SOURCE_OCI:
     case SOURCE_DOCKER_ARCHIVE:
-        return oci_add(storage, request, progress, ret, error);
+        return copy_checked(storage, request, progress, ret, error);
     case SOURCE_BUILD:
         return build_add(storage, request, progress, ret, error);
     default:
         return request->file ? from_file(storage, request->file, request, "upload", progress, ret, error)
                              : from_url(storage, request, progress, ret, error);
     }
+}
+
+int storage_image_add(struct storage *storage, const struct image_request *request,
+                      const struct storage_progress *progress, const struct image **ret, struct error *error) {
+    _cleanup_list_ char **found = NULL;
+    int r = check_request(request, error);
+
+    if (r < 0)
+        return r;
+    r = add_by_source(storage, request, progress, ret, error);
+    if (r < 0)
+        (void) sweep(storage, true, &found); /* layers that came before the one that failed */
+    return r;
 }

@@ -12,8 +12,15 @@
 #define MANIFEST_MAX (4 * 1024 * 1024)
 #define LAYERS_MAX 128
 #define HEX_DIGITS 64
-/* One tool run may take this long before it counts as stuck. */
-#define TOOL_DEADLINE (30 * 60 * CLOCK_SECOND)
+/* A tool run longer than this counts as stuck, whatever it says; a large disk on a slow host takes hours. */
+#define TOOL_DEADLINE (6 * 3600 * CLOCK_SECOND)
+/* No file that a tool writes from foreign bytes becomes larger than this, even if nobody set a limit. */
+#define TOOL_FILE_MAX (64ULL << 30)
+/* Tools that touch foreign bytes own nothing on the host. */
+#define TOOL_ID 65534
+
+struct jail;
+struct json_object;
 
 struct pin {
     char *uuid;
@@ -33,9 +40,19 @@ struct storage {
     struct map *by_digest;    /* struct stored */
     struct stored **list;     /* in order of arrival */
     size_t count, allocated;
-    struct fiber_mutex layers; /* one adds layers (or removes files) at a time */
-    struct fiber_mutex makes;  /* EROFS, kernels, blanks */
-    struct fiber_mutex removing;
+    struct map *claims;         /* struct claim */
+    struct fiber_mutex records; /* held while records change */
+    struct fiber_mutex makes;   /* EROFS, kernels, blanks */
+};
+
+/* Somebody is about to need a file or layer that no record names yet: while it has users, a sweep leaves it alone.
+ * Whoever makes it holds `mutex`; several claims may be kept, but one mutex at a time is held. */
+struct claim {
+    char *key; /* "layers/HEX" */
+    unsigned users;
+    bool ready; /* it is whole, checked and durable */
+    uint64_t size;
+    struct fiber_mutex mutex;
 };
 
 /* "sha256:HEX" -> HEX, borrowed. */
@@ -48,15 +65,39 @@ char *image_path(const struct storage *storage, const char *part, const char *di
 int staging_make(struct storage *storage, char **ret_path, struct error *error);
 void staging_remove(char **path);
 #define _cleanup_staging_ __attribute__((cleanup(staging_remove)))
+/* A finished, synced file or directory of staging gets its final path, durably. What stood there without a record is
+ * taken away first. Fiber. */
+int staging_publish(struct storage *storage, const char *from, const char *to);
+/* Makes the file durable and gives it its final name beside or beneath; `path` names are ours. Fiber. */
+int file_keep(const char *part, const char *path);
+
+/* May people call an image so? BAD_VALUE. */
+int image_alias_check(const char *alias, struct error *error);
+
+/* --- claims and files without a record (sweep.c) ------------------------------------------------------------------- */
+int claim_take(struct storage *storage, const char *part, const char *digest, struct claim **ret);
+void claim_drop(struct storage *storage, struct claim *claim); /* takes NULL */
+/* Moves files that no record and no claim names out of the way at once, and removes them. Lists them only unless
+ * `remove`. */
+int sweep(struct storage *storage, bool remove, char ***found);
+/* At start: what an earlier daemon left unfinished, and files without a record, go in the background. */
+int sweep_at_start(struct storage *storage);
+/* The host's processor, as OCI names it: static text. */
+const char *host_architecture(void);
 
 /* --- records ---------------------------------------------------------------------------------------------------- */
 void stored_free(struct stored *stored);
 struct stored *stored_find(struct storage *storage, const char *digest);
-/* Writes the record (with what changed) and makes it visible; `stored` is consumed even on failure when it is new. */
-int stored_commit(struct storage *storage, struct stored *stored, struct error *error);
-/* Gives `alias` to the image, taking it from whoever has it, and commits. */
+int stored_show(struct storage *storage, struct stored *stored);
+/* The image's record, with `alias` (or NULL) taken from whoever has it, in one transaction; visible when that is durable.
+ * An image that is there already only gets the alias. `image` is consumed even on failure. */
 int stored_add_take(struct storage *storage, struct image *image, const char *alias, const struct image **ret,
                     struct error *error);
+
+struct stored *stored_holder(struct storage *storage, const char *alias);
+/* By alias, digest or prefix; *ret_alias (may be NULL) is the alias that matched, or NULL: borrowed. */
+int stored_lookup(struct storage *storage, const char *name, struct stored **ret, const char **ret_alias,
+                  struct error *error);
 
 /* --- tools ------------------------------------------------------------------------------------------------------ */
 /* Runs polder-worker with descriptors `fds` (targets from 3 on). Its error becomes ours, by kind. *ret_result is the
@@ -64,14 +105,34 @@ int stored_add_take(struct storage *storage, struct image *image, const char *al
 int worker_call(struct storage *storage, char *const *arguments, const struct process_fd *fds, size_t fd_count,
                 const char *step, const struct storage_progress *progress, struct json_object **ret_result,
                 struct error *error);
+/* A jail for a program that may use the network: its start, and a new directory that it sees as /work and may write.
+ * `program` is one of ours by absolute path. `input` (or NULL) is a file that it sees as /input. */
+struct tool_jail {
+    struct jail *jail;
+    uint64_t file_maximum;
+};
+int tool_jail_open(struct tool_jail *tool, const char *program, const char *work, const char *input,
+                   struct process_spec *spec, struct error *error);
+void tool_jail_close(struct tool_jail *tool);
+#define _cleanup_tool_jail_ __attribute__((cleanup(tool_jail_close)))
 /* "progress PERCENT TEXT" lines of the builders become progress. */
 int builder_call(struct storage *storage, const char *program, char *const *arguments,
                  const struct storage_progress *progress, struct error *error);
+/* The empty file systems that disks are copied from are a cache: they are made again. Fiber. */
+int blanks_remove(struct storage *storage);
+/* Digest of a file, whose bytes are also copied to `output` unless that is negative. */
+int file_digest(struct storage *storage, const char *path, int output, const char *step,
+                const struct storage_progress *progress, char **ret_digest, struct error *error);
 void progress_step(const struct storage_progress *progress, const char *step, uint64_t done, uint64_t total);
 
-/* Unpacks a layer blob into the store unless it is there. The caller holds storage->layers. */
-int layer_ensure(struct storage *storage, const char *blob_path, const char *media_type, struct image_layer *layer,
-                 uint64_t maximum, const char *step, const struct storage_progress *progress, struct error *error);
+/* Makes `layer` be there: finds it, or has `unpack` fill a staging directory with it. The caller keeps the claim until
+ * the record is committed. */
+struct layer_source {
+    int (*unpack)(struct storage *storage, const char *target, void *userdata, uint64_t *ret_size, struct error *error);
+    void *userdata;
+};
+int layer_ensure(struct storage *storage, struct claim *claim, const char *diff_id, const struct layer_source *source,
+                 struct error *error);
 /* A root file system tar becomes a one-layer image. */
 int rootfs_add(struct storage *storage, const char *tar_path, const struct image_request *request, const char *source,
                char *const *command, const struct storage_progress *progress, const struct image **ret,
@@ -81,9 +142,14 @@ int disk_add(struct storage *storage, const char *path, const struct image_reque
 int iso_add(struct storage *storage, const char *path, const struct image_request *request, const char *source,
             const struct storage_progress *progress, const struct image **ret, struct error *error);
 int oci_add(struct storage *storage, const struct image_request *request, const struct storage_progress *progress,
-                 const struct image **ret, struct error *error);
+            const struct image **ret, struct error *error);
+/* From a registry or an archive into directory/image, in skopeo's "dir:" layout. REGISTRY, BAD_IMAGE, NO_SPACE. */
+int skopeo_copy(const struct image_request *request, const char *directory, const struct storage_progress *progress,
+                struct error *error);
+/* How the image wants to be run, from its configuration document. BAD_IMAGE. */
+int oci_read_config(struct json_object *document, struct image *image, struct error *error);
 int build_add(struct storage *storage, const struct image_request *request, const struct storage_progress *progress,
               const struct image **ret, struct error *error);
-/* Fetches an http(s) URL into `path`. */
-int url_fetch(struct storage *storage, const char *url, const char *path, uint64_t maximum,
+/* Fetches an http(s) URL into directory/download. BAD_SOURCE, NO_SPACE. */
+int url_fetch(struct storage *storage, const char *url, const char *directory, uint64_t maximum,
               const struct storage_progress *progress, struct error *error);

@@ -5,10 +5,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -31,14 +33,27 @@ static int tool(const char *program, char *const *arguments, const struct proces
     return process_run(&spec, &run, error);
 }
 
+static bool layer_comes_again(const struct image *image, size_t index) {
+    const struct image_layer *layers = image->layers.items;
+
+    for (size_t i = index + 1; i < image->layers.count; i++)
+        if (text_equal(layers[i].diff_id, layers[index].diff_id))
+            return true;
+    return false;
+}
+
 int storage_layer_paths(struct storage *storage, const struct image *image, char ***ret, struct error *error) {
     _cleanup_list_ char **paths = NULL;
     int r = 0;
 
     if (image->type != IMAGE_OCI)
         return error_set(error, ERROR_NOT_SUPPORTED, "a disk image", "layers", "it has none");
-    for (size_t i = 0; r >= 0 && i < image->layers.count; i++)
-        r = list_add_take(&paths, layer_path(storage, ((struct image_layer *) image->layers.items)[i].diff_id));
+    for (size_t i = 0; r >= 0 && i < image->layers.count; i++) {
+        const struct image_layer *layer = (const struct image_layer *) image->layers.items + i;
+        /* An image may hold a layer twice, overlayfs may not: what the upper one holds hides the lower one's. */
+        if (!layer_comes_again(image, i))
+            r = list_add_take(&paths, layer_path(storage, layer->diff_id));
+    }
     if (r < 0)
         return error_errno(error, r, "finding the layers");
     *ret = STEAL_PTR(paths);
@@ -56,18 +71,26 @@ struct merge {
     char *options;              /* "lowerdir=2:1:0" */
 };
 
+/* mkfs.erofs reads what an image brought. Reading other users' files is all that it may do as root. */
+static int capabilities_drop(void) {
+    for (int i = 0; i < 64; i++)
+        if (i != CAP_DAC_READ_SEARCH && prctl(PR_CAPBSET_DROP, i, 0, 0, 0) < 0)
+            return errno == EINVAL && i > 0 ? prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) : -errno;
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
 static int merge_enter(void *userdata) {
     const struct merge *merge = userdata;
 
     if (mount(NULL, "/", NULL, MS_PRIVATE | MS_REC, NULL) < 0 || mount("tmpfs", merge->place, "tmpfs", 0, NULL) < 0 ||
-        chdir(merge->place) < 0 || mkdir("merged", 0755) < 0)
+        chdir(merge->place) < 0 || mkdir("merged", 0755) < 0 || mkdir("none", 0755) < 0)
         return -errno;
     for (size_t i = 0; i < merge->count; i++)
         if (mkdir(merge->names[i], 0700) < 0 || mount(merge->layers[i], merge->names[i], NULL, MS_BIND, NULL) < 0)
             return -errno;
-    if (merge->count == 1)
-        return mount(merge->layers[0], "merged", NULL, MS_BIND, NULL) < 0 ? -errno : 0;
-    return mount("overlay", "merged", "overlay", MS_RDONLY, merge->options) < 0 ? -errno : 0;
+    if (mount("overlay", "merged", "overlay", MS_RDONLY, merge->options) < 0)
+        return -errno;
+    return capabilities_drop();
 }
 
 static int merge_prepare(struct merge *merge, struct error *error) {
@@ -83,7 +106,9 @@ static int merge_prepare(struct merge *merge, struct error *error) {
     for (size_t i = 0; i < merge->count; i++)
         snprintf(merge->names[i], sizeof(*merge->names), "%zu", i);
     for (size_t i = merge->count; i-- > 0;)
-        buffer_addf(&options, "%s%s", merge->names[i], i > 0 ? ":" : "");
+        buffer_addf(&options, "%s:", merge->names[i]);
+    /* An empty one at the bottom, so that whiteouts of the first layer, or the only one, do not show. */
+    buffer_add_text(&options, "none");
     r = buffer_take(&options, &merge->options);
     return r < 0 ? error_errno(error, r, "merging layers") : 0;
 }
@@ -110,8 +135,8 @@ static int erofs_make(struct storage *storage, const struct image *image, const 
         r = tool("/usr/bin/mkfs.erofs", arguments, &spec, error);
     }
     FAILPOINT("erofs-before-rename");
-    if (r >= 0 && (chmod(part, 0400) < 0 || rename(part, final) < 0))
-        r = -errno;
+    if (r >= 0)
+        r = chmod(part, 0400) < 0 ? -errno : file_keep(part, final);
     if (r < 0 && part)
         (void) unlink(part);
     free(merge.names);
@@ -157,76 +182,115 @@ int storage_make_overlay(struct storage *storage, const struct image *image, uin
 
     if (file_exists(AT_FDCWD, path))
         return 0;
+    if (image->type != IMAGE_DISK)
+        return error_set(error, ERROR_NOT_SUPPORTED, "this image", "a disk of its own", "it is no disk image");
     r = storage_disk_path(storage, image, &base, error);
     if (r < 0)
         return r;
     bytes = text_format("%" PRIu64, size > image->virtual_size ? size : image->virtual_size);
     if (!part || !bytes)
         return error_errno(error, -ENOMEM, "making the disk");
-    char *arguments[] = { "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, part, bytes, NULL };
+    /* -u: the base is not opened, all of it is known. */
+    char *arguments[] = { "qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", base, part, bytes, NULL };
     (void) unlink(part);
     r = tool("/usr/bin/qemu-img", arguments, NULL, error);
-    if (r >= 0 && rename(part, path) < 0)
-        r = error_errno(error, -errno, "making the disk");
+    if (r >= 0 && (r = file_keep(part, path)) < 0)
+        r = error_errno(error, r, "making the disk");
     if (r < 0)
         (void) unlink(part);
     return r;
 }
 
 struct copy {
-    const char *from, *to;
+    int from;
+    const char *to;
 };
 
 static int copy_job(void *userdata) {
     const struct copy *copy = userdata;
-    _cleanup_close_ int from = open(copy->from, O_RDONLY | O_CLOEXEC);
     _cleanup_close_ int to = open(copy->to, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
-    if (from < 0 || to < 0)
-        return -errno;
-    return file_copy_sparse(from, to);
+    return to < 0 ? -errno : file_copy_sparse(copy->from, to);
 }
 
 static int blank_make(uint64_t size, const char *path, struct error *error) {
     _cleanup_free_ char *part = text_format("%s.part", path);
-    _cleanup_close_ int fd = part ? open(part, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600) : -ENOMEM;
+    _cleanup_close_ int fd = part ? open(part, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600) : -EBADF;
     char *arguments[] = { "mkfs.ext4", "-q", "-F", "-L", "polder", "-m", "0", "-E",
                           "lazy_itable_init=1,lazy_journal_init=1,discard", part, NULL };
     int r;
 
-    if (fd < 0 || ftruncate(fd, (off_t) size) < 0)
+    if (!part)
+        return error_errno(error, -ENOMEM, "making an empty file system");
+    if (fd < 0)
         return error_errno(error, -errno, "making an empty file system");
-    r = tool("/usr/sbin/mkfs.ext4", arguments, NULL, error);
-    if (r >= 0 && rename(part, path) < 0)
-        r = error_errno(error, -errno, "making an empty file system");
+    r = ftruncate(fd, (off_t) size) < 0 ? error_errno(error, -errno, "making an empty file system") : 0;
+    if (r >= 0)
+        r = tool("/usr/sbin/mkfs.ext4", arguments, NULL, error);
+    if (r >= 0 && (r = file_keep(part, path)) < 0)
+        r = error_errno(error, r, "making an empty file system");
     if (r < 0)
         (void) unlink(part);
     return r;
 }
 
+/* An empty file system of this size, made at the first wish; opened, for blanks_remove may take its name away. */
+static int blank_open(struct storage *storage, uint64_t size, struct error *error) {
+    _cleanup_free_ char *path = text_format("%s/blank/ext4-%" PRIu64, storage->images, size);
+    int fd = -EBADF, r = path ? fiber_mutex_lock(&storage->makes, DEADLINE_NONE) : -ENOMEM;
+
+    if (r < 0)
+        return error_errno(error, r, "making an empty file system");
+    if (!file_exists(AT_FDCWD, path))
+        r = blank_make(size, path, error);
+    if (r >= 0 && (fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
+        r = error_errno(error, -errno, "making an empty file system");
+    fiber_mutex_unlock(&storage->makes);
+    return r < 0 ? r : fd;
+}
+
 int storage_make_ext4(struct storage *storage, uint64_t size, const char *path, struct error *error) {
-    _cleanup_free_ char *blank = text_format("%s/blank/ext4-%" PRIu64, storage->images, size);
     _cleanup_free_ char *part = text_format("%s.part", path);
-    struct copy copy = { blank, part };
-    int r = blank && part ? 0 : -ENOMEM;
+    _cleanup_close_ int blank = -EBADF;
+    struct copy copy = { .to = part };
+    int r = part ? 0 : -ENOMEM;
 
     if (r >= 0 && file_exists(AT_FDCWD, path))
         return 0;
-    if (r >= 0 && !file_exists(AT_FDCWD, blank)) {
-        r = fiber_mutex_lock(&storage->makes, DEADLINE_NONE);
-        if (r >= 0) {
-            if (!file_exists(AT_FDCWD, blank))
-                r = blank_make(size, blank, error);
-            fiber_mutex_unlock(&storage->makes);
-        }
-    }
+    if (r >= 0)
+        r = copy.from = blank = blank_open(storage, size, error);
     if (r >= 0)
         r = fiber_job(copy_job, &copy);
-    if (r >= 0 && rename(part, path) < 0)
-        r = -errno;
+    if (r >= 0)
+        r = file_keep(part, path);
     if (r < 0 && part)
         (void) unlink(part);
-    return r < 0 && !error_is_set(error) ? error_errno(error, r, "making the disk") : r;
+    return r < 0 && !error_is_set(error) ? error_errno(error, r, "making the disk") : r < 0 ? r : 0;
+}
+
+static int blanks_job(void *userdata) {
+    const char *path = userdata;
+    DIR *directory = opendir(path);
+    struct dirent *entry;
+
+    if (!directory)
+        return -errno;
+    while ((entry = readdir(directory)))
+        if (entry->d_name[0] != '.')
+            (void) unlinkat(dirfd(directory), entry->d_name, 0);
+    closedir(directory);
+    return 0;
+}
+
+int blanks_remove(struct storage *storage) {
+    _cleanup_free_ char *path = text_format("%s/blank", storage->images);
+    int r = path ? fiber_mutex_lock(&storage->makes, DEADLINE_NONE) : -ENOMEM;
+
+    if (r < 0)
+        return r;
+    r = fiber_job(blanks_job, path);
+    fiber_mutex_unlock(&storage->makes);
+    return r;
 }
 
 /* --- kernels ------------------------------------------------------------------------------------------------------------------ */
@@ -303,15 +367,26 @@ static int kernel_find(struct storage *storage, struct kernel_place *ret, struct
     return 0;
 }
 
-/* A name that changes when the agent does, so that a new polder-guest gets a new initramfs. */
-static char *initramfs_path(struct storage *storage, const char *version, const char *guest) {
-    struct stat status;
+static uint64_t stamp_of(const struct stat *status) {
+    return (uint64_t) status->st_mtim.tv_sec * 1000000000 + (uint64_t) status->st_mtim.tv_nsec;
+}
 
-    if (stat(guest, &status) < 0)
-        return NULL;
-    return text_format("%s/kernels/.made/%s-%" PRIx64 "-%" PRIx64 ".cpio", storage->state_path, version,
-                       (uint64_t) status.st_mtim.tv_sec * 1000000000 + (uint64_t) status.st_mtim.tv_nsec,
-                       (uint64_t) status.st_size);
+/* Names that change when what they are made of does: a package may bring another kernel under the same version, and a
+ * new polder-guest gets a new initramfs. */
+static int kernel_paths(struct storage *storage, const struct kernel_place *place, const char *guest,
+                        struct kernel_files *files, struct error *error) {
+    struct stat kernel, agent;
+
+    if (stat(guest, &agent) < 0)
+        return error_set(error, ERROR_HOST_LACKS, "the guest agent", guest);
+    if (stat(place->kernel, &kernel) < 0)
+        return error_errno(error, -errno, "looking at %s", place->kernel);
+    files->version = strdup(place->version);
+    files->kernel = text_format("%s/kernels/.made/vmlinux-%s-%" PRIx64 "-%" PRIx64, storage->state_path, place->version,
+                                stamp_of(&kernel), (uint64_t) kernel.st_size);
+    files->initramfs = text_format("%s/kernels/.made/%s-%" PRIx64 "-%" PRIx64 "-%" PRIx64 ".cpio", storage->state_path,
+                                   place->version, stamp_of(&kernel), stamp_of(&agent), (uint64_t) agent.st_size);
+    return files->version && files->kernel && files->initramfs ? 0 : error_errno(error, -ENOMEM, "finding a kernel");
 }
 
 static int mkinitramfs(struct storage *storage, char *const *arguments, struct error *error) {
@@ -346,15 +421,10 @@ int storage_kernel(struct storage *storage, struct kernel_files *ret, struct err
     _cleanup_free_ char *guest = text_format("%s/polder-guest", storage->libexec_path);
     int r = guest ? kernel_find(storage, &place, error) : -ENOMEM;
 
+    if (r >= 0)
+        r = kernel_paths(storage, &place, guest, &files, error);
     if (r < 0)
-        return r;
-    files.version = strdup(place.version);
-    files.kernel = text_format("%s/kernels/.made/vmlinux-%s", storage->state_path, place.version);
-    files.initramfs = initramfs_path(storage, place.version, guest);
-    if (!files.initramfs)
-        return error_set(error, ERROR_HOST_LACKS, "the guest agent", guest);
-    if (!files.version || !files.kernel)
-        return error_errno(error, -ENOMEM, "finding a kernel");
+        return error_is_set(error) ? r : error_errno(error, r, "finding a kernel");
     if (!file_exists(AT_FDCWD, files.kernel) || !file_exists(AT_FDCWD, files.initramfs)) {
         r = fiber_mutex_lock(&storage->makes, DEADLINE_NONE);
         if (r >= 0) {

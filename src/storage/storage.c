@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Records of images. The files come first and are durable; then the record makes them an image. A removal goes the other
- * way round: the record first, then the files that no record names. So whatever dies in between leaves at most files
- * without a record, which storage_load and prune remove. */
+/* Opening and loading the image store, staging, finding images, pins. Records are in records.c, files without one in
+ * sweep.c. */
 #include "storage/storage.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <nettle/sha2.h>
@@ -13,7 +11,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/failpoint.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
@@ -70,6 +67,7 @@ static int remove_job(void *userdata) {
     return file_remove_tree(AT_FDCWD, userdata);
 }
 
+/* Also when the fiber was cancelled: a job is not cancellable. */
 void staging_remove(char **path) {
     if (*path)
         (void) fiber_job(remove_job, *path);
@@ -77,158 +75,70 @@ void staging_remove(char **path) {
     *path = NULL;
 }
 
+struct move {
+    const char *from, *to;
+};
+
+static int sync_parent(const char *path) {
+    const char *name;
+    _cleanup_close_ int parent = file_open_parent(AT_FDCWD, path, &name);
+
+    if (parent < 0)
+        return parent;
+    return fsync(parent) < 0 ? -errno : 0;
+}
+
+static int publish_job(void *userdata) {
+    const struct move *move = userdata;
+
+    return rename(move->from, move->to) < 0 ? -errno : sync_parent(move->to);
+}
+
+int staging_publish(struct storage *storage, const char *from, const char *to) {
+    _cleanup_staging_ char *old = NULL;
+    struct move move = { from, to };
+    char name[17];
+
+    random_hex(name, 8);
+    old = text_format("%s/old-%s", storage->staging, name);
+    if (!old)
+        return -ENOMEM;
+    if (rename(to, old) < 0 && errno != ENOENT)
+        return -errno;
+    return fiber_job(publish_job, &move);
+}
+
+static int keep_job(void *userdata) {
+    const struct move *move = userdata;
+    _cleanup_close_ int fd = open(move->from, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+    if (fd < 0 || fsync(fd) < 0)
+        return -errno;
+    return publish_job(userdata);
+}
+
+int file_keep(const char *part, const char *path) {
+    struct move move = { part, path };
+
+    return fiber_job(keep_job, &move);
+}
+
+const char *host_architecture(void) {
+#if defined(__x86_64__)
+    return "amd64";
+#elif defined(__aarch64__)
+    return "arm64";
+#else
+    return "unknown";
+#endif
+}
+
 void progress_step(const struct storage_progress *progress, const char *step, uint64_t done, uint64_t total) {
     if (progress && progress->report)
         progress->report(step, done, total, progress->userdata);
 }
 
-/* --- records --------------------------------------------------------------------------------------------------------- */
-
-void stored_free(struct stored *stored) {
-    if (!stored)
-        return;
-    table_done(&image_table, &stored->image);
-    while (stored->pins) {
-        struct pin *pin = stored->pins;
-        stored->pins = pin->next;
-        free(pin->uuid);
-        free(pin);
-    }
-    free(stored);
-}
-
-struct stored *stored_find(struct storage *storage, const char *digest) {
-    return map_get(storage->by_digest, digest);
-}
-
-static int stored_show(struct storage *storage, struct stored *stored) {
-    int r;
-
-    if (storage->count == storage->allocated) {
-        size_t allocated = storage->allocated ? storage->allocated * 2 : 16;
-        struct stored **list = realloc(storage->list, allocated * sizeof(*list));
-        if (!list)
-            return -ENOMEM;
-        storage->list = list;
-        storage->allocated = allocated;
-    }
-    r = map_put(storage->by_digest, stored->image.digest, stored);
-    if (r >= 0)
-        storage->list[storage->count++] = stored;
-    return r;
-}
-
-static void stored_hide(struct storage *storage, struct stored *stored) {
-    size_t kept = 0;
-
-    (void) map_remove(storage->by_digest, stored->image.digest);
-    for (size_t i = 0; i < storage->count; i++)
-        if (storage->list[i] != stored)
-            storage->list[kept++] = storage->list[i];
-    storage->count = kept;
-}
-
-static int stored_encode(const struct stored *stored, char **ret_key, char **ret_text) {
-    _cleanup_buffer_ struct buffer buffer = BUFFER_INIT;
-    struct emitter emitter = EMITTER_INIT(&buffer);
-    int r;
-
-    emit_object(&emitter);
-    table_emit(&image_table, &stored->image, &emitter);
-    emit_object_end(&emitter);
-    *ret_key = text_format(IMAGE_PREFIX "%s", digest_hex(stored->image.digest));
-    r = *ret_key ? buffer_take(&buffer, ret_text) : -ENOMEM;
-    return r;
-}
-
-int stored_commit(struct storage *storage, struct stored *stored, struct error *error) {
-    _cleanup_free_ char *key = NULL, *text = NULL;
-    struct store_operation operation = { .type = STORE_PUT };
-    int r = stored_encode(stored, &key, &text);
-
-    if (r < 0)
-        return error_errno(error, r, "writing the image's record");
-    operation.key = key;
-    operation.value = text;
-    operation.size = strlen(text);
-    FAILPOINT("image-before-commit");
-    r = store_commit(storage->store, &operation, 1, NULL, error);
-    FAILPOINT("image-after-commit");
-    return r;
-}
-
-static struct stored *holder_of(struct storage *storage, const char *alias) {
-    for (size_t i = 0; i < storage->count; i++)
-        if (list_has(storage->list[i]->image.aliases, alias))
-            return storage->list[i];
-    return NULL;
-}
-
-static void list_drop(char **list, const char *text) {
-    size_t kept = 0;
-
-    for (size_t i = 0; list && list[i]; i++) {
-        if (text_equal(list[i], text))
-            free(list[i]);
-        else
-            list[kept++] = list[i];
-    }
-    if (list)
-        list[kept] = NULL;
-}
-
-static int give_alias(struct storage *storage, struct stored *stored, const char *alias, struct error *error) {
-    struct stored *holder = alias ? holder_of(storage, alias) : NULL;
-    int r;
-
-    if (!alias || holder == stored)
-        return 0;
-    r = list_add(&stored->image.aliases, alias);
-    if (r < 0)
-        return error_errno(error, r, "naming the image");
-    r = stored_commit(storage, stored, error);
-    if (r < 0) {
-        list_drop(stored->image.aliases, alias);
-        return r;
-    }
-    if (holder) { /* committed second: between the two the newer image wins, see storage_load */
-        list_drop(holder->image.aliases, alias);
-        r = stored_commit(storage, holder, error);
-    }
-    return r;
-}
-
-int stored_add_take(struct storage *storage, struct image *image, const char *alias, const struct image **ret,
-                    struct error *error) {
-    struct stored *stored = stored_find(storage, image->digest);
-    int r = 0;
-
-    if (stored) {
-        table_done(&image_table, image);
-    } else {
-        stored = calloc(1, sizeof(*stored));
-        if (!stored) {
-            table_done(&image_table, image);
-            return error_errno(error, -ENOMEM, "adding an image");
-        }
-        stored->image = *image;
-        stored->image.created = clock_wall();
-        r = stored_show(storage, stored);
-        if (r >= 0)
-            r = stored_commit(storage, stored, error);
-        if (r < 0) {
-            stored_hide(storage, stored);
-            stored_free(stored);
-            return error_is_set(error) ? r : error_errno(error, r, "adding an image");
-        }
-    }
-    r = give_alias(storage, stored, alias, error);
-    if (r >= 0)
-        *ret = &stored->image;
-    return r;
-}
-
-/* --- start ------------------------------------------------------------------------------------------------------------ */
+/* --- start ------------------------------------------------------------------------------------------------------- */
 
 static int storage_paths(struct storage *storage, const struct storage_options *options) {
     storage->state_path = strdup(options->state_path);
@@ -249,7 +159,7 @@ static int directories_make(struct storage *storage) {
         const char *name;
         mode_t mode;
     } parts[] = { { "layers", 0700 }, { "disks", 0700 }, { "isos", 0700 }, { "erofs", 0700 }, { "blank", 0700 },
-                  { "staging", 0711 } };
+                  { "staging", 0711 }, { "discarded", 0700 } };
     int r = file_make_directories(AT_FDCWD, storage->images, 0711);
 
     for (size_t i = 0; r >= 0 && i < ELEMENTS(parts); i++) {
@@ -268,6 +178,8 @@ int storage_new(const struct storage_options *options, struct storage **ret, str
     if (r >= 0)
         r = map_new(&storage->by_digest);
     if (r >= 0)
+        r = map_new(&storage->claims);
+    if (r >= 0)
         r = directories_make(storage);
     if (r < 0) {
         storage_free(storage);
@@ -285,6 +197,7 @@ void storage_free(struct storage *storage) {
         stored_free(storage->list[i]);
     free(storage->list);
     map_free(storage->by_digest);
+    map_free(storage->claims);
     free(storage->state_path);
     free(storage->run_path);
     free(storage->libexec_path);
@@ -297,7 +210,7 @@ void storage_free(struct storage *storage) {
 static int load_one(struct storage *storage, const struct store_item *item, struct error *error) {
     _cleanup_json_ struct json_object *record = NULL;
     struct stored *stored = calloc(1, sizeof(*stored));
-    int r = stored ? json_parse(item->value, item->size, &record, error) : -ENOMEM;
+    int r = stored ? json_parse(item->value, item->size, &record, error) : error_errno(error, -ENOMEM, "loading images");
 
     if (r >= 0)
         r = table_init(&image_table, &stored->image);
@@ -314,24 +227,13 @@ static int load_one(struct storage *storage, const struct store_item *item, stru
     return r;
 }
 
-static int empty_staging_job(void *userdata) {
-    struct storage *storage = userdata;
-    int r = file_remove_tree(AT_FDCWD, storage->staging);
+/* An image without its files cannot start anything; the log says so at once, and `polder fsck` on request. */
+static void warn_of_problems(struct storage *storage) {
+    _cleanup_list_ char **problems = NULL;
 
-    return r < 0 ? r : file_make_directories(AT_FDCWD, storage->staging, 0711);
-}
-
-/* A name that two images have, after a crash between two commits, belongs to the one added last. */
-static void settle_aliases(struct storage *storage) {
-    for (size_t i = 0; i < storage->count; i++) {
-        for (size_t j = 0; j < storage->count; j++) {
-            struct stored *older = storage->list[i], *newer = storage->list[j];
-            if (older == newer || older->image.created >= newer->image.created)
-                continue;
-            for (char **alias = newer->image.aliases; alias && *alias; alias++)
-                list_drop(older->image.aliases, *alias);
-        }
-    }
+    (void) storage_check(storage, false, &problems, NULL);
+    for (char **problem = problems; problem && *problem; problem++)
+        log_warning("%s", *problem);
 }
 
 int storage_load(struct storage *storage, struct error *error) {
@@ -343,12 +245,14 @@ int storage_load(struct storage *storage, struct error *error) {
     store_items_done(&items);
     if (r < 0)
         return r;
-    settle_aliases(storage);
-    r = fiber_job(empty_staging_job, storage);
-    return r < 0 ? error_errno(error, r, "emptying %s", storage->staging) : 0;
+    r = sweep_at_start(storage);
+    if (r < 0)
+        return error_errno(error, r, "tidying up %s", storage->images);
+    warn_of_problems(storage);
+    return 0;
 }
 
-/* --- find and show ------------------------------------------------------------------------------------------------------ */
+/* --- find and show ----------------------------------------------------------------------------------------------- */
 
 static struct stored *find_by_prefix(struct storage *storage, const char *prefix, bool *ambiguous) {
     size_t length = strlen(prefix);
@@ -365,34 +269,51 @@ static struct stored *find_by_prefix(struct storage *storage, const char *prefix
     return found;
 }
 
-static struct stored *lookup(struct storage *storage, const char *name, bool *ambiguous) {
-    struct stored *stored = holder_of(storage, name);
-    _cleanup_free_ char *latest = NULL;
+/* As people write it: a name without tag means "latest", and the other way round. */
+static struct stored *find_by_alias(struct storage *storage, const char *name, const char **ret_alias) {
+    struct stored *stored = stored_holder(storage, name);
+    _cleanup_free_ char *other = NULL;
 
-    if (!stored)
-        stored = stored_find(storage, name);
-    if (!stored && !strchr(name, '@')) {
-        latest = text_format("%s:latest", name);
-        stored = latest ? holder_of(storage, latest) : NULL;
-    }
-    return stored ? stored : find_by_prefix(storage, text_starts(name, "sha256:") ? name + 7 : name, ambiguous);
+    *ret_alias = name;
+    if (!stored && text_ends(name, ":latest"))
+        other = strndup(name, strlen(name) - strlen(":latest"));
+    else if (!stored && !strchr(name, '@'))
+        other = text_format("%s:latest", name);
+    if (other)
+        stored = stored_holder(storage, other);
+    for (char **alias = other && stored ? stored->image.aliases : NULL; alias && *alias; alias++)
+        if (text_equal(*alias, other))
+            *ret_alias = *alias;
+    return stored;
 }
 
-static int find(struct storage *storage, const char *name, struct stored **ret, struct error *error) {
+/* A whole digest is an identity: no alias shadows it. */
+int stored_lookup(struct storage *storage, const char *name, struct stored **ret, const char **ret_alias,
+                  struct error *error) {
+    const char *alias = NULL;
     bool ambiguous = false;
-    struct stored *stored = lookup(storage, name, &ambiguous);
+    struct stored *stored = stored_find(storage, name);
 
+    if (!stored && !image_digest_is_valid(name)) {
+        stored = find_by_alias(storage, name, &alias);
+        if (!stored) {
+            alias = NULL;
+            stored = find_by_prefix(storage, text_starts(name, "sha256:") ? name + 7 : name, &ambiguous);
+        }
+    }
     if (!stored)
         return error_set(error, ERROR_NOT_FOUND, "image", name);
     if (ambiguous)
         return error_set(error, ERROR_BAD_VALUE, "image", name, "several images start with these digits");
+    if (ret_alias)
+        *ret_alias = alias;
     *ret = stored;
     return 0;
 }
 
 int storage_image_find(struct storage *storage, const char *name, const struct image **ret, struct error *error) {
     struct stored *stored;
-    int r = find(storage, name, &stored, error);
+    int r = stored_lookup(storage, name, &stored, NULL, error);
 
     if (r >= 0)
         *ret = &stored->image;
@@ -409,7 +330,7 @@ void storage_image_emit(const struct image *image, struct emitter *emitter) {
     emit_object_end(emitter);
 }
 
-/* --- pins ----------------------------------------------------------------------------------------------------------------- */
+/* --- pins -------------------------------------------------------------------------------------------------------- */
 
 int storage_image_use(struct storage *storage, const char *digest, const char *uuid) {
     struct stored *stored = stored_find(storage, digest);
@@ -445,131 +366,6 @@ void storage_image_unuse(struct storage *storage, const char *digest, const char
     }
 }
 
-/* --- tag, remove, prune ------------------------------------------------------------------------------------------------------ */
-
-int storage_image_tag(struct storage *storage, const char *name, const char *alias, struct error *error) {
-    struct stored *stored;
-    int r = find(storage, name, &stored, error);
-
-    return r < 0 ? r : give_alias(storage, stored, alias, error);
-}
-
-static bool layer_is_used(const struct storage *storage, const char *diff_hex) {
-    for (size_t i = 0; i < storage->count; i++) {
-        const struct field_array *layers = &storage->list[i]->image.layers;
-        for (size_t j = 0; j < layers->count; j++)
-            if (text_equal(digest_hex(((struct image_layer *) layers->items)[j].diff_id), diff_hex))
-                return true;
-    }
-    return false;
-}
-
-static bool file_is_owned(struct storage *storage, const char *part, const char *hex) {
-    _cleanup_free_ char *digest = NULL;
-
-    if (text_equal(part, "layers"))
-        return layer_is_used(storage, hex);
-    digest = text_format("sha256:%s", hex);
-    return digest && stored_find(storage, digest);
-}
-
-/* Removes files of one part that no record names; lists them only unless `remove`. */
-static int sweep_part(struct storage *storage, const char *part, bool remove, char ***found) {
-    _cleanup_free_ char *path = text_format("%s/%s", storage->images, part);
-    _cleanup_list_ char **names = NULL;
-    DIR *directory = path ? opendir(path) : NULL;
-    struct dirent *entry;
-    int r = 0;
-
-    if (!directory)
-        return -errno;
-    while ((entry = readdir(directory)) && r >= 0)
-        if (entry->d_name[0] != '.' && !file_is_owned(storage, part, entry->d_name))
-            r = list_add(&names, entry->d_name);
-    closedir(directory);
-    for (char **name = names; r >= 0 && name && *name; name++) {
-        _cleanup_free_ char *full = text_format("%s/%s", path, *name);
-        r = full ? list_addf(found, "%s/%s", part, *name) : -ENOMEM;
-        if (r >= 0 && remove)
-            r = fiber_job(remove_job, full);
-    }
-    return r;
-}
-
-static int sweep(struct storage *storage, bool remove, char ***found) {
-    static const char *const parts[] = { "layers", "disks", "isos", "erofs" };
-    int r = fiber_mutex_lock(&storage->layers, DEADLINE_NONE); /* nobody adds files meanwhile */
-
-    if (r < 0)
-        return r;
-    for (size_t i = 0; r >= 0 && i < ELEMENTS(parts); i++)
-        r = sweep_part(storage, parts[i], remove, found);
-    fiber_mutex_unlock(&storage->layers);
-    return r;
-}
-
-static int record_remove(struct storage *storage, struct stored *stored, struct error *error) {
-    _cleanup_free_ char *key = text_format(IMAGE_PREFIX "%s", digest_hex(stored->image.digest));
-    struct store_operation operation = { .type = STORE_DELETE, .key = key };
-    int r;
-
-    if (!key)
-        return error_errno(error, -ENOMEM, "removing the image");
-    if (stored->pins)
-        return error_set(error, ERROR_IN_USE, "image", stored->image.digest, stored->pins->uuid);
-    stored_hide(storage, stored); /* from here on nobody finds it */
-    FAILPOINT("image-remove-before-commit");
-    r = store_commit(storage->store, &operation, 1, NULL, error);
-    FAILPOINT("image-remove-after-commit");
-    if (r < 0) {
-        (void) stored_show(storage, stored);
-        return r;
-    }
-    stored_free(stored);
-    return 0;
-}
-
-int storage_image_remove(struct storage *storage, const char *name, struct error *error) {
-    _cleanup_list_ char **found = NULL;
-    struct stored *stored;
-    int r = find(storage, name, &stored, error);
-
-    if (r < 0)
-        return r;
-    if (list_count(stored->image.aliases) > 1 && list_has(stored->image.aliases, name)) {
-        list_drop(stored->image.aliases, name);
-        return stored_commit(storage, stored, error);
-    }
-    r = record_remove(storage, stored, error);
-    if (r >= 0)
-        r = sweep(storage, true, &found);
-    return r < 0 && !error_is_set(error) ? error_errno(error, r, "removing the image's files") : r;
-}
-
-int storage_prune(struct storage *storage, bool all, uint64_t *ret_bytes, char ***ret_removed, struct error *error) {
-    _cleanup_list_ char **found = NULL;
-    int r = 0;
-
-    *ret_bytes = 0;
-    for (size_t i = 0; r >= 0 && i < storage->count;) {
-        struct stored *stored = storage->list[i];
-        uint64_t size = stored->image.size;
-        if (stored->pins || (!all && list_count(stored->image.aliases) > 0)) {
-            i++;
-            continue;
-        }
-        r = list_add(ret_removed, stored->image.digest);
-        if (r >= 0)
-            r = record_remove(storage, stored, error);
-        if (r >= 0)
-            *ret_bytes += size;
-    }
-    if (r >= 0)
-        r = sweep(storage, true, &found);
-    return r < 0 && !error_is_set(error) ? error_errno(error, r, "pruning") : r;
-}
-
-/* --- uploads, findings, check -------------------------------------------------------------------------------------------------- */
 
 int storage_upload_path(struct storage *storage, char **ret_path) {
     char name[17];
@@ -577,29 +373,4 @@ int storage_upload_path(struct storage *storage, char **ret_path) {
     random_hex(name, 8);
     *ret_path = text_format("%s/upload-%s", storage->staging, name);
     return *ret_path ? 0 : -ENOMEM;
-}
-
-int storage_check(struct storage *storage, bool deep, char ***ret_problems, struct error *error) {
-    _cleanup_list_ char **found = NULL;
-    int r = 0;
-
-    (void) deep;
-    for (size_t i = 0; r >= 0 && i < storage->count; i++) {
-        const struct image *image = &storage->list[i]->image;
-        const char *part = image->type == IMAGE_ISO ? "isos" : "disks";
-        _cleanup_free_ char *path = image->type == IMAGE_OCI ? NULL : image_path(storage, part, image->digest);
-        if (path && !file_exists(AT_FDCWD, path))
-            r = list_addf(ret_problems, "image %s: its file is missing", image->digest);
-        for (size_t j = 0; r >= 0 && j < image->layers.count; j++) {
-            const struct image_layer *layer = (const struct image_layer *) image->layers.items + j;
-            _cleanup_free_ char *directory = layer_path(storage, layer->diff_id);
-            if (!directory || !file_exists(AT_FDCWD, directory))
-                r = list_addf(ret_problems, "image %s: its layer %s is missing", image->digest, layer->diff_id);
-        }
-    }
-    if (r >= 0)
-        r = sweep(storage, false, &found);
-    for (char **item = found; r >= 0 && item && *item; item++)
-        r = list_addf(ret_problems, "image file %s belongs to no image", *item);
-    return r < 0 ? error_errno(error, r, "checking the images") : 0;
 }

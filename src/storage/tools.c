@@ -4,11 +4,16 @@
 #include <fcntl.h>
 #include <json-c/json.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "base/text.h"
+#include "host/jail.h"
 #include "storage/internal.h"
 
 #define LINE_MAX_BYTES (64 * 1024)
@@ -43,11 +48,12 @@ static int answer_error(struct json_object *answer, struct error *error) {
     const char *message = json_text(answer, "message", "no reason given"), *field = json_text(answer, "field", "");
     _cleanup_free_ char *both = *field ? text_format("%s: %s", field, message) : strdup(message);
 
+    /* qemu-img took the format that the probe had found, and gave up: it is the image. */
+    if (text_equal(json_text(answer, "code", ""), "convert-failed"))
+        code = ERROR_BAD_IMAGE;
     switch (code) {
     case ERROR_BAD_IMAGE:
-        return error_set(error, ERROR_BAD_IMAGE, both);
     case ERROR_BAD_DIGEST:
-        return error_set(error, ERROR_BAD_IMAGE, both);
     case ERROR_TOO_LARGE:
         return error_set(error, ERROR_BAD_IMAGE, both);
     case ERROR_NO_SPACE:
@@ -82,6 +88,70 @@ int worker_call(struct storage *storage, char *const *arguments, const struct pr
     json_put(answer.error);
     return r;
 }
+
+/* --- programs that use the network ------------------------------------------------------------------------------------ */
+
+/* What a program of the kind of curl needs to find and trust its peer. */
+static const struct jail_view network_views[] = {
+    { .path = "/etc/resolv.conf", .optional = true },
+    { .path = "/etc/hosts", .optional = true },
+    { .path = "/etc/nsswitch.conf", .optional = true },
+    { .path = "/etc/services", .optional = true },
+    { .path = "/etc/gai.conf", .optional = true },
+    { .path = "/etc/ssl", .optional = true },
+    { .path = "/usr/share/ca-certificates", .optional = true },
+    { .path = "/usr/local/share/ca-certificates", .optional = true },
+    { .path = "/etc/containers", .optional = true },
+    { .path = "/usr/share/containers", .optional = true },
+};
+
+static int tool_enter(void *userdata) {
+    const struct tool_jail *tool = userdata;
+    const struct rlimit file_size = { tool->file_maximum, tool->file_maximum };
+    int r = jail_enter(tool->jail);
+
+    if (r < 0)
+        return r;
+    if (setrlimit(RLIMIT_FSIZE, &file_size) < 0)
+        return -errno;
+    /* The change of user took it away. */
+    return prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 ? -errno : 0;
+}
+
+int tool_jail_open(struct tool_jail *tool, const char *program, const char *work, const char *input,
+                   struct process_spec *spec, struct error *error) {
+    struct jail_view views[ELEMENTS(network_views) + 3];
+    struct jail_options options = { .views = views, .view_count = ELEMENTS(network_views), .system_libraries = true,
+                                    .uid = TOOL_ID, .gid = TOOL_ID };
+    const char *missing = NULL;
+    int r;
+
+    memcpy(views, network_views, sizeof(network_views));
+    views[options.view_count++] = (struct jail_view){ .path = program };
+    views[options.view_count++] = (struct jail_view){ .path = "/work", .source = work, .writable = true };
+    if (input)
+        views[options.view_count++] = (struct jail_view){ .path = "/input", .source = input };
+    if (chown(work, TOOL_ID, TOOL_ID) < 0 || (input && chown(input, TOOL_ID, TOOL_ID) < 0))
+        return error_errno(error, -errno, "preparing %s", program);
+    r = jail_new(&options, &tool->jail, &missing);
+    if (r == -ENOENT && text_equal(missing, program))
+        return error_set(error, ERROR_HOST_LACKS, program, "it is not installed");
+    if (r < 0)
+        return error_errno(error, r, "making a jail for %s", program);
+    tool->file_maximum = tool->file_maximum ? tool->file_maximum : TOOL_FILE_MAX;
+    spec->program = program;
+    spec->namespaces = jail_namespaces(tool->jail) & ~(unsigned) CLONE_NEWNET;
+    spec->setup = tool_enter;
+    spec->userdata = tool;
+    return 0;
+}
+
+void tool_jail_close(struct tool_jail *tool) {
+    jail_free(tool->jail);
+    tool->jail = NULL;
+}
+
+/* --- builders ------------------------------------------------------------------------------------------------------------ */
 
 static void builder_line(const char *line, void *userdata) {
     const struct storage_progress *progress = userdata;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Fetching a URL with curl, unprivileged. The address is chosen and checked here before any packet goes to it, and curl is
+/* Fetching a URL with curl, in a jail with the host's network. The address is chosen and checked here before any packet goes to it, and curl is
  * told to connect to that very address; each redirect is a new URL that is checked the same way. */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -7,7 +7,6 @@
 #include <netdb.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/text.h"
@@ -17,17 +16,27 @@
 #define URL_MAX 2048
 
 struct url {
-    char *scheme, *host, *port;
+    char *host, *port;
 };
 
 static void url_done(struct url *url) {
-    free(url->scheme);
     free(url->host);
     free(url->port);
 }
 
 static int refuse(struct error *error, const char *url, const char *reason) {
     return error_set(error, ERROR_BAD_SOURCE, url, reason);
+}
+
+static bool host_is_odd_number(const char *host) {
+    const char *dot = strrchr(host, '.'), *last = dot ? dot + 1 : host;
+    struct in_addr address;
+
+    if (!*last)
+        return true;
+    if (strspn(last, "0123456789") != strlen(last) && !text_starts(last, "0x") && !text_starts(last, "0X"))
+        return false;
+    return inet_pton(AF_INET, host, &address) != 1;
 }
 
 /* Takes scheme://host[:port]/… apart. Users, brackets and odd hosts are refused rather than understood. */
@@ -46,11 +55,13 @@ static int url_parse(const char *text, struct url *ret, struct error *error) {
     if (host_length == 0 || host_length > 253 || memchr(rest, '@', length) ||
         strspn(rest, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-") < host_length)
         return refuse(error, text, "its host must be a plain name or IPv4 address");
-    ret->scheme = strndup(text, (size_t) (rest - 3 - text));
     ret->host = strndup(rest, host_length);
     ret->port = colon ? strndup(colon + 1, length - host_length - 1) : strdup(rest == text + 8 ? "443" : "80");
-    if (!ret->scheme || !ret->host || !ret->port)
+    if (!ret->host || !ret->port)
         return error_errno(error, -ENOMEM, "fetching");
+    /* 2130706433, 0x7f.1 and 010.0.0.1 are addresses to some programs and names, or others, to the next. */
+    if (host_is_odd_number(ret->host))
+        return refuse(error, text, "its host is a number: write an address as four decimal numbers");
     if (strlen(ret->port) > 5 || strspn(ret->port, "0123456789") != strlen(ret->port) || !*ret->port)
         return refuse(error, text, "its port is no number");
     return 0;
@@ -89,23 +100,30 @@ static int resolve_job(void *userdata) {
     return r == 0 ? 0 : -ENOENT;
 }
 
-static int become_nobody(void *userdata) {
-    const struct rlimit *size = userdata;
+/* What curl says on failure, after "curl: (NUMBER) ". */
+static int fetch_failed(const char *text, int status, struct error *failed, struct error *error) {
+    const char *message = failed->parameters[1] ? failed->parameters[1] : "", *sentence = strstr(message, ") ");
 
-    if (setrlimit(RLIMIT_FSIZE, size) < 0 || setgid(65534) < 0 || setuid(65534) < 0)
-        return -errno;
-    return 0;
+    if (failed->code != ERROR_PROGRAM_FAILED) {
+        error_move(error, failed);
+        return -error_number(error->code);
+    }
+    if (status == 23)
+        return error_set(error, ERROR_NO_SPACE, "downloading (or it is larger than allowed)");
+    return refuse(error, text, sentence ? sentence + 2 : message);
 }
 
 /* One request. *ret_redirect is where it points, or NULL when the body has come. */
-static int fetch_once(const char *text, int output, uint64_t maximum, char **ret_redirect, struct error *error) {
+static int fetch_once(const char *text, const char *directory, uint64_t maximum, char **ret_redirect,
+                      struct error *error) {
     __attribute__((cleanup(url_done))) struct url url = { 0 };
+    _cleanup_tool_jail_ struct tool_jail tool = { .file_maximum = maximum };
+    _cleanup_error_ struct error failed = ERROR_INIT;
     struct resolve resolve = { .url = &url };
-    struct rlimit size = { maximum ? maximum : RLIM_INFINITY, maximum ? maximum : RLIM_INFINITY };
     _cleanup_free_ char *pinned = NULL;
     _cleanup_buffer_ struct buffer where = BUFFER_INIT;
-    const struct process_fd fds[] = { { output, 3 } };
-    int r = url_parse(text, &url, error);
+    struct process_spec spec = { 0 };
+    int r = url_parse(text, &url, error), status = 0;
 
     if (r < 0)
         return r;
@@ -117,20 +135,25 @@ static int fetch_once(const char *text, int output, uint64_t maximum, char **ret
     pinned = text_format(strchr(resolve.address, ':') ? "%s:%s:[%s]" : "%s:%s:%s", url.host, url.port, resolve.address);
     if (!pinned)
         return error_errno(error, -ENOMEM, "fetching");
-    char *arguments[] = { "curl", "--silent", "--show-error", "--fail", "--proto", "=http,https", "--max-redirs", "0",
-                          "--connect-timeout", "20", "--speed-limit", "1024", "--speed-time", "60", "--noproxy", "*",
-                          "--resolve", pinned, "--output", "/proc/self/fd/3", "--write-out", "%{redirect_url}", "--",
-                          (char *) text, NULL };
-    struct process_spec spec = { .program = "/usr/bin/curl", .arguments = arguments, .fds = fds, .fd_count = 1,
-                                 .setup = become_nobody, .userdata = &size, .die_with_parent = true };
-    struct process_run run = { .output = &where, .limit = URL_MAX, .deadline = deadline_in(TOOL_DEADLINE) };
-    r = process_run(&spec, &run, error);
-    if (r >= 0 && where.size > 0)
+    char *arguments[] = { "curl", "--disable", "--silent", "--show-error", "--fail", "--globoff", "--proto", "=http,https",
+                          "--max-redirs", "0", "--connect-timeout", "20", "--speed-limit", "1024", "--speed-time", "60",
+                          "--noproxy", "*", "--resolve", pinned, "--output", "/work/download", "--write-out",
+                          "%{redirect_url}", "--", (char *) text, NULL };
+    struct process_run run = { .output = &where, .limit = URL_MAX + 1, .deadline = deadline_in(TOOL_DEADLINE),
+                               .ret_status = &status };
+    r = tool_jail_open(&tool, "/usr/bin/curl", directory, NULL, &spec, error);
+    if (r < 0)
+        return r;
+    spec.arguments = arguments;
+    r = process_run(&spec, &run, &failed);
+    if (r < 0)
+        return fetch_failed(text, status, &failed, error);
+    if (where.size > 0)
         r = buffer_take(&where, ret_redirect);
     return r;
 }
 
-int url_fetch(struct storage *storage, const char *text, const char *path, uint64_t maximum,
+int url_fetch(struct storage *storage, const char *text, const char *directory, uint64_t maximum,
               const struct storage_progress *progress, struct error *error) {
     _cleanup_free_ char *current = strdup(text);
     bool secure = text_starts(text, "https://");
@@ -138,20 +161,14 @@ int url_fetch(struct storage *storage, const char *text, const char *path, uint6
     (void) storage;
     progress_step(progress, "downloading", 0, 0);
     for (int i = 0; current && i <= REDIRECTS_MAX; i++) {
-        _cleanup_close_ int output = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
         char *next = NULL;
-        int r = output < 0 ? error_errno(error, -errno, "writing the download") : 0;
-
-        if (r >= 0 && fchown(output, 65534, 65534) < 0)
-            r = error_errno(error, -errno, "writing the download");
-        if (r >= 0)
-            r = fetch_once(current, output, maximum, &next, error);
+        int r = fetch_once(current, directory, maximum, &next, error);
         if (r < 0 || !next)
             return r;
         free(current);
         current = next;
         if (secure && !text_starts(current, "https://"))
-            return refuse(error, text, "it leads from https to http");
+            return refuse(error, text, "it leads from https to another scheme");
     }
     return current ? refuse(error, text, "it leads from one place to another too often") : error_errno(error, -ENOMEM, "fetching");
 }
