@@ -362,6 +362,7 @@ static void on_guest_output(enum stream_channel channel, const void *data, size_
 static void on_guest_ready(bool started _unused_, void *userdata) {
     struct machine *machine = userdata;
 
+    machine_mark(machine, "the guest answers");
     machine_changed(machine);
     status_changed(machine);
 }
@@ -519,6 +520,7 @@ void machine_end_shares(struct machine *machine) {
 }
 
 static void machine_ended(struct machine *machine) {
+    machine_mark(machine, "QEMU ended");
     machine_end_shares(machine);
     machine->ended = true;
     machine->paused = false;

@@ -72,6 +72,8 @@ void qemu_unref(struct qemu *qemu);
 /* Whole life. A machine holds the run directory open. */
 int machine_new(struct qemu *qemu, struct driver_instance *instance, struct machine **ret, struct error *error);
 void machine_unref(struct machine *machine);
+/* A debug line with a time, from which ./bench works out our own part of it. */
+void machine_mark(const struct machine *machine, const char *what);
 /* Stops watching and forgets the connections; the process goes on. */
 void machine_detach(struct machine *machine);
 static inline void machine_unrefp(struct machine **machine) {
