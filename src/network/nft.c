@@ -38,8 +38,17 @@ static const struct {
     { "nft_run_cmd_from_buffer", offsetof(struct library, run) },
 };
 
+/* What a call used and nobody needs any more. Closing its socket waits until the kernel has freed what the transaction
+ * took out, which is several milliseconds: so nobody waits for that. */
+struct used {
+    __typeof__(nft_ctx_free) *free;
+    struct nft_ctx *context;
+    bool trim; /* a host's whole ruleset may have been large */
+};
+
 struct call {
     const char *commands;
+    struct used *used;
     bool json;
     char *output;
     char *complaint; /* what went wrong, allocated */
@@ -67,6 +76,20 @@ static char *first_line(const char *text) {
     return text_escape(text ? text : "", strcspn(text ? text : "", "\n"), false);
 }
 
+static int used_job(void *userdata) {
+    struct used *used = userdata;
+
+    used->free(used->context);
+    if (used->trim)
+        (void) malloc_trim(0);
+    free(used);
+    return 0;
+}
+
+static int used_main(void *userdata) {
+    return fiber_job(used_job, userdata);
+}
+
 static int call_main(void *userdata) {
     struct call *call = userdata;
     struct library library;
@@ -78,8 +101,13 @@ static int call_main(void *userdata) {
         return -EOPNOTSUPP;
     }
     context = library.ctx_new(NFT_CTX_DEFAULT);
-    if (!context)
+    call->used = context ? calloc(1, sizeof(*call->used)) : NULL;
+    if (!call->used) {
+        if (context)
+            library.ctx_free(context);
         return -ENOMEM;
+    }
+    *call->used = (struct used){ .free = library.ctx_free, .context = context, .trim = call->json };
     r = library.buffer_output(context) || library.buffer_error(context) ? -ENOMEM : 0;
     if (call->json)
         library.set_flags(context, NFT_CTX_OUTPUT_JSON);
@@ -91,15 +119,14 @@ static int call_main(void *userdata) {
         call->output = strdup(library.output(context));
         r = call->output ? 0 : -ENOMEM;
     }
-    library.ctx_free(context);
-    if (call->json)
-        (void) malloc_trim(0); /* a host's whole ruleset may have been large */
     return r;
 }
 
 static int call_run(struct call *call, struct error *error) {
     int r = fiber_job(call_main, call);
 
+    if (call->used && fiber_start(NULL, "nftables", used_main, call->used) < 0)
+        (void) used_job(call->used);
     if (r == 0)
         return 0;
     if (call->no_library)
