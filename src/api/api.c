@@ -22,6 +22,11 @@ static int on_sweep(sd_event_source *source, uint64_t now _unused_, void *userda
     return 0;
 }
 
+static int on_collect(sd_event_source *source _unused_, void *userdata) {
+    connections_collect(userdata);
+    return 0;
+}
+
 void api_connections_changed(struct api *api) {
     int enabled = SD_EVENT_OFF;
 
@@ -51,6 +56,10 @@ int api_new(const struct api_options *options, struct api **ret, struct error *e
     if (r < 0)
         return error_errno(error, r, "making a timer");
     (void) sd_event_source_set_enabled(api->sweeper, SD_EVENT_OFF);
+    r = sd_event_add_defer(loop_event(), &api->collector, on_collect, api);
+    if (r < 0)
+        return error_errno(error, r, "making an event source");
+    (void) sd_event_source_set_enabled(api->collector, SD_EVENT_OFF);
     r = listeners_open(api, options, error);
     if (r < 0)
         return r;
@@ -91,6 +100,7 @@ void api_free(struct api *api) {
     end_connections(api, false);
     connections_collect(api);
     api->sweeper = sd_event_source_disable_unref(api->sweeper);
+    api->collector = sd_event_source_disable_unref(api->collector);
     free(api->scratch);
     free(api->description);
     free(api);

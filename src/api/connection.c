@@ -94,10 +94,6 @@ int connection_new(struct api *api, int fd, uid_t uid, enum role role, const cha
     return 0;
 }
 
-static void collect(void *userdata) {
-    connections_collect(userdata);
-}
-
 void connection_close(struct connection *connection) {
     struct api *api = connection->api;
 
@@ -106,14 +102,12 @@ void connection_close(struct connection *connection) {
     connection->state = CONNECTION_CLOSED;
     connection->source = sd_event_source_disable_unref(connection->source);
     connection->fd = close_fd(connection->fd);
-    if (!api->collecting && loop_defer(collect, api) == 0)
-        api->collecting = true;
+    (void) sd_event_source_set_enabled(api->collector, SD_EVENT_ONESHOT);
 }
 
 void connections_collect(struct api *api) {
     struct connection *next;
 
-    api->collecting = false;
     for (struct connection *connection = api->connections; connection; connection = next) {
         next = connection->next;
         if (connection->state == CONNECTION_CLOSED && !connection->in_process)

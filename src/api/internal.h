@@ -37,8 +37,8 @@ struct api {
     unsigned busy;            /* connections whose request runs on a fiber */
     struct fiber_queue idle;  /* woken when busy falls to 0 */
     sd_event_source *sweeper; /* once a second while there are connections: deadlines */
+    sd_event_source *collector; /* frees closed connections once their callbacks are over */
     bool stopping;
-    bool collecting;          /* a deferred collection of closed connections is due */
     char *scratch;            /* SCRATCH_SIZE bytes every read goes through */
     char *description;        /* /v1/openapi.json, made at the first request */
     size_t description_size;

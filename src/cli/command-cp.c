@@ -128,7 +128,8 @@ static int receive_archive(struct client *client, int fd, struct error *error) {
 }
 
 static int unpack(struct client *client, const char *directory, struct error *error) {
-    char *arguments[] = { "tar", "-x", "-f", "-", "--no-same-owner", "--no-same-permissions", "--no-overwrite-dir", "-C",
+    char *arguments[] = { "tar", "-x", "-f", "-", "--no-same-owner", "--no-same-permissions", "--no-overwrite-dir",
+                          "--warning=no-unknown-keyword", "-C",
                           (char *) directory, NULL };
     struct tar tar;
     int r = tar_start(arguments, true, &tar, error), ended;
@@ -196,7 +197,9 @@ static int is_directory_inside(struct invocation *invocation, const struct place
         return error_set(error, ERROR_NO_MEMORY, "");
     r = client_stream_begin(probe, path, &problem);
     if (r < 0) {
-        if (problem.code == ERROR_NOT_FOUND && !text_equal(problem.parameters[0], "instance"))
+        /* Absent, or not readable: then writing tells what is wrong. */
+        if (problem.code == ERROR_GUEST ||
+            (problem.code == ERROR_NOT_FOUND && !text_equal(problem.parameters[0], "instance")))
             return 0;
         error_move(error, &problem);
         return r;

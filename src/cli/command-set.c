@@ -30,20 +30,28 @@ static int emit_unset(const struct set_options *options, struct emitter *emitter
         emit_key(emitter, field->name);
         emit_null(emitter);
     }
-    if (options->unlabel) {
-        emit_key(emitter, "labels");
-        emit_object(emitter);
-        for (char **key = options->unlabel; *key; key++) {
-            emit_key(emitter, *key);
-            emit_null(emitter);
-        }
-        emit_object_end(emitter);
-    }
     return 0;
 }
 
-static int build_patch(const struct invocation *invocation, struct buffer *out, struct error *error) {
+/* Labels that are set and labels that go are one object. */
+static void emit_labels(char *const *labels, char *const *removed, struct emitter *emitter) {
+    emit_key(emitter, "labels");
+    emit_object(emitter);
+    for (size_t i = 0; labels && labels[i]; i++) {
+        _cleanup_free_ char *key = strndup(labels[i], strcspn(labels[i], "="));
+        if (key && !list_has(removed, key))
+            emit_key_text(emitter, key, labels[i] + strlen(key) + (labels[i][strlen(key)] == '='));
+    }
+    for (size_t i = 0; removed && removed[i]; i++) {
+        emit_key(emitter, removed[i]);
+        emit_null(emitter);
+    }
+    emit_object_end(emitter);
+}
+
+static int build_patch(struct invocation *invocation, struct buffer *out, struct error *error) {
     const struct set_options *options = invocation->options;
+    _cleanup_list_ char **labels = options->unlabel ? STEAL_PTR(invocation->spec.labels) : NULL;
     struct emitter emitter = EMITTER_INIT(out);
     int r;
 
@@ -52,6 +60,11 @@ static int build_patch(const struct invocation *invocation, struct buffer *out, 
         emit_key_text(&emitter, "name", options->rename);
     emit_key(&emitter, "spec");
     emit_object(&emitter);
+    if (options->unlabel) {
+        const struct table *table = &instance_spec_table;
+        invocation->spec_given &= ~(UINT64_C(1) << (table_find(table, "labels") - table->fields));
+        emit_labels(labels, options->unlabel, &emitter);
+    }
     invocation_emit_spec(invocation, &emitter);
     r = emit_unset(options, &emitter, error);
     emit_object_end(&emitter);
