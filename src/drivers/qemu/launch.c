@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -126,13 +127,18 @@ static void disk_add(struct launch *launch, struct machine_disk disk, int fd, in
     launch->fds[MACHINE_FD_DISKS + 2 * index + 1] = backing_fd;
 }
 
+/* What only this instance has: whatever made it, nobody else on the host may read it. */
+static int own_private(int fd, const char *path, struct error *error) {
+    return fchmod(fd, 0600) < 0 ? error_errno(error, -errno, "protecting %s", path) : 0;
+}
+
 static int disk_add_path(struct launch *launch, struct machine_disk disk, const char *path, struct error *error) {
     int fd = path ? open_file(path, disk.read_only ? O_RDONLY : O_RDWR, error) : error_errno(error, -ENOMEM, "opening disks");
 
     if (fd < 0)
         return fd;
     disk_add(launch, disk, fd, -EBADF);
-    return 0;
+    return disk.read_only ? 0 : own_private(fd, path, error);
 }
 
 static int kernel_open(struct launch *launch, struct error *error) {
@@ -214,7 +220,7 @@ static int overlay_disk(struct launch *launch, struct error *error) {
     disk_add(launch, (struct machine_disk){ .role = DISK_DATA, .qcow2 = true, .backing = true,
                                             .boot_index = instance->spec->cdrom ? 2 : 1 },
              fd, STEAL_FD(base_fd));
-    return 0;
+    return own_private(fd, path, error);
 }
 
 static int cdrom_add(struct launch *launch, const struct image *image, int boot_index, struct error *error) {
