@@ -165,28 +165,40 @@ static int do_stop(struct action *action, struct error *error) {
     return r;
 }
 
+static int restart_stop(struct action *action, struct error *error) {
+    struct instance *instance = action->instance;
+    int r;
+
+    instance->handover = true;
+    r = run_stop_and_wait(instance, stop_timeout(action), error);
+    instance->handover = false;
+    FAILPOINT("restart-after-stop");
+    if (r >= 0 && (instance->removed || instance->control.power != POWER_RUNNING))
+        r = error_set(error, ERROR_CANCELED, "the restart");
+    return r;
+}
+
 /* The wish is "running" all the time: if we die after the stop, the next start of polderd starts it. */
 static int do_restart(struct action *action, struct operation *operation, struct error *error) {
     struct instance *instance = action->instance;
     enum power before = instance->control.power;
-    int r = commit_power(action, error);
+    int r;
 
+    instance->control.restarting = state_is_active(instance->status.state);
+    r = commit_power(action, error);
     FAILPOINT("restart-after-commit");
-    if (r < 0)
-        return r;
-    if (state_is_active(instance->status.state)) {
-        instance->handover = true;
-        r = run_stop_and_wait(instance, stop_timeout(action), error);
-        instance->handover = false;
-        if (r < 0) {
-            wish_back(action, POWER_RUNNING, before);
-            return r;
-        }
+    if (r >= 0 && instance->control.restarting) {
+        r = restart_stop(action, error);
+        if (r < 0)
+            wish_back(action, POWER_RUNNING, state_is_active(instance->status.state) ? before : POWER_STOPPED);
     }
-    FAILPOINT("restart-after-stop");
-    if (instance->removed || instance->control.power != POWER_RUNNING)
-        return error_set(error, ERROR_CANCELED, "the restart");
-    return run_start_wished(instance, operation, NULL, before == POWER_RUNNING ? POWER_RUNNING : POWER_STOPPED, error);
+    if (r >= 0)
+        r = run_start_wished(instance, operation, NULL, before == POWER_RUNNING ? POWER_RUNNING : POWER_STOPPED, error);
+    if (instance->control.restarting) {
+        instance->control.restarting = false;
+        manager_mark_dirty(action->manager, instance);
+    }
+    return r;
 }
 
 static int do_power(struct action *action, struct operation *operation, struct error *error) {

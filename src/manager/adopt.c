@@ -97,6 +97,7 @@ static void adopted_running(struct instance *instance, bool paused) {
     instance_set_state(instance, paused ? STATE_PAUSED : STATE_RUNNING);
     instance_set_reason(instance, NULL);
     instance->control.queued = 0;
+    instance->control.restarting = false;
     if (instance->driver->facts)
         instance->driver->facts(instance->driver_data, &instance->view, &facts);
     instance->status.pid = facts.pid;
@@ -121,7 +122,9 @@ static void adopted_ended(struct instance *instance, const struct driver_exit *e
     instance_set_state(instance, instance->control.power == POWER_RUNNING || instance->control.power == POWER_PAUSED
                                      ? STATE_RUNNING : STATE_STOPPING);
     instance->ran_since = clock_now();
+    instance->handover = instance->control.restarting; /* it was stopped to be started again: wants_follow */
     run_after_end(instance, &copy);
+    instance->handover = instance->control.restarting = false;
 }
 
 static void adopted_absent(struct instance *instance, enum state recorded, const struct driver_exit *ended) {
@@ -131,7 +134,8 @@ static void adopted_absent(struct instance *instance, enum state recorded, const
         adopted_ended(instance, ended); /* it had been started after all, and is through */
         return;
     }
-    if ((begun || recorded == STATE_SUSPENDING) && run_saved(instance, false)) {
+    if ((begun || recorded == STATE_SUSPENDING || instance->control.power == POWER_SUSPENDED) &&
+        run_saved(instance, false)) {
         instance_set_state(instance, STATE_SUSPENDED);
     } else if (state_is_active(recorded) && recorded != STATE_STARTING) {
         adopted_ended(instance, ended);
@@ -172,10 +176,11 @@ static void adopt_failed(struct instance *instance, const struct error *error) {
     if (!instance->unreachable)
         log_warning("instance '%s' could not be taken over: %s", instance->name, sentence);
     instance->unreachable = true;
+    /* Wished running, and what happened to that wish may not have been written. */
+    if (!state_is_active(instance->status.state))
+        instance_set_state(instance, instance->control.power == POWER_RUNNING ? STATE_RUNNING : STATE_STOPPED);
     if (state_is_active(instance->status.state))
         room_occupy(instance);
-    else if (instance->status.state == STATE_QUEUED)
-        instance_set_state(instance, STATE_STOPPED);
     instance_set_reason(instance, error);
 }
 
@@ -293,7 +298,7 @@ static int follow_wish(struct instance *instance, struct operation *operation, s
     if (power == POWER_SUSPENDED && (state == STATE_RUNNING || state == STATE_PAUSED))
         return run_suspend(instance, error);
     instance->handover = power == POWER_DELETED;
-    if ((power == POWER_STOPPED || power == POWER_DELETED) && state_is_active(state))
+    if ((power == POWER_STOPPED || power == POWER_DELETED) && (state_is_active(state) || state == STATE_SUSPENDED))
         r = run_stop_and_wait(instance, power == POWER_DELETED ? 0 : instance->spec.stop_timeout, error);
     instance->handover = false;
     if (r >= 0 && power == POWER_DELETED && !instance->removed && instance->status.state != STATE_DELETED)
@@ -349,7 +354,7 @@ static bool wants_follow(const struct instance *instance) {
     case POWER_DELETED:
         return state != STATE_DELETED;
     default:
-        return state_is_active(state);
+        return state_is_active(state) || state == STATE_SUSPENDED;
     }
 }
 
@@ -387,6 +392,8 @@ static bool is_owned(struct manager *manager, const char *uuid, bool running) {
 
     if (!instance)
         return false;
+    if (instance->unreachable)
+        return true;
     return !running || state_is_active(instance->status.state) || instance->lock.owner;
 }
 
@@ -442,7 +449,7 @@ static int sweep_network(struct manager *manager, bool remove, char ***found, st
         return 0;
     while (r >= 0 && map_next(manager->by_uuid, &position, NULL, &value)) {
         const struct instance *instance = value;
-        if (state_is_active(instance->status.state) || instance->lock.owner)
+        if (state_is_active(instance->status.state) || instance->unreachable || instance->lock.owner)
             r = list_add(&known, instance->assigned.uuid);
     }
     if (r >= 0)

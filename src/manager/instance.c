@@ -20,6 +20,7 @@ static const struct field control_fields[] = {
     { .name = "deleted", .type = FIELD_TIME, .offset = CONTROL(deleted) },
     { .name = "queued", .type = FIELD_TIME, .offset = CONTROL(queued) },
     { .name = "purge", .type = FIELD_BOOLEAN, .offset = CONTROL(purge), .initial = "false" },
+    { .name = "restarting", .type = FIELD_BOOLEAN, .offset = CONTROL(restarting), .initial = "false" },
     { .name = "failures", .type = FIELD_INTEGER, .offset = CONTROL(failures), .maximum = INT32_MAX, .initial = "0" },
 };
 const struct table instance_control_table = TABLE("control", struct instance_control, control_fields);

@@ -30,6 +30,7 @@ struct instance_control {
     uint64_t queued;   /* wall time it began to wait for room: the order in which those who wait are taken again */
     int64_t failures;  /* short runs in a row, for the restart back-off */
     bool purge;        /* with power deleted: not into the trash */
+    bool restarting;   /* stopped to be started again: its end is no end */
 };
 extern const struct table instance_control_table;
 
