@@ -56,6 +56,7 @@ static void connection_free(struct connection *connection) {
         connection->next->previous = connection->previous;
     api->connection_count--;
     request_done(&connection->request);
+    buffer_done(&connection->request.head); /* request_done keeps it for the next one */
     buffer_done(&connection->input);
     buffer_done(&connection->output);
     free(connection);
