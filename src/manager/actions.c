@@ -512,15 +512,17 @@ static int limits_apply(struct instance *instance, struct error *error) {
     return cgroup_set_limits(instance->view.cgroup, &limits, error);
 }
 
-/* The new spec is in place. Room is taken before anything on the host changes. */
+/* The new spec is in place. Room is taken before anything on the host changes. The driver comes before the limits: a
+ * machine has to give memory back before its group may hold less. */
 static int apply_live(struct instance *instance, const struct instance_spec *before, struct error *error) {
     int r = room_change(instance, error);
 
     if (r < 0 || !state_is_active(instance->status.state))
         return r;
-    r = limits_apply(instance, error);
-    if (r >= 0 && instance->driver && instance->driver->change)
+    if (instance->driver && instance->driver->change)
         r = instance->driver->change(instance->driver_data, &instance->view, before, error);
+    if (r >= 0)
+        r = limits_apply(instance, error);
     if (r >= 0 && before->timeout != instance->spec.timeout)
         r = run_arm_timeout(instance);
     return r;

@@ -454,6 +454,44 @@ static void test_microvm_pause_and_suspend(void) {
     bench_done(&bench);
 }
 
+static long memory_of(struct bench *bench) {
+    int code;
+    _cleanup_free_ char *text = bench_exec(bench, "sed -n 's/^MemTotal: *//p' /proc/meminfo", &code);
+
+    return strtol(text, NULL, 10) / 1024;
+}
+
+/* Less memory through the balloon, back again, more than at the start refused; a restored machine keeps its size. */
+static void test_microvm_resize(void) {
+    _cleanup_error_ struct error error = ERROR_INIT;
+    struct instance_spec before;
+    struct bench bench;
+
+    bench_init(&bench, KIND_MICROVM);
+    bench_command(&bench, sleeper);
+    bench_start(&bench, false, NULL);
+    long whole = memory_of(&bench);
+    before = bench.spec;
+    bench.spec.memory = 160 << 20;
+    must(qemu_driver.change(bench.data, &bench.instance, &before, &error), &error);
+    assert_true(memory_of(&bench) <= whole - 90);
+    must(qemu_driver.suspend(bench.data, &bench.instance, &error), &error);
+    bench_start(&bench, true, NULL);
+    assert_true(memory_of(&bench) <= whole - 90);
+    before = bench.spec;
+    bench.spec.memory = 256 << 20;
+    must(qemu_driver.change(bench.data, &bench.instance, &before, &error), &error);
+    for (uint64_t end = deadline_in(FAR); memory_of(&bench) < whole - 5;)
+        assert_true(clock_now() < end);
+    bench.spec.memory = 512 << 20;
+    assert_int_equal(qemu_driver.change(bench.data, &bench.instance, &before, &error), -EOPNOTSUPP);
+    error_clear(&error);
+    bench.spec.memory = 256 << 20;
+    bench.spec.cpus = 3000;
+    assert_int_equal(qemu_driver.change(bench.data, &bench.instance, &before, &error), -EOPNOTSUPP);
+    bench_done(&bench);
+}
+
 static void test_microvm_share(void) {
     struct bench bench;
     _cleanup_error_ struct error error = ERROR_INIT;
@@ -739,7 +777,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         MICROVM_TEST(test_microvm_command), MICROVM_TEST(test_microvm_missing_command), MICROVM_TEST(test_microvm_exec),
         MICROVM_TEST(test_microvm_jail),    MICROVM_TEST(test_microvm_adopt),           MICROVM_TEST(test_microvm_killed),
-        MICROVM_TEST(test_microvm_pause_and_suspend), MICROVM_TEST(test_microvm_share),
+        MICROVM_TEST(test_microvm_pause_and_suspend), MICROVM_TEST(test_microvm_share),   MICROVM_TEST(test_microvm_resize),
         MICROVM_TEST(test_microvm_console_flood), MICROVM_TEST(test_microvm_panic), MICROVM_TEST(test_microvm_bad_kernel),
         VM_TEST(test_vm),                   VM_TEST(test_vm_uefi),
         ISO_TEST(test_vm_iso),              VM_TEST(test_vm_hung),

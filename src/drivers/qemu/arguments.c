@@ -248,10 +248,11 @@ static void add_network(struct maker *maker) {
     add(maker, "-device", "virtio-net-%s,netdev=net,mac=%s%s", bus(maker), plan->mac, is_microvm(maker) ? "" : ",romfile=");
 }
 
+/* The balloon does not shrink when the guest runs short: what was taken from a guest is a limit. */
 static void add_helpers(struct maker *maker) {
     add(maker, "-object", "rng-builtin,id=rng");
     add(maker, "-device", "virtio-rng-%s,rng=rng", bus(maker));
-    add(maker, "-device", "virtio-balloon-%s,id=balloon,free-page-reporting=on,deflate-on-oom=on", bus(maker));
+    add(maker, "-device", "virtio-balloon-%s,id=balloon,free-page-reporting=on", bus(maker));
 }
 
 static void add_shares(struct maker *maker) {

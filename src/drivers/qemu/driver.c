@@ -166,7 +166,11 @@ static int begin_restored(struct machine *machine, const struct driver_start *st
 }
 
 static int machine_begin(struct machine *machine, const struct driver_start *start, struct error *error) {
-    int r = launch_machine(machine, start->restore, error);
+    struct suspend_note note;
+    int r = start->restore ? suspend_note_read(machine->instance, &note, error) : 0;
+
+    if (r >= 0)
+        r = launch_machine(machine, start->restore ? &note : NULL, error);
 
     if (r < 0)
         return r;
@@ -223,8 +227,6 @@ static int driver_start(void *data, struct driver_instance *instance, const stru
     if (r < 0)
         return error_errno(error, r, "starting QEMU");
     r = driver_available(data, (enum kind) instance->assigned->kind, error);
-    if (r >= 0 && start->restore)
-        r = suspend_check(instance, error);
     if (r >= 0)
         r = run_directory_make(instance, error);
     if (r < 0)
@@ -427,6 +429,13 @@ static bool driver_saved(void *data _unused_, struct driver_instance *instance, 
     return suspend_saved(instance);
 }
 
+static int driver_change(void *data _unused_, struct driver_instance *instance, const struct instance_spec *before,
+                         struct error *error) {
+    struct machine *machine = machine_of(instance);
+
+    return machine ? machine_resize(machine, before, error) : 0;
+}
+
 static int driver_release(void *data, struct driver_instance *instance, struct error *error) {
     const struct qemu *qemu = data;
     int r = 0;
@@ -557,6 +566,7 @@ const struct driver qemu_driver = {
     .suspend = driver_suspend,
     .saved = driver_saved,
     .release = driver_release,
+    .change = driver_change,
     .exec = driver_exec,
     .attach = driver_attach,
     .console = driver_console,

@@ -20,6 +20,7 @@
 #include "drivers/qemu/seed.h"
 #include "drivers/qemu/share.h"
 #include "drivers/qemu/socket.h"
+#include "drivers/qemu/suspend.h"
 #include "host/cgroup.h"
 #include "host/jail.h"
 #include "network/network.h"
@@ -391,7 +392,7 @@ static int qemu_run(struct launch *launch, struct error *error) {
     return 0;
 }
 
-static void plan_init(struct launch *launch, bool restore) {
+static void plan_init(struct launch *launch, const struct suspend_note *restored) {
     const struct instance_spec *spec = launch->instance->spec;
     const struct qemu *qemu = launch->machine->qemu;
     struct machine_plan *plan = &launch->plan;
@@ -400,20 +401,22 @@ static void plan_init(struct launch *launch, bool restore) {
     plan->uuid = launch->instance->assigned->uuid;
     plan->kvm = qemu->kvm;
     plan->tsc_khz = qemu->tsc_khz;
-    plan->memory = spec->memory;
-    plan->cpus = spec->cpus > 1000 ? (unsigned) ((spec->cpus + 999) / 1000) : 1;
-    plan->restore = restore;
+    plan->memory = restored ? restored->memory : spec->memory;
+    plan->cpus = restored ? restored->cpus : machine_processors(spec);
+    plan->restore = restored != NULL;
+    launch->machine->boot_memory = plan->memory;
+    launch->machine->boot_cpus = plan->cpus;
     plan->graphics = plan->kind == KIND_VM && spec->graphics;
     launch->tap = -EBADF;
     for (unsigned i = 0; i < MACHINE_FD_COUNT; i++)
         launch->fds[i] = -EBADF;
 }
 
-int launch_machine(struct machine *machine, bool restore, struct error *error) {
+int launch_machine(struct machine *machine, const struct suspend_note *restored, struct error *error) {
     _cleanup_(launch_done) struct launch launch = { .machine = machine, .instance = machine->instance };
     int r;
 
-    plan_init(&launch, restore);
+    plan_init(&launch, restored);
     r = network_begin(&launch, error);
     if (r >= 0)
         r = launch.plan.kind == KIND_MICROVM ? disks_microvm(&launch, error) : disks_vm(&launch, error);

@@ -61,6 +61,8 @@ struct machine {
     struct process *shares; /* virtiofsd processes that we started */
     unsigned share_count;
     unsigned busy;   /* fibers that use `instance` */
+    uint64_t boot_memory; /* bytes; 0: unknown */
+    unsigned boot_cpus;
     int status; /* of QEMU's process */
     uint64_t kills_before; /* out-of-memory kills when it started */
     bool migrated; /* the last migration completed */
@@ -96,6 +98,10 @@ int machine_ask(struct machine *machine, const char *command, uint64_t deadline)
 int machine_failure(struct machine *machine, struct error *error);
 /* Tells the manager an end that happened while the machine was quiet. */
 void machine_tell_late(struct machine *machine);
+/* How many virtual processors the wished share of CPUs takes. */
+unsigned machine_processors(const struct instance_spec *spec);
+/* Fiber: brings memory and processors of a running machine to the wish, within what it started with. */
+int machine_resize(struct machine *machine, const struct instance_spec *before, struct error *error);
 /* Fiber: ends its file servers. They end by themselves when QEMU does; this makes sure and reaps them. */
 void machine_end_shares(struct machine *machine);
 /* What the driver tells of an end. `reason` is allocated or NULL. */

@@ -43,7 +43,6 @@ bool suspend_saved(const struct driver_instance *instance) {
 /* --- the note --------------------------------------------------------------------------------------------------- */
 
 static int note_write(const struct machine *machine) {
-    const struct instance_spec *spec = machine->instance->spec;
     _cleanup_buffer_ struct buffer out = BUFFER_INIT;
     _cleanup_free_ char *path = memory_path(machine->instance, ".json");
     struct emitter emitter = EMITTER_INIT(&out);
@@ -51,24 +50,25 @@ static int note_write(const struct machine *machine) {
     emit_object(&emitter);
     emit_key_integer(&emitter, "version", MACHINE_VERSION);
     emit_key_boolean(&emitter, "kvm", machine->qemu->kvm);
-    emit_key_unsigned(&emitter, "memory", spec->memory);
-    emit_key_unsigned(&emitter, "cpus", spec->cpus);
+    emit_key_unsigned(&emitter, "memory", machine->boot_memory);
+    emit_key_unsigned(&emitter, "cpus", machine->boot_cpus);
     emit_object_end(&emitter);
     return !path || out.failed ? -ENOMEM : file_write_atomic(AT_FDCWD, path, out.data, out.size, 0600, true);
 }
 
-int suspend_check(const struct driver_instance *instance, struct error *error) {
+int suspend_note_read(const struct driver_instance *instance, struct suspend_note *ret, struct error *error) {
     _cleanup_json_ struct json_object *json = NULL;
     _cleanup_free_ char *path = memory_path(instance, ".json"), *text = NULL;
+    int64_t memory, cpus;
     size_t size;
 
     if (!path || file_read(AT_FDCWD, path, NOTE_MAX, &text, &size) < 0 || json_parse(text, size, &json, NULL) < 0)
         return error_set(error, ERROR_NOT_FOUND, "saved memory of instance", instance->name);
-    if (json_integer(json, "version", 0) != MACHINE_VERSION)
+    memory = json_integer(json, "memory", 0);
+    cpus = json_integer(json, "cpus", 0);
+    if (json_integer(json, "version", 0) != MACHINE_VERSION || memory <= 0 || cpus <= 0 || cpus > INT32_MAX)
         return error_set(error, ERROR_INTERNAL, "restoring its memory", "it was saved by an incompatible version of Polder");
-    if ((uint64_t) json_integer(json, "memory", 0) != instance->spec->memory ||
-        (uint64_t) json_integer(json, "cpus", 0) != instance->spec->cpus)
-        return error_set(error, ERROR_INTERNAL, "restoring its memory", "memory or CPUs were changed since it was suspended");
+    *ret = (struct suspend_note){ .memory = (uint64_t) memory, .cpus = (unsigned) cpus };
     return 0;
 }
 
