@@ -19,6 +19,10 @@ import time
 import http.client
 import socket
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import machines  # noqa: E402
+import peers  # noqa: E402
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
 libc = ctypes.CDLL(None, use_errno=True)
@@ -144,6 +148,18 @@ class Report:
         self.rows.append((what, value, note, "", goal))
         print("  ".join(self.rows[-1]), flush=True)
 
+    def own(self, what, times, part, goal):
+        (median, p95) = describe(times)
+        note = f"{describe(part)[0]:.1f} / {describe(part)[1]:.1f} ms before exec" if part else ""
+        self.figure(what, f"{median:.1f} / {p95:.1f} ms", goal, note)
+
+    @contextlib.contextmanager
+    def attempt(self, what, goal):
+        try:
+            yield
+        except (RuntimeError, OSError, KeyError, StopIteration, subprocess.SubprocessError) as trouble:
+            self.figure(what, "not measured", goal, f"{type(trouble).__name__}: {trouble}"[:300].replace("|", " ").replace("\n", " "))
+
     def write(self, path, machine):
         lines = ["# Benchmarks", "", "Written by `./bench`; every ratio is measured in one run, the two commands in turn, "
                  f"wall time of whole processes, median / p95. {machine}", "",
@@ -194,66 +210,55 @@ def bench_containers(daemon, polder, report, runs, scratch):
                    check=True, stdout=subprocess.DEVNULL)
     ours = [*base, "--rm", "--network", "none", "busybox", "--", "/bin/true"]
     commands = {"polder": ours, "crun": bare_crun(daemon, "keeper", scratch)}
-    peers = {}
-    if shutil.which("podman"):
-        tar = next(pathlib.Path(daemon.directory / "state/images/layers").iterdir())
-        subprocess.run(f"tar -C {tar} -c . | podman import - polder-bench", shell=True, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL)
-        peers["podman"] = ["podman", "run", "--rm", "--network", "none", "polder-bench", "/bin/true"]
-    docker = os.environ.get("DOCKER_HOST")
-    if shutil.which("docker") and docker:
-        tar = next(pathlib.Path(daemon.directory / "state/images/layers").iterdir())
-        subprocess.run(f"tar -C {tar} -c . | docker import - polder-bench", shell=True, stdout=subprocess.DEVNULL)
-        peers["docker"] = ["docker", "run", "--rm", "--network", "none", "polder-bench", "/bin/true"]
     times = interleave(runs, **commands)
     report.compare("container, /bin/true, no network, with removal", "polder run --rm", times["polder"], "crun run, same "
                    "configuration and mounted root", times["crun"], "≤ 2.0×")
-    for name, goal in (("docker", "≤ 0.20× (5 times faster)"), ("podman", "≤ 0.33× (3 times faster)")):
-        if name not in peers:
-            report.figure(f"container beside {name}", "not measured", goal, f"{name} is not running on this host")
-            continue
-        try:
-            times = interleave(max(5, runs // 3), polder=ours, peer=peers[name])
-            report.compare("the same", "polder run --rm", times["polder"], f"{name} run --rm --network none", times["peer"], goal)
-        except RuntimeError as trouble:
-            report.figure(f"container beside {name}", "not measured", goal, str(trouble)[:200].replace("|", " "))
+    root = next(pathlib.Path(daemon.directory / "state/images/layers").iterdir())
+    for peer, goal in ((peers.docker, "≤ 0.20× (5 times faster)"), (peers.podman, "≤ 0.33× (3 times faster)")):
+        with report.attempt(f"container beside {peer.__name__}", goal), peer(scratch, root) as command:
+            times = interleave(runs, polder=ours, peer=command)
+            report.compare("the same", "polder run --rm", times["polder"], f"{peer.__name__} run --rm --network none",
+                           times["peer"], goal)
     networked = [*base, "--rm", "busybox", "--", "/bin/true"]
-    try:
+    with report.attempt("container with the default network", "reported"):
         times = interleave(runs, polder=networked, crun=commands["crun"])
-        report.compare("container with the default network", "polder run --rm", times["polder"], "crun run without network",
-                       times["crun"], "reported")
-    except RuntimeError as trouble:
-        report.figure("container with the default network", "not measured", "reported", str(trouble)[:200].replace("|", " "))
+        report.compare("the same with the default network, which comes and goes with it", "polder run --rm", times["polder"],
+                       "crun run without network", times["crun"], "reported")
+        subprocess.run([*base, "--detach", "--name", "neighbour", "busybox", "--", "sleep", "100000"], check=True,
+                       stdout=subprocess.DEVNULL)
+        times = interleave(runs, polder=networked, crun=commands["crun"])
+        report.compare("the same with the default network, beside another instance", "polder run --rm", times["polder"],
+                       "crun run without network", times["crun"], "reported")
+        subprocess.run([polder, "--socket", daemon.socket, "rm", "--force", "--purge", "neighbour"], stdout=subprocess.DEVNULL)
+    report_used(daemon, report)
     subprocess.run([polder, "--socket", daemon.socket, "rm", "--force", "--purge", "keeper"], stdout=subprocess.DEVNULL)
+
+
+def report_used(daemon, report):
+    """The daemon with its real drivers, network and images, after all those runs."""
+    time.sleep(3)
+    ticks, begin = daemon.cpu_ticks(), time.monotonic()
+    time.sleep(20)
+    used = (daemon.cpu_ticks() - ticks) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - begin) * 100
+    report.figure("polderd with real drivers, after these runs and with one container: resident memory",
+                  f"{daemon.rss():.1f} MiB", "≤ 12 MiB")
+    report.figure("the same: CPU over 20 s", f"{used:.3f} %", "< 0.1 %")
 
 
 # --- machines ----------------------------------------------------------------------------------------------------------
 
-def exec_answers(polder, daemon, name, limit):
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        if subprocess.run([polder, "--socket", daemon.socket, "exec", name, "--", "true"], stdout=subprocess.DEVNULL,
-                          stderr=subprocess.DEVNULL).returncode == 0:
-            return
-        time.sleep(0.02)
-    raise RuntimeError(f"{name} did not answer")
-
-
-def bench_microvms(daemon, polder, report, runs):
-    runs = max(5, runs // 3)
-    command = [polder, "--socket", daemon.socket, "run", "--rm", "--kind", "microvm", "--network", "none", "busybox", "--",
-               "/bin/true"]
-    try:
-        times = interleave(runs, polder=command)["polder"]
-    except RuntimeError as trouble:
-        report.figure("microVM, /bin/true", "not measured", "reported", str(trouble)[:200].replace("|", " "))
-        return
-    median, p95 = describe(times)
-    report.figure("microVM, /bin/true, no network, with removal", f"{median:.0f} / {p95:.0f} ms", "reported")
-    log = daemon.directory / "log"
-    spans = [line for line in log.read_text().splitlines() if "before exec" in line or "own time" in line]
-    if spans:
-        report.figure("microVM: Polder's own time, as polderd logs it", spans[-1].strip()[:120].replace("|", " "), "≤ 60 ms")
+def bench_machines(daemon, polder, report, runs, scratch, disk):
+    here = sys.modules[__name__]
+    kernels = os.environ.get("POLDER_TEST_KERNEL_DIR")
+    if kernels:
+        (daemon.directory / "state/kernels").mkdir(exist_ok=True)
+        (daemon.directory / "state/kernels" / os.path.basename(kernels)).symlink_to(kernels)
+    with report.attempt("microVM", "≤ 1.10×"):
+        machines.measure_microvm(here, daemon, polder, report, max(5, runs // 3), scratch)
+    with report.attempt("VM", "≤ 1.10×"):
+        if not disk:
+            raise RuntimeError("no disk image was given (--disk)")
+        machines.measure_vm(here, daemon, polder, report, max(5, runs // 6), scratch, disk)
 
 
 # --- the daemon ----------------------------------------------------------------------------------------------------------
@@ -298,7 +303,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", default="build-bench")
     parser.add_argument("--runs", type=int, default=30)
-    parser.add_argument("--only", choices=["containers", "microvms", "daemon"])
+    parser.add_argument("--only", choices=["containers", "machines", "daemon"])
+    parser.add_argument("--disk", default=os.environ.get("POLDER_BENCH_DISK"), help="disk image of a VM (or POLDER_BENCH_DISK)")
     parser.add_argument("--no-write", action="store_true")
     arguments = parser.parse_args()
     build = (ROOT / arguments.build).resolve()
@@ -322,15 +328,11 @@ def main():
             directory.mkdir()
             daemon = Daemon(build, directory, "--log-level", "debug")
             daemon.start()
-            kernels = os.environ.get("POLDER_TEST_KERNEL_DIR")
-            if kernels:
-                (directory / "state/kernels").mkdir(exist_ok=True)
-                (directory / "state/kernels" / os.path.basename(kernels)).symlink_to(kernels)
             if arguments.only in (None, "containers"):
                 bench_containers(daemon, polder, report, arguments.runs, scratch)
-            if arguments.only in (None, "microvms"):
+            if arguments.only in (None, "machines"):
                 daemon.request("POST", "/v1/images?wait=60", {"source": "busybox", "type": "build"})
-                bench_microvms(daemon, polder, report, arguments.runs)
+                bench_machines(daemon, polder, report, arguments.runs, scratch, arguments.disk)
     finally:
         if daemon:
             daemon.stop()
