@@ -106,7 +106,10 @@ int manager_instance_action(struct manager *manager, const struct actor *actor, 
                             struct operation **ret, struct error *error) {
     if (options->ret_stream) {
         int r = manager_instance_attach(manager, actor, name, options->ret_stream, error);
-        return r < 0 ? r : change(manager, "instance.start", false, ret);
+        if (r >= 0)
+            r = change(manager, "instance.start", false, ret);
+        /* As the real one: the stream is there when the start is over. */
+        return r < 0 ? r : operation_wait(*ret, UINT64_MAX, DEADLINE_NONE);
     }
     return change(manager, "instance.action", action == ACTION_SUSPEND, ret);
 }
