@@ -316,7 +316,7 @@ def main():
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     if os.path.exists("/sys/fs/cgroup/unified/cgroup.controllers"):
         subprocess.run(["umount", "/sys/fs/cgroup/unified"], check=False)
-    report = Report()
+    report, load_before = Report(), os.getloadavg()
     scratch = tempfile.mkdtemp(prefix="polder-bench-")
     os.chmod(scratch, 0o711)
     daemon = None
@@ -337,10 +337,12 @@ def main():
         if daemon:
             daemon.stop()
         shutil.rmtree(scratch, ignore_errors=True)
+    load = f"load average when it began {load_before[0]:.1f}, when it ended {os.getloadavg()[0]:.1f}"
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
     if not arguments.no_write:
         report.write(ROOT / "docs" / "benchmarks.md", f"Machine: {os.cpu_count()} cores ({cpu}), software emulation for machines, "
-                     f"{arguments.runs} runs, {time.strftime('%Y-%m-%d')}.")
+                     f"{arguments.runs} runs (microVM {max(5, arguments.runs // 3)}, VM {max(5, arguments.runs // 6)}), {load}, "
+                     f"{time.strftime('%Y-%m-%d')}.")
 
 
 if __name__ == "__main__":
