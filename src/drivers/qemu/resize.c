@@ -75,7 +75,7 @@ static int memory_resize(struct machine *machine, uint64_t before, uint64_t want
                          "stop it first");
     }
     r = balloon_set(machine, wanted, error);
-    if (r >= 0 && wanted < before)
+    if (r >= 0)
         r = balloon_wait(machine, wanted, error);
     if (r < 0) {
         fiber_shield();
