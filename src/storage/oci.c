@@ -95,6 +95,7 @@ struct oci {
     struct claim *claims[LAYERS_MAX];
     size_t count;
     int directory; /* what skopeo wrote */
+    bool from_archive;
 };
 
 static void oci_free(struct storage *storage, struct oci *oci) {
@@ -150,7 +151,7 @@ static int read_layers(struct oci *oci, struct error *error) {
 /* --- layers -------------------------------------------------------------------------------------------------------------- */
 
 struct unpack {
-    const struct oci *oci;
+    struct oci *oci;
     size_t index;
     uint64_t maximum;
     const char *step;
@@ -176,6 +177,16 @@ static int unpack_arguments(const struct unpack *unpack, char ***ret) {
     return r;
 }
 
+/* A docker archive has no manifest: skopeo makes one up, in which every layer is compressed. The bytes tell. */
+static void correct_media_type(struct oci *oci, size_t index, int blob) {
+    static const unsigned char gzip[] = { 0x1f, 0x8b };
+    unsigned char start[sizeof(gzip)];
+
+    if (oci->from_archive &&
+        (pread(blob, start, sizeof(start), 0) != sizeof(start) || memcmp(start, gzip, sizeof(gzip)) != 0))
+        oci->media_types[index] = "application/vnd.docker.image.rootfs.diff.tar";
+}
+
 static int unpack_blob(struct storage *storage, const char *target, void *userdata, uint64_t *ret_size,
                        struct error *error) {
     const struct unpack *unpack = userdata;
@@ -190,6 +201,7 @@ static int unpack_blob(struct storage *storage, const char *target, void *userda
         return refuse(error, "a layer's blob is missing");
     if (root < 0)
         return error_errno(error, -errno, "opening %s", target);
+    correct_media_type(unpack->oci, unpack->index, blob);
     r = unpack_arguments(unpack, &arguments);
     if (r < 0)
         return error_errno(error, r, "unpacking");
@@ -360,6 +372,7 @@ static int take_directory(struct storage *storage, const char *directory, const 
         return error_errno(error, -ENOMEM, "adding the image");
     }
     oci->directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    oci->from_archive = request->source == SOURCE_DOCKER_ARCHIVE;
     if (oci->directory < 0)
         r = refuse(error, "nothing came");
     else

@@ -23,6 +23,7 @@ static int skopeo_arguments(const struct image_request *request, bool has_auth, 
     int r = list_add(&list, "skopeo");
 
     r = r < 0 ? r : list_add(&list, "--insecure-policy");
+    r = r < 0 ? r : list_add(&list, "--tmpdir=/work"); /* else /var/tmp, whatever TMPDIR says */
     if (request->platform) {
         r = r < 0 ? r : list_split(request->platform, "/", &platform);
         r = r < 0 ? r : list_addf(&list, "--override-os=%s", platform[0]);

@@ -7,6 +7,7 @@
 #include <netdb.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/text.h"
@@ -153,6 +154,20 @@ static int fetch_once(const char *text, const char *directory, uint64_t maximum,
     return r;
 }
 
+/* Ours from here on: curl has ended, so what is checked stays. */
+static int take_download(const char *directory, struct error *error) {
+    _cleanup_free_ char *path = text_format("%s/download", directory);
+    struct stat status;
+
+    if (!path)
+        return error_errno(error, -ENOMEM, "fetching");
+    if (lstat(path, &status) < 0 && errno == ENOENT)
+        return error_set(error, ERROR_BAD_IMAGE, "the download is empty");
+    if (lstat(path, &status) < 0 || !S_ISREG(status.st_mode) || chown(directory, 0, 0) < 0 || lchown(path, 0, 0) < 0)
+        return error_errno(error, -EIO, "taking the download");
+    return 0;
+}
+
 int url_fetch(struct storage *storage, const char *text, const char *directory, uint64_t maximum,
               const struct storage_progress *progress, struct error *error) {
     _cleanup_free_ char *current = strdup(text);
@@ -163,8 +178,10 @@ int url_fetch(struct storage *storage, const char *text, const char *directory, 
     for (int i = 0; current && i <= REDIRECTS_MAX; i++) {
         char *next = NULL;
         int r = fetch_once(current, directory, maximum, &next, error);
-        if (r < 0 || !next)
+        if (r < 0)
             return r;
+        if (!next)
+            return take_download(directory, error);
         free(current);
         current = next;
         if (secure && !text_starts(current, "https://"))

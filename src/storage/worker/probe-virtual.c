@@ -49,6 +49,11 @@ static int check_vdi_blocks(const struct disk *disk, const uint8_t *raw, uint64_
     if (map < 512 || map % 512 != 0 || data % 512 != 0 || !disk_holds(disk, map, (uint64_t) blocks * 4) ||
         data < map + (uint64_t) blocks * 4)
         return malformed(failure, "map", "its block map is misplaced");
+    /* The last block need not be whole. */
+    uint64_t allocated = get_le32(raw + VDI_ALLOCATED);
+    if (allocated > 0 && !disk_holds(disk, data + (allocated - 1) * VDI_BLOCK, 1))
+        return fail(failure, FAILURE_TRUNCATED, "blocks", "it is cut off: %llu blocks should be there",
+                    (unsigned long long) allocated);
     return 0;
 }
 
