@@ -22,7 +22,9 @@
 #include "cli/operation.h"
 
 #define PIECE_SIZE (64 * 1024)
-#define TAR_TYPE 156 /* offset of the type in a tar header; '5' is a directory */
+/* Offsets in a tar header, which is one block. Type '5' is a directory. */
+#define TAR_SIZE 124
+#define TAR_TYPE 156
 #define TAR_BLOCK 512
 
 /* "web:/etc/hosts" -> instance and path; a plain path has no instance. */
@@ -129,8 +131,7 @@ static int receive_archive(struct client *client, int fd, struct error *error) {
 
 static int unpack(struct client *client, const char *directory, struct error *error) {
     char *arguments[] = { "tar", "-x", "-f", "-", "--no-same-owner", "--no-same-permissions", "--no-overwrite-dir",
-                          "--warning=no-unknown-keyword", "-C",
-                          (char *) directory, NULL };
+                          "--warning=no-unknown-keyword", "-C", (char *) directory, NULL };
     struct tar tar;
     int r = tar_start(arguments, true, &tar, error), ended;
 
@@ -182,6 +183,31 @@ static int copy_out(struct client *client, const struct place *source, const cha
 
 /* --- into an instance --------------------------------------------------------------------------------------------------- */
 
+/* The first block of an archive that is a member's header: extended headers (x, g) stand before it, with their bytes
+ * in whole blocks behind them. 0 at the end. */
+static int read_header(struct client *client, char block[TAR_BLOCK], struct error *error) {
+    uint64_t skip = 0;
+
+    for (;;) {
+        size_t have = 0;
+        while (have < TAR_BLOCK) {
+            long n = client_stream_read(client, block + have, TAR_BLOCK - have, error);
+            if (n <= 0)
+                return (int) n;
+            have += (size_t) n;
+        }
+        if (skip > 0) {
+            skip--;
+        } else if (block[TAR_TYPE] == 'x' || block[TAR_TYPE] == 'g') {
+            char size[12] = "";
+            memcpy(size, block + TAR_SIZE, sizeof(size) - 1);
+            skip = (strtoull(size, NULL, 8) + TAR_BLOCK - 1) / TAR_BLOCK;
+        } else {
+            return 1;
+        }
+    }
+}
+
 /* Is it a directory inside? Its archive's first header tells. */
 static int is_directory_inside(struct invocation *invocation, const struct place *place, bool *ret,
                                struct error *error) {
@@ -189,26 +215,21 @@ static int is_directory_inside(struct invocation *invocation, const struct place
     _cleanup_error_ struct error problem = ERROR_INIT;
     _cleanup_free_ char *path = files_path(place, place->path);
     char block[TAR_BLOCK];
-    size_t have = 0;
     int r;
 
     *ret = false;
     if (!path || client_new(invocation->socket, &probe) < 0)
         return error_set(error, ERROR_NO_MEMORY, "");
     r = client_stream_begin(probe, path, &problem);
+    if (r == 0)
+        r = read_header(probe, block, &problem);
+    /* Absent, or not readable: then writing tells what is wrong. */
+    if (r == 0 || problem.code == ERROR_GUEST ||
+        (problem.code == ERROR_NOT_FOUND && !text_equal(problem.parameters[0], "instance")))
+        return 0;
     if (r < 0) {
-        /* Absent, or not readable: then writing tells what is wrong. */
-        if (problem.code == ERROR_GUEST ||
-            (problem.code == ERROR_NOT_FOUND && !text_equal(problem.parameters[0], "instance")))
-            return 0;
         error_move(error, &problem);
         return r;
-    }
-    while (have < sizeof(block)) {
-        long n = client_stream_read(probe, block + have, sizeof(block) - have, &problem);
-        if (n <= 0)
-            return 0;
-        have += (size_t) n;
     }
     *ret = block[TAR_TYPE] == '5';
     return 0;
