@@ -287,7 +287,7 @@ def bench_daemon(build, polder, report, scratch):
     report.figure("polderd, 1,000 instances: start to first answer", f"{median:.0f} / {p95:.0f} ms", "≤ 1,000 ms")
     daemon.start()
     os.sched_setaffinity(daemon.process.pid, {0})
-    load = build / "bench/bench-load"
+    load = build / "benchmarks/bench-load"
     for path, connections, what, goal in (("/v1/instances/i500", 16, "GET of one instance, polderd on one core", "≥ 20,000/s"),
                                           ("/v1/instances", 1, "list of 1,000 instances", "< 20 ms")):
         result = json.loads(subprocess.run(["taskset", "-c", "1", load, daemon.socket, path, str(connections), "5"],
