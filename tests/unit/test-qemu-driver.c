@@ -24,6 +24,7 @@
 #include "base/uuid.h"
 #include "drivers/driver.h"
 #include "drivers/log.h"
+#include "drivers/qemu/launch.h"
 #include "drivers/qemu/machine.h"
 #include "network/network.h"
 #include "storage/storage.h"
@@ -403,6 +404,29 @@ static void test_microvm_adopt(void) {
     bench_done(&bench);
 }
 
+/* The daemon dies between starting QEMU and telling the guest what to run: the next one does. */
+static void test_microvm_adopt_unstarted(void) {
+    static const char *const command[] = { "sh", "-c", "exit 11", NULL };
+    struct driver_exit exit;
+    struct bench bench;
+    bool running = false;
+    struct machine *machine;
+    _cleanup_error_ struct error error = ERROR_INIT;
+
+    bench_init(&bench, KIND_MICROVM);
+    bench_command(&bench, command);
+    assert_int_equal(mkdir(bench.run_path, 0700), 0);
+    must(fiber_join(((struct qemu *) bench.data)->warming, deadline_in(FAR), NULL), &error);
+    must(machine_new(bench.data, &bench.instance, &machine, &error), &error);
+    must(launch_machine(machine, NULL, &error), &error);
+    machine_unref(machine);
+    bench_adopt(&bench, &running, &exit);
+    assert_true(running);
+    bench_wait_exit(&bench);
+    assert_int_equal(bench.exit.code, 11);
+    bench_done(&bench);
+}
+
 static void test_microvm_killed(void) {
     struct bench bench;
     struct machine *machine;
@@ -657,6 +681,31 @@ static void test_vm(void) {
     bench_done(&bench);
 }
 
+/* A VM that switches itself off while polderd is down has ended well, and polderd knows. */
+static void test_vm_off_while_down(void) {
+    const char *arguments[] = { "systemctl", "poweroff", "--force", NULL };
+    const struct exec_request request = { .arguments = (char *const *) arguments };
+    _cleanup_error_ struct error error = ERROR_INIT;
+    struct driver_exit exit;
+    struct bench bench;
+    struct stream *stream;
+    bool running = true;
+
+    bench_init(&bench, KIND_VM);
+    bench.spec.memory = 1024 << 20;
+    bench_start(&bench, false, NULL);
+    must(qemu_driver.exec(bench.data, &bench.instance, &request, &stream, &error), &error);
+    assert_int_equal(fiber_sleep(500 * CLOCK_MILLISECOND), 0);
+    bench_forget(&bench);
+    stream_free(stream);
+    assert_int_equal(fiber_sleep(20 * CLOCK_SECOND), 0);
+    bench_adopt(&bench, &running, &exit);
+    assert_false(running);
+    assert_int_equal(exit.code, 0);
+    assert_int_equal(bench.exits, 0);
+    bench_done(&bench);
+}
+
 static void test_vm_uefi(void) {
     _cleanup_error_ struct error error = ERROR_INIT;
     struct bench bench;
@@ -780,6 +829,7 @@ int main(int argc, char **argv) {
         MICROVM_TEST(test_microvm_pause_and_suspend), MICROVM_TEST(test_microvm_share),   MICROVM_TEST(test_microvm_resize),
         MICROVM_TEST(test_microvm_console_flood), MICROVM_TEST(test_microvm_panic), MICROVM_TEST(test_microvm_bad_kernel),
         VM_TEST(test_vm),                   VM_TEST(test_vm_uefi),
+        VM_TEST(test_vm_off_while_down),    MICROVM_TEST(test_microvm_adopt_unstarted),
         ISO_TEST(test_vm_iso),              VM_TEST(test_vm_hung),
     };
 

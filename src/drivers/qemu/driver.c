@@ -29,6 +29,7 @@
 #define BOOT_DEADLINE (180 * CLOCK_SECOND) /* an emulated guest on a loaded host */
 #define RESTORED_DEADLINE (10 * CLOCK_SECOND)
 #define KILLED_DEADLINE (5 * CLOCK_SECOND) /* from SIGKILL inside to the guest's power-off */
+#define HALTED_DEADLINE (30 * CLOCK_SECOND)
 #define POWER_AGAIN (3 * CLOCK_SECOND)     /* a booting guest does not see the first press */
 
 static struct machine *machine_of(const struct driver_instance *instance) {
@@ -260,20 +261,53 @@ static int exit_of_absent(struct driver_instance *instance, struct driver_exit *
     return 0;
 }
 
-/* A daemon that died while it saved memory left the guest stopped. */
-static void adopt_repair(struct machine *machine) {
+/* What a daemon left that died while it saved or loaded memory. A load that was not complete is dropped: the memory is still
+ * on disk. Otherwise the guest, which stands still, goes on. */
+static int adopt_repair(struct machine *machine) {
     _cleanup_json_ struct json_object *status = NULL;
+    struct suspend_note note;
     const char *name;
+    bool interrupted;
 
     if (machine_call(machine, "query-status", NULL, &status, NULL) < 0)
-        return;
+        return 0;
     name = json_text(status, "status", "");
-    if (!text_equal(name, "postmigrate") && !text_equal(name, "finish-migrate") && !text_equal(name, "prelaunch"))
-        return;
+    if (text_equal(name, "inmigrate"))
+        return -ESRCH;
+    interrupted = text_equal(name, "postmigrate") || text_equal(name, "finish-migrate") ||
+                  (text_equal(name, "paused") && suspend_note_read(machine->instance, &note, NULL) >= 0);
+    if (!interrupted)
+        return 0;
     (void) machine_call(machine, "migrate_cancel", NULL, NULL, NULL);
-    (void) machine_call(machine, "cont", NULL, NULL, NULL);
+    if (machine_call(machine, "cont", NULL, NULL, NULL) < 0)
+        return 0;
     suspend_remove(machine->instance);
     machine->paused = false;
+    return 0;
+}
+
+static int adopt_machine(struct machine *machine, bool *ret_running, bool *ret_paused, struct driver_exit *ret_exit,
+                         struct error *error) {
+    int r = machine_connect(machine, true, error);
+
+    if (r < 0)
+        return r;
+    if (adopt_repair(machine) == -ESRCH) {
+        machine_drop(machine->instance);
+        return 0;
+    }
+    /* A guest that switched itself off meanwhile stands still until now. */
+    if (machine->halted && machine_wait_end(machine, deadline_in(HALTED_DEADLINE)) < 0)
+        machine_kill(machine);
+    if (machine->ended) {
+        machine_exit(machine, ret_exit, &machine->reason);
+        return 0;
+    }
+    *ret_running = true;
+    *ret_paused = machine->paused;
+    machine->quiet = false;
+    machine_tell_late(machine);
+    return 0;
 }
 
 static int driver_adopt(void *data, struct driver_instance *instance, bool *ret_running, bool *ret_paused,
@@ -282,8 +316,9 @@ static int driver_adopt(void *data, struct driver_instance *instance, bool *ret_
     int r;
 
     *ret_running = *ret_paused = false;
+    (void) exit_of_absent(instance, ret_exit);
     if (!file_exists(AT_FDCWD, instance->run_path))
-        return exit_of_absent(instance, ret_exit);
+        return 0;
     r = machine_new(data, instance, &machine, error);
     if (r < 0)
         return r;
@@ -293,16 +328,11 @@ static int driver_adopt(void *data, struct driver_instance *instance, bool *ret_
         /* Started, but not recorded before the daemon died. */
         if (instance->cgroup)
             (void) cgroup_kill(instance->cgroup);
-        return exit_of_absent(instance, ret_exit);
+        return 0;
     }
+    machine->quiet = true;
     instance->driver_data = machine;
-    r = machine_connect(machine, true, error);
-    if (r < 0)
-        return r;
-    adopt_repair(machine);
-    *ret_running = true;
-    *ret_paused = machine->paused;
-    return 0;
+    return adopt_machine(machine, ret_running, ret_paused, ret_exit, error);
 }
 
 /* --- stop -------------------------------------------------------------------------------------------------------- */

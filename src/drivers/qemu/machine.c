@@ -23,6 +23,7 @@
 #include "base/text.h"
 #include "drivers/qemu/agent.h"
 #include "drivers/qemu/arguments.h"
+#include "drivers/qemu/guestrequest.h"
 #include "drivers/qemu/identity.h"
 #include "drivers/qemu/socket.h"
 #include "host/cgroup.h"
@@ -63,6 +64,7 @@ static void machine_free(struct machine *machine) {
     if (machine->log)
         log_file_free(machine->log);
     free(machine->problem);
+    free(machine->reason);
     free(machine->last_line);
     free(machine);
 }
@@ -359,9 +361,20 @@ static void on_guest_output(enum stream_channel channel, const void *data, size_
         log_file_add(machine->log, channel, data, size);
 }
 
-static void on_guest_ready(bool started _unused_, void *userdata) {
+/* The daemon that started the machine died before it told the guest what to run. */
+static void guest_start_late(struct machine *machine) {
+    _cleanup_free_ char *request = NULL;
+
+    if (guest_start_request(machine->instance, machine->qemu->context.network, NULL, &request) < 0 ||
+        guestport_start(machine->port, request) < 0)
+        log_warning("the guest of %s cannot be told what to run", machine->instance->name);
+}
+
+static void on_guest_ready(bool started, void *userdata) {
     struct machine *machine = userdata;
 
+    if (!started && machine->adopted)
+        guest_start_late(machine);
     machine_mark(machine, "the guest answers");
     machine_changed(machine);
     status_changed(machine);
@@ -595,6 +608,7 @@ int machine_connect(struct machine *machine, bool adopted, struct error *error) 
     int r;
 
     machine->status = -1;
+    machine->adopted = adopted;
     r = fiber_start(&machine->watcher, "qemu", watcher_main, machine);
     if (r < 0)
         return error_errno(error, r, "watching QEMU");

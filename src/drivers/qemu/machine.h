@@ -45,6 +45,7 @@ struct machine {
     struct fiber *watcher;
     struct fiber *connector; /* takes up QMP again after a break */
     struct fiber_queue changed; /* something below did */
+    bool adopted;
     bool quiet;
     bool ended;    /* the process is gone */
     bool told;     /* … and so was the manager */
@@ -57,6 +58,7 @@ struct machine {
     bool exit_known; /* the main process's */
     int exit_code;
     char *problem;
+    char *reason;    /* of an end that was found when it was adopted */
     char *last_line; /* of the console, once it has ended */
     struct process *shares; /* virtiofsd processes that we started */
     unsigned share_count;
