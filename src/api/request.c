@@ -8,6 +8,7 @@
 #include "api/internal.h"
 #include "api/route.h"
 #include "base/text.h"
+#include "manager/manager.h"
 
 void request_done(struct request *request) {
     struct buffer head = request->head;
@@ -108,6 +109,7 @@ static int check_upgrade(const struct request *request, struct error *error) {
 /* "instances/web-1", for the one who authorises. */
 static int check_permission(const struct request *request, struct error *error) {
     _cleanup_free_ char *object = NULL;
+    int r;
     const char *type = request->route->pattern + (text_starts(request->route->pattern, "/v1/") ? 4 : 1);
 
     if (request->parameters[0]) {
@@ -115,7 +117,14 @@ static int check_permission(const struct request *request, struct error *error) 
         if (!object)
             return error_set(error, ERROR_NO_MEMORY, "");
     }
-    return authorise(request->actor, "default", request->route->permission, object, error);
+    r = authorise(request->actor, "default", request->route->permission, object, error);
+    if (r < 0) {
+        /* "POST instances": what the manager's own refusals call by name never got that far. */
+        _cleanup_free_ char *action = text_format("%s %s", request->method, type);
+        manager_audit_refused(request->manager, request->actor, action ? action : request->method,
+                              object ? object : type, error);
+    }
+    return r;
 }
 
 int request_route(struct request *request, struct error *error) {

@@ -17,7 +17,8 @@ struct event {
 struct events {
     struct event *ring;
     size_t capacity;
-    uint64_t last; /* id of the newest */
+    uint64_t start; /* ids of this life are greater */
+    uint64_t last;  /* id of the newest */
     struct fiber_queue waiters;
 };
 
@@ -33,7 +34,7 @@ int events_new(size_t capacity, struct events **ret) {
     }
     events->capacity = capacity;
     /* Ids go on rising over restarts, so that a client's `since` is never taken for a newer one's past. */
-    events->last = clock_wall();
+    events->start = events->last = clock_wall();
     *ret = events;
     return 0;
 }
@@ -83,20 +84,27 @@ uint64_t events_last(const struct events *events) {
     return events->last;
 }
 
-int events_next(const struct events *events, uint64_t after, uint64_t *ret_id, const char **ret_type,
-                const char **ret_text, uint64_t *ret_missed) {
-    uint64_t id = after + 1;
+/* The first that is kept after `after`; 0 if there is none. An id that was never given in this life (of an earlier one,
+ * whose clock may have been ahead) is before all of it. */
+static uint64_t first_after(const struct events *events, uint64_t after) {
+    uint64_t id = (after < events->start || after > events->last ? events->start : after) + 1;
 
-    *ret_missed = 0;
-    if (after >= events->last)
-        return 0;
-    if (events->last - after > events->capacity)
+    if (events->last - events->start > events->capacity && id <= events->last - events->capacity)
         id = events->last - events->capacity + 1;
     while (id <= events->last && events->ring[id % events->capacity].id != id)
         id++;
-    if (id > events->last)
+    return id <= events->last ? id : 0;
+}
+
+int events_next(const struct events *events, uint64_t after, uint64_t *ret_id, const char **ret_type,
+                const char **ret_text, uint64_t *ret_missed) {
+    uint64_t id = first_after(events, after);
+
+    *ret_missed = 0;
+    if (id == 0)
         return 0;
-    *ret_missed = id - after - 1;
+    /* How many came after that id in an earlier life nobody knows: at least the client is told that there may be. */
+    *ret_missed = after < events->start || after > events->last ? id - events->start : id - after - 1;
     *ret_id = id;
     *ret_type = events->ring[id % events->capacity].type;
     *ret_text = events->ring[id % events->capacity].text;
@@ -104,7 +112,7 @@ int events_next(const struct events *events, uint64_t after, uint64_t *ret_id, c
 }
 
 int events_wait(struct events *events, uint64_t after, uint64_t deadline) {
-    while (events->last <= after) {
+    while (first_after(events, after) == 0) {
         int r = fiber_queue_wait(&events->waiters, deadline);
         if (r < 0)
             return r;

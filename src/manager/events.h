@@ -17,9 +17,10 @@ void events_free(struct events *events);
  * ("\"state\":\"running\"") or NULL. Never fails: without memory the event is counted as missed. */
 void events_publish(struct events *events, const char *type, const char *object, const char *detail);
 uint64_t events_last(const struct events *events);
-/* The first event with id > after. 1: *ret_* filled (borrowed until the next wait); 0: none yet; *ret_missed tells
- * how many were lost between `after` and it. */
+/* The first event with id > after; an id that was not given since polderd started, be it smaller or (the clock was set)
+ * greater than those that were, comes before all of them. 1: *ret_* filled (borrowed until the next wait); 0: none yet;
+ * *ret_missed tells how many were lost between `after` and it, at least. */
 int events_next(const struct events *events, uint64_t after, uint64_t *ret_id, const char **ret_type,
                 const char **ret_text, uint64_t *ret_missed);
-/* Fiber: until something newer than `after` is there. */
+/* Fiber: until events_next gives something. */
 int events_wait(struct events *events, uint64_t after, uint64_t deadline);

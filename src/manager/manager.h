@@ -153,6 +153,9 @@ int manager_audit_emit(struct manager *manager, const struct actor *actor, const
                        struct emitter *emitter, struct error *error); /* fiber; newest first */
 int manager_networks_emit(struct manager *manager, struct emitter *emitter);
 int manager_network_reset(struct manager *manager, const struct actor *actor, struct error *error);
+/* Notes in the audit trail what was refused before it reached any of the calls here. */
+void manager_audit_refused(struct manager *manager, const struct actor *actor, const char *action, const char *object,
+                           const struct error *error);
 struct events *manager_events(struct manager *manager);
 struct operations *manager_operations(struct manager *manager);
 struct storage *manager_storage(struct manager *manager);

@@ -130,6 +130,11 @@ int audit_refusal(struct manager *manager, const struct actor *actor, const char
     return r;
 }
 
+void manager_audit_refused(struct manager *manager, const struct actor *actor, const char *action, const char *object,
+                           const struct error *error) {
+    audit_note(manager, actor, action, object, error_wire(error->code));
+}
+
 char *instance_object(const char *name) {
     return text_format("instances/%s", name);
 }

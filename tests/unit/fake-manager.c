@@ -366,6 +366,10 @@ struct storage *manager_storage(struct manager *manager) {
     return NULL;
 }
 
+void manager_audit_refused(struct manager *manager, const struct actor *actor, const char *action, const char *object,
+                           const struct error *error) {
+}
+
 void manager_metrics(struct manager *manager, struct buffer *out) {
 }
 
