@@ -177,11 +177,13 @@ def test_io_limits_slow_direct_writes(module_daemon):
 def test_stop_signal_and_timeouts(module_daemon):
     daemon = module_daemon
     daemon.create("polite", start=True, kind="container", image="busybox", network="none", stop_signal="SIGINT",
-                  command=["sh", "-c", "trap 'exit 5' INT; while :; do sleep 0.1; done"])
+                  command=["sh", "-c", "trap 'exit 5' INT; echo ready; while :; do sleep 0.1; done"])
+    polderlib.eventually(lambda: "ready" in polder(daemon, "logs", "polite").stdout, what="its trap")
     daemon.act("polite", "stop")
     assert daemon.instance("polite")["status"]["exit_code"] == 5
     daemon.create("stubborn", start=True, kind="container", image="busybox", network="none", stop_timeout="1s",
-                  command=["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"])
+                  command=["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"])
+    polderlib.eventually(lambda: "ready" in polder(daemon, "logs", "stubborn").stdout, what="its trap")
     daemon.act("stubborn", "stop")
     assert daemon.instance("stubborn")["status"]["exit_code"] == 137
     daemon.create("limited-time", start=True, kind="container", image="busybox", network="none", timeout="1s",
