@@ -633,11 +633,10 @@ def test_full_disk(small_disk, registry):
     pull_refused(small_disk, unpacked, "no-space")
     # What frees room works, and so does the daemon afterwards.
     free = os.statvfs(small_disk.state)
-    with open(small_disk.state / "filler", "wb") as filler:
+    with open(small_disk.state / "filler", "wb", buffering=0) as filler:
         for _ in range(free.f_bavail):
             try:
                 filler.write(b"x" * free.f_bsize)
-                filler.flush()
             except OSError:
                 break
     small_disk.expect(204, "DELETE", "/v1/images/" + urllib.parse.quote(kept[len("docker://"):], safe=""))
