@@ -36,8 +36,11 @@ int findings_add(struct findings *findings, enum finding_level level, const char
         return -ENOMEM;
     findings->items = items;
     added = &items[findings->count];
-    *added = (struct finding){ .level = level, .topic = strdup(topic), .text = strdup(text),
-                               .reason = strdup(reason ? reason : ""), .advice = advice ? strdup(advice) : NULL };
+    *added = (struct finding){ .level = level,
+                               .topic = strdup(topic),
+                               .text = strdup(text),
+                               .reason = strdup(reason ? reason : ""),
+                               .advice = advice ? strdup(advice) : NULL };
     if (!added->topic || !added->text || !added->reason || (advice && !added->advice)) {
         finding_done(added);
         return -ENOMEM;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* What `polder doctor` says about the host itself: one function per topic, each adds one or more findings. Networks and
- * image tools add their own. Nothing here changes anything, and everything answers in a few milliseconds. */
+/* What `polder doctor` says about the host itself: one function per topic, each adds one or more findings.
+ * Networks and image tools add their own. Nothing here changes anything, and everything answers in a few
+ * milliseconds. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
@@ -37,17 +38,18 @@ static char *value_read(const char *path) {
     return text;
 }
 
-/* --- acceleration ---------------------------------------------------------------------------------------------- */
+/* --- acceleration --------------------------------------------------------------------------------------- */
 
 static int find_kvm(const struct survey *survey) {
     if (survey->facts->kvm_usable)
-        return findings_add(survey->out, FINDING_OK, "kvm", "virtual machines run with KVM", survey->facts->kvm_reason,
-                            NULL);
-    return findings_add(survey->out, FINDING_WARNING, "kvm",
-                        "virtual machines and microVMs run under software emulation, many times slower",
-                        survey->facts->kvm_reason,
-                        "switch on virtualization in the firmware, or nested virtualization on the host below; "
-                        "containers run at full speed as it is");
+        return findings_add(survey->out, FINDING_OK, "kvm", "virtual machines run with KVM",
+                            survey->facts->kvm_reason, NULL);
+    return findings_add(
+            survey->out, FINDING_WARNING, "kvm",
+            "virtual machines and microVMs run under software emulation, many times slower",
+            survey->facts->kvm_reason,
+            "switch on virtualization in the firmware, or nested virtualization on the host below; "
+            "containers run at full speed as it is");
 }
 
 static int tsc_job(void *userdata) {
@@ -62,17 +64,18 @@ static int find_tsc(const struct survey *survey) {
     if (khz == 0)
         (void) fiber_job(tsc_job, &khz);
     if (khz == 0)
-        return findings_add(survey->out, FINDING_WARNING, "clock", "the time stamp counter has no steady rate",
-                            "a microVM under software emulation measures its clock at boot and may hang while it does",
-                            "use the kind vm on this host");
+        return findings_add(
+                survey->out, FINDING_WARNING, "clock", "the time stamp counter has no steady rate",
+                "a microVM under software emulation measures its clock at boot and may hang while it does",
+                "use the kind vm on this host");
     text = text_format("the time stamp counter runs at %llu kHz", (unsigned long long) khz);
     if (!text)
         return -ENOMEM;
-    return findings_add(survey->out, FINDING_OK, "clock", text, "microVMs are told, so that they need not measure it",
-                        NULL);
+    return findings_add(survey->out, FINDING_OK, "clock", text,
+                        "microVMs are told, so that they need not measure it", NULL);
 }
 
-/* --- kernel features ------------------------------------------------------------------------------------------- */
+/* --- kernel features ------------------------------------------------------------------------------------ */
 
 static bool has_openat2(void) {
     const struct open_how how = { .flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_BENEATH };
@@ -114,7 +117,8 @@ static bool file_system_known(const char *name) {
     _cleanup_free_ char *text = NULL;
     _cleanup_list_ char **words = NULL;
 
-    if (file_read(AT_FDCWD, "/proc/filesystems", 65536, &text, NULL) < 0 || list_split(text, " \t\n", &words) < 0)
+    if (file_read(AT_FDCWD, "/proc/filesystems", 65536, &text, NULL) < 0 ||
+        list_split(text, " \t\n", &words) < 0)
         return false;
     return list_has(words, name);
 }
@@ -143,18 +147,23 @@ struct feature {
 };
 
 static const struct feature features[] = {
-    { "openat2", has_openat2, FINDING_ERROR, "paths from outside cannot be opened safely", "use Linux 5.6 or newer" },
-    { "pidfds", has_pidfd, FINDING_ERROR, "processes cannot be held without a race", "use Linux 5.6 or newer" },
+    { "openat2", has_openat2, FINDING_ERROR, "paths from outside cannot be opened safely",
+      "use Linux 5.6 or newer" },
+    { "pidfds", has_pidfd, FINDING_ERROR, "processes cannot be held without a race",
+      "use Linux 5.6 or newer" },
     { "mount_setattr", has_mount_setattr, FINDING_ERROR,
-      "image layers cannot be given to a container's own ids, and jails cannot be built", "use Linux 5.12 or newer" },
+      "image layers cannot be given to a container's own ids, and jails cannot be built",
+      "use Linux 5.12 or newer" },
     { "user namespaces", has_user_namespaces, FINDING_ERROR, "containers get ids of their own from them",
       "set the sysctl user.max_user_namespaces above 0" },
-    { "overlayfs", has_overlay, FINDING_ERROR, "container images are layered with it", "load the module overlay" },
+    { "overlayfs", has_overlay, FINDING_ERROR, "container images are layered with it",
+      "load the module overlay" },
     { "seccomp", has_seccomp, FINDING_ERROR, "containers and QEMU run behind system call filters",
       "use a kernel with CONFIG_SECCOMP_FILTER" },
-    { "tun", has_tun, FINDING_WARNING, "virtual machines get no network without /dev/net/tun", "load the module tun" },
-    { "Landlock", has_landlock, FINDING_NOTE, "an additional fence for workers is not there; namespaces hold them",
-      NULL },
+    { "tun", has_tun, FINDING_WARNING, "virtual machines get no network without /dev/net/tun",
+      "load the module tun" },
+    { "Landlock", has_landlock, FINDING_NOTE,
+      "an additional fence for workers is not there; namespaces hold them", NULL },
 };
 
 static int find_features(const struct survey *survey) {
@@ -170,16 +179,19 @@ static int find_features(const struct survey *survey) {
             continue;
         }
         text = text_format("the kernel lacks %s", feature->name);
-        r = text ? findings_add(survey->out, feature->missing, "kernel", text, feature->reason, feature->advice) : -ENOMEM;
+        r = text ? findings_add(survey->out, feature->missing, "kernel", text, feature->reason,
+                                feature->advice)
+                 : -ENOMEM;
         if (r < 0)
             return r;
     }
     if (there.failed)
         return -ENOMEM;
-    return findings_add(survey->out, FINDING_OK, "kernel", survey->facts->kernel, there.size ? there.data : "", NULL);
+    return findings_add(survey->out, FINDING_OK, "kernel", survey->facts->kernel,
+                        there.size ? there.data : "", NULL);
 }
 
-/* --- cgroups --------------------------------------------------------------------------------------------------- */
+/* --- cgroups -------------------------------------------------------------------------------------------- */
 
 struct layout_text {
     enum finding_level level;
@@ -189,11 +201,13 @@ struct layout_text {
 static const struct layout_text layouts[] = {
     [CGROUP_NONE] = { FINDING_ERROR, "no control groups are mounted", "limits and clean-up need them",
                       "mount cgroup2 at /sys/fs/cgroup" },
-    [CGROUP_V1] = { FINDING_WARNING, "control groups version 1", "the I/O limit holds for direct I/O only: buffered writes "
+    [CGROUP_V1] = { FINDING_WARNING, "control groups version 1",
+                    "the I/O limit holds for direct I/O only: buffered writes "
                     "are written back by the kernel outside of the instance's group",
                     "boot with systemd.unified_cgroup_hierarchy=1" },
     [CGROUP_HYBRID] = { FINDING_WARNING, "control groups version 1 with an empty version 2 tree beside them",
-                        "the I/O limit holds for direct I/O only: buffered writes are written back by the kernel outside "
+                        "the I/O limit holds for direct I/O only: buffered writes are written back by the "
+                        "kernel outside "
                         "of the instance's group; crun is started where it does not see the empty tree",
                         "boot with systemd.unified_cgroup_hierarchy=1" },
     [CGROUP_V2] = { FINDING_OK, "control groups version 2", "every limit works", NULL },
@@ -225,7 +239,7 @@ static int find_cgroups(const struct survey *survey) {
     return r;
 }
 
-/* --- programs -------------------------------------------------------------------------------------------------- */
+/* --- programs ------------------------------------------------------------------------------------------- */
 
 struct program {
     const char *path, *package;
@@ -274,10 +288,11 @@ static int find_programs(const struct survey *survey) {
         return -ENOMEM;
     if (there.size == 0)
         return 0;
-    return findings_add(survey->out, FINDING_OK, "programs", "packages that Polder uses are installed", there.data, NULL);
+    return findings_add(survey->out, FINDING_OK, "programs", "packages that Polder uses are installed",
+                        there.data, NULL);
 }
 
-/* --- limits and room ------------------------------------------------------------------------------------------- */
+/* --- limits and room ------------------------------------------------------------------------------------ */
 
 static int find_open_files(const struct survey *survey) {
     struct rlimit limit;
@@ -291,7 +306,8 @@ static int find_open_files(const struct survey *survey) {
     if (!text)
         return -ENOMEM;
     return findings_add(survey->out, few ? FINDING_WARNING : FINDING_OK, "limits", text,
-                        few ? "an instance takes about 8 while it runs" : "", few ? "raise LimitNOFILE of polderd" : NULL);
+                        few ? "an instance takes about 8 while it runs" : "",
+                        few ? "raise LimitNOFILE of polderd" : NULL);
 }
 
 static int find_room(const struct survey *survey) {
@@ -307,21 +323,23 @@ static int find_room(const struct survey *survey) {
     if (!text)
         return -ENOMEM;
     if (bytes < DISK_FREE_WANTED)
-        return findings_add(survey->out, FINDING_WARNING, "room", text, "images and disks of instances are kept there",
+        return findings_add(survey->out, FINDING_WARNING, "room", text,
+                            "images and disks of instances are kept there",
                             "make room, or move the state directory");
     return findings_add(survey->out, FINDING_OK, "room", text, "", NULL);
 }
 
-/* --- what one guest may learn of another ------------------------------------------------------------------------ */
+/* --- what one guest may learn of another ---------------------------------------------------------------- */
 
 static int find_ksm(const struct survey *survey) {
     _cleanup_free_ char *run = value_read("/sys/kernel/mm/ksm/run");
 
     if (!text_equal(run, "1"))
         return 0;
-    return findings_add(survey->out, FINDING_WARNING, "isolation", "the kernel merges equal memory pages (KSM)",
-                        "timing tells one guest what another has in memory; Polder's guests opt out, others may not",
-                        "echo 2 > /sys/kernel/mm/ksm/run");
+    return findings_add(
+            survey->out, FINDING_WARNING, "isolation", "the kernel merges equal memory pages (KSM)",
+            "timing tells one guest what another has in memory; Polder's guests opt out, others may not",
+            "echo 2 > /sys/kernel/mm/ksm/run");
 }
 
 static int find_smt(const struct survey *survey) {
@@ -329,9 +347,10 @@ static int find_smt(const struct survey *survey) {
 
     if (!text_equal(active, "1"))
         return 0;
-    return findings_add(survey->out, FINDING_NOTE, "isolation", "hardware threads share cores (SMT)",
-                        "guests on two threads of one core can watch each other through its caches",
-                        "for tenants who distrust each other: echo off > /sys/devices/system/cpu/smt/control");
+    return findings_add(
+            survey->out, FINDING_NOTE, "isolation", "hardware threads share cores (SMT)",
+            "guests on two threads of one core can watch each other through its caches",
+            "for tenants who distrust each other: echo off > /sys/devices/system/cpu/smt/control");
 }
 
 static const char *const vulnerabilities[] = {
@@ -343,7 +362,8 @@ static int find_mitigations(const struct survey *survey) {
     _cleanup_buffer_ struct buffer open = BUFFER_INIT;
 
     for (size_t i = 0; i < ELEMENTS(vulnerabilities); i++) {
-        _cleanup_free_ char *path = text_format("/sys/devices/system/cpu/vulnerabilities/%s", vulnerabilities[i]);
+        _cleanup_free_ char *path =
+                text_format("/sys/devices/system/cpu/vulnerabilities/%s", vulnerabilities[i]);
         _cleanup_free_ char *value = path ? value_read(path) : NULL;
 
         if (value && text_starts(value, "Vulnerable"))
@@ -379,26 +399,30 @@ static int find_vhost(const struct survey *survey) {
     if (access("/dev/vhost-net", F_OK) == 0)
         return 0;
     return findings_add(survey->out, FINDING_NOTE, "network", "there is no /dev/vhost-net",
-                        "virtual machines' packets go through QEMU, which is slower", "load the module vhost_net");
+                        "virtual machines' packets go through QEMU, which is slower",
+                        "load the module vhost_net");
 }
 
 static int find_init(const struct survey *survey) {
     if (access("/run/systemd/system", F_OK) == 0)
         return 0;
     return findings_add(survey->out, FINDING_NOTE, "host", "systemd is not the init of this host",
-                        "polderd makes its control groups itself, and nothing restarts it when it ends", NULL);
+                        "polderd makes its control groups itself, and nothing restarts it when it ends",
+                        NULL);
 }
 
 typedef int (*find_function)(const struct survey *survey);
 
 static const find_function finders[] = {
-    find_kvm, find_tsc, find_features, find_cgroups, find_programs, find_open_files, find_room, find_ksm, find_smt,
-    find_mitigations, find_swap, find_vhost, find_init,
+    find_kvm, find_tsc, find_features,    find_cgroups, find_programs, find_open_files, find_room,
+    find_ksm, find_smt, find_mitigations, find_swap,    find_vhost,    find_init,
 };
 
 int host_findings(const struct host_facts *facts, const struct cgroup_host *cgroups, const char *state_path,
                   struct findings *findings) {
-    const struct survey survey = { .facts = facts, .cgroups = cgroups, .state_path = state_path, .out = findings };
+    const struct survey survey = {
+        .facts = facts, .cgroups = cgroups, .state_path = state_path, .out = findings
+    };
 
     for (size_t i = 0; i < ELEMENTS(finders); i++) {
         int r = finders[i](&survey);

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* jail_new makes a detached mount of everything that will be seen inside and computes every string; jail_enter runs in
- * the child, which shares its memory with the daemon (CLONE_VM) and therefore uses raw system calls only: the C library's setresuid,
- * for one, would try to change the other threads of the daemon too.
+/* jail_new makes a detached mount of everything that will be seen inside and computes every string;
+ * jail_enter runs in the child, which shares its memory with the daemon (CLONE_VM) and therefore uses raw
+ * system calls only: the C library's setresuid, for one, would try to change the other threads of the
+ * daemon too.
  *
- * The new root is a tmpfs mounted over /proc: that directory exists on every host, is of no further use to the child
- * and lies in a mount namespace that nobody else sees. */
+ * The new root is a tmpfs mounted over /proc: that directory exists on every host, is of no further use to
+ * the child and lies in a mount namespace that nobody else sees. */
 #include "host/jail.h"
 
 #include <errno.h>
@@ -96,9 +97,9 @@ void jail_free(struct jail *jail) {
 
 static int view_open(const struct jail_view *view) {
     const unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC;
-    int fd = (int) (view->source_fd > 0
-                            ? syscall(SYS_open_tree, view->source_fd, "", flags | AT_EMPTY_PATH)
-                            : syscall(SYS_open_tree, AT_FDCWD, view->source ? view->source : view->path, flags));
+    int fd = (int) (view->source_fd > 0 ? syscall(SYS_open_tree, view->source_fd, "", flags | AT_EMPTY_PATH)
+                                        : syscall(SYS_open_tree, AT_FDCWD,
+                                                  view->source ? view->source : view->path, flags));
     int lifted, r;
 
     if (fd < 0)
@@ -111,7 +112,8 @@ static int view_open(const struct jail_view *view) {
 
 static int jail_add(struct jail *jail, const struct jail_view *view) {
     struct jail_mount *mount = &jail->mounts[jail->count];
-    struct mount_attr attributes = { .attr_set = MOUNT_ATTR_NOSUID | (view->writable ? 0 : MOUNT_ATTR_RDONLY) };
+    struct mount_attr attributes = { .attr_set =
+                                             MOUNT_ATTR_NOSUID | (view->writable ? 0 : MOUNT_ATTR_RDONLY) };
     struct stat status;
     _cleanup_close_ int fd = view_open(view);
 
@@ -131,7 +133,8 @@ static int jail_add(struct jail *jail, const struct jail_view *view) {
     return 0;
 }
 
-static int jail_add_all(struct jail *jail, const struct jail_view *views, size_t count, const char **ret_missing) {
+static int jail_add_all(struct jail *jail, const struct jail_view *views, size_t count,
+                        const char **ret_missing) {
     for (size_t i = 0; i < count; i++) {
         int r = jail_add(jail, &views[i]);
         if (r >= 0)
@@ -158,7 +161,8 @@ int jail_new(const struct jail_options *options, struct jail **ret, const char *
 
     if (!jail)
         return -ENOMEM;
-    jail->mounts = calloc(options->view_count + ELEMENTS(system_views) + ELEMENTS(device_views), sizeof(*jail->mounts));
+    jail->mounts = calloc(options->view_count + ELEMENTS(system_views) + ELEMENTS(device_views),
+                          sizeof(*jail->mounts));
     if (!jail->mounts)
         return -ENOMEM;
     jail->system_libraries = options->system_libraries;
@@ -183,7 +187,7 @@ unsigned jail_namespaces(const struct jail *jail _unused_) {
     return CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
 }
 
-/* --- in the child: raw system calls only ----------------------------------------------------------------------- */
+/* --- in the child: raw system calls only ---------------------------------------------------------------- */
 
 static int call_mount(const char *source, const char *target, const char *type, unsigned long flags,
                       const char *data) {
@@ -220,7 +224,9 @@ static int mount_show(const struct jail_mount *mount) {
 
     if (r < 0)
         return r;
-    return syscall(SYS_move_mount, mount->fd, "", AT_FDCWD, mount->target, MOVE_MOUNT_F_EMPTY_PATH) < 0 ? -errno : 0;
+    return syscall(SYS_move_mount, mount->fd, "", AT_FDCWD, mount->target, MOVE_MOUNT_F_EMPTY_PATH) < 0
+                   ? -errno
+                   : 0;
 }
 
 static int links_make(const struct jail *jail) {
@@ -258,7 +264,8 @@ static int root_change(void) {
     /* The old root is stacked on the new one now; "." names it. */
     if (syscall(SYS_umount2, ".", UNMOUNT_DETACH) < 0 || chdir("/") < 0)
         return -errno;
-    return call_mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+    return call_mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
+                      NULL);
 }
 
 static int limits_set(const struct jail *jail) {
@@ -284,7 +291,9 @@ static int bounding_drop(unsigned kept) {
 
 static int capabilities_set(unsigned kept) {
     struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-    const struct __user_cap_data_struct data[2] = { { .effective = kept, .permitted = kept, .inheritable = kept } };
+    const struct __user_cap_data_struct data[2] = {
+        { .effective = kept, .permitted = kept, .inheritable = kept }
+    };
 
     if (syscall(SYS_capset, &header, data) < 0)
         return -errno;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* polder-kvm-probe: does KVM here run an ordinary guest? Hosts exist where /dev/kvm opens, makes virtual machines and runs
- * real-mode code, and yet no ordinary guest. So this puts a tiny guest through real, protected and long mode with paging,
- * and asks for the model-specific register that QEMU's `-cpu host` needs. Prints one line, the reason; exits 0 if an
- * ordinary guest can run, 1 if not. The caller kills it at a deadline: a guest that hangs never comes back from KVM_RUN. */
+/* polder-kvm-probe: does KVM here run an ordinary guest? Hosts exist where /dev/kvm opens, makes virtual
+ * machines and runs real-mode code, and yet no ordinary guest. So this puts a tiny guest through real,
+ * protected and long mode with paging, and asks for the model-specific register that QEMU's `-cpu host`
+ * needs. Prints one line, the reason; exits 0 if an ordinary guest can run, 1 if not. The caller kills it
+ * at a deadline: a guest that hangs never comes back from KVM_RUN. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -30,7 +31,8 @@
 #define CPUID_ARCH_CAPABILITIES (1u << 29)
 #define CPUID_ENTRIES 256
 
-/* The guest. In long mode it writes through one mapping of a page and reads through another, uses SSE and CPUID, and says so. */
+/* The guest. In long mode it writes through one mapping of a page and reads through another, uses SSE and
+ * CPUID, and says so. */
 extern const uint8_t guest_code[], guest_code_end[];
 __asm__(".pushsection .rodata\n"
         ".globl guest_code, guest_code_end\n"
@@ -195,8 +197,8 @@ static _Noreturn void stopped(struct probe *probe) {
 
     (void) ioctl(probe->processor, KVM_GET_REGS, &registers);
     if (probe->run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
-        fail("KVM could not run an ordinary instruction in %s (internal error %u at 0x%llx)", guest_mode(probe),
-             probe->run->internal.suberror, (unsigned long long) registers.rip);
+        fail("KVM could not run an ordinary instruction in %s (internal error %u at 0x%llx)",
+             guest_mode(probe), probe->run->internal.suberror, (unsigned long long) registers.rip);
     fail("the tiny guest stopped in %s with KVM's exit reason %u at 0x%llx", guest_mode(probe),
          probe->run->exit_reason, (unsigned long long) registers.rip);
 }
@@ -235,7 +237,8 @@ static void host_model_check(struct probe *probe) {
         request.entry.data == 0)
         return;
     if (ioctl(probe->processor, KVM_SET_MSRS, &request) != 1)
-        fail("KVM announces the register 0x10a and then refuses to set it, so QEMU's host processor model cannot start");
+        fail("KVM announces the register 0x10a and then refuses to set it, so QEMU's host processor model "
+             "cannot start");
 }
 
 int main(void) {

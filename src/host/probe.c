@@ -18,7 +18,7 @@
 #define CACHE_NAME "kvm-probe.json"
 #define TSC_SAMPLE_NS 20000000
 
-/* --- time stamp counter ---------------------------------------------------------------------------------------- */
+/* --- time stamp counter --------------------------------------------------------------------------------- */
 
 #ifdef __x86_64__
 static uint64_t raw_now(void) {
@@ -32,7 +32,8 @@ struct tsc_sample {
     uint64_t ticks, time;
 };
 
-/* Clock and counter as near to each other as three tries give: being scheduled away between them spoils a sample. */
+/* Clock and counter as near to each other as three tries give: being scheduled away between them spoils a
+ * sample. */
 static struct tsc_sample tsc_take(void) {
     struct tsc_sample best = { 0 };
     uint64_t width = UINT64_MAX;
@@ -65,7 +66,7 @@ uint64_t host_measure_tsc_khz(void) {
 }
 #endif
 
-/* --- KVM ------------------------------------------------------------------------------------------------------- */
+/* --- KVM ------------------------------------------------------------------------------------------------ */
 
 static void kvm_set(struct host_facts *facts, bool usable, const char *reason) {
     free(facts->kvm_reason);
@@ -118,8 +119,11 @@ static void probe_run(struct host_facts *facts, const char *program) {
     _cleanup_free_ char *reason = NULL;
     _cleanup_error_ struct error error = ERROR_INIT;
     int status = -1, r;
-    const struct process_run run = { .deadline = deadline_in(PROBE_DEADLINE), .line = probe_line, .userdata = &reason,
-                                     .limit = PROBE_OUTPUT_MAX, .ret_status = &status };
+    const struct process_run run = { .deadline = deadline_in(PROBE_DEADLINE),
+                                     .line = probe_line,
+                                     .userdata = &reason,
+                                     .limit = PROBE_OUTPUT_MAX,
+                                     .ret_status = &status };
 
     r = process_run(&spec, &run, &error);
     if (r == -ETIMEDOUT)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Whatever an agent in a microVM may send: a fake agent answers the hello, sends the input and hangs up, while an exec and an
- * attached stream are open. */
+/* Whatever an agent in a microVM may send: a fake agent answers the hello, sends the input and hangs up,
+ * while an exec and an attached stream are open. */
 #include <fcntl.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* The client of qemu-guest-agent against fake agents of attacks.md A81 and A82. The fake listens where QEMU would. */
+/* The client of qemu-guest-agent against fake agents of attacks.md A81 and A82. The fake listens where QEMU
+ * would. */
 #include "test.h"
 
 #include <errno.h>
@@ -161,8 +162,11 @@ static void test_addresses(void) {
 
     buffer_add_text(&text, "{\"return\":[");
     for (int i = 0; i < 5000; i++)
-        buffer_addf(&text, "%s{\"name\":\"e\",\"ip-addresses\":[{\"ip-address\":\"10.0.%d.%d\"},{\"ip-address\":\"\\u202e\"},"
-                           "{\"ip-address\":\"127.0.0.1\"}]}", i ? "," : "", i / 250, i % 250);
+        buffer_addf(&text,
+                    "%s{\"name\":\"e\",\"ip-addresses\":[{\"ip-address\":\"10.0.%d.%d\"},{\"ip-address\":"
+                    "\"\\u202e\"},"
+                    "{\"ip-address\":\"127.0.0.1\"}]}",
+                    i ? "," : "", i / 250, i % 250);
     buffer_add_text(&text, "]}\n");
     fake.answer = text.data;
     fake_start(&fake);
@@ -200,7 +204,7 @@ static void test_silent(void) {
     misbehave((struct fake){ .answer = NULL });
 }
 
-/* --- running tests on a fiber ------------------------------------------------------------------------------------- */
+/* --- running tests on a fiber --------------------------------------------------------------------------- */
 
 static int on_fiber(void *userdata) {
     void (*test)(void) = *(void (**)(void)) userdata;

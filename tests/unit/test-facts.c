@@ -63,7 +63,8 @@ static void test_tsc(void **state _unused_) {
     assert_true(first == 0 || (second > first - first / 100 && second < first + first / 100));
 }
 
-/* The probe with scripts in its place: says yes, says no, hangs, is killed; and its answer is kept for this boot. */
+/* The probe with scripts in its place: says yes, says no, hangs, is killed; and its answer is kept for this
+ * boot. */
 struct script {
     const char *text;
     bool usable;

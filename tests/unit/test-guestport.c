@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* The guest connection against fake agents: one that behaves, and those of attacks.md: silent, babbling, lying, endless. The
- * fake listens where QEMU would. */
+/* The guest connection against fake agents: one that behaves, and those of attacks.md: silent, babbling,
+ * lying, endless. The fake listens where QEMU would. */
 #include "test.h"
 
 #include <endian.h>
@@ -100,7 +100,9 @@ static void on_exited(int code, const char *problem _unused_, void *userdata) {
     fake->code = code;
 }
 
-static const struct guestport_handlers handlers = { .ready = on_ready, .output = on_output, .exited = on_exited };
+static const struct guestport_handlers handlers = { .ready = on_ready,
+                                                    .output = on_output,
+                                                    .exited = on_exited };
 
 static int fake_main(void *userdata) {
     struct fake *fake = userdata;
@@ -136,7 +138,7 @@ static int forever(void) {
     return fiber_sleep(60 * CLOCK_SECOND);
 }
 
-/* --- behaving ---------------------------------------------------------------------------------------------------- */
+/* --- behaving ------------------------------------------------------------------------------------------- */
 
 static int script_main(struct fake *fake) {
     struct frame frame;
@@ -167,7 +169,8 @@ static void test_main(void) {
 
     fake_start(&fake, script_main);
     assert_int_equal(guestport_wait_ready(fake.port, deadline_in(FAR)), 0);
-    assert_int_equal(list_count(guestport_addresses(fake.port)), 2); /* 10.1.2.3 and 5, not the escape sequence */
+    assert_int_equal(list_count(guestport_addresses(fake.port)),
+                     2); /* 10.1.2.3 and 5, not the escape sequence */
     assert_int_equal(guestport_attach(fake.port, &stream, NULL), 0);
     assert_int_equal(guestport_start(fake.port, "{}"), 0);
     assert_int_equal(stream_read(stream, &channel, data, sizeof(data), deadline_in(FAR)), 6);
@@ -187,7 +190,8 @@ static void test_main(void) {
     fake_end(&fake);
 }
 
-/* An exec echoes its standard input; the window holds: a reader that stops stops the sender at GUEST_WINDOW. */
+/* An exec echoes its standard input; the window holds: a reader that stops stops the sender at
+ * GUEST_WINDOW. */
 static int script_flood(struct fake *fake) {
     char block[16384];
     size_t sent = 0, credited = 0;
@@ -235,7 +239,8 @@ static void test_window(void) {
     fake_end(&fake);
 }
 
-/* The connection breaks; what was under way is sent again and taken once; the exit is told twice and known. */
+/* The connection breaks; what was under way is sent again and taken once; the exit is told twice and
+ * known. */
 static int script_break(struct fake *fake) {
     if (fake_greet(fake, "{\"started\":true,\"output_offset\":0}") < 0)
         return -EPIPE;
@@ -265,7 +270,7 @@ static void test_break(void) {
     fake_end(&fake);
 }
 
-/* --- misbehaving ------------------------------------------------------------------------------------------------- */
+/* --- misbehaving ---------------------------------------------------------------------------------------- */
 
 static int script_silent(struct fake *fake) {
     return fake_accept(fake) < 0 ? -EPIPE : forever();
@@ -305,7 +310,8 @@ static int script_stale(struct fake *fake) {
 }
 
 static void test_never_ready(void) {
-    static int (*const scripts[])(struct fake *fake) = { script_silent, script_zeros, script_ones, script_stale };
+    static int (*const scripts[])(struct fake * fake) = { script_silent, script_zeros, script_ones,
+                                                          script_stale };
 
     for (size_t i = 0; i < ELEMENTS(scripts); i++) {
         struct stream *stream;
@@ -400,7 +406,7 @@ static void test_freed_while_waiting(void) {
     fake_end(&fake);
 }
 
-/* --- running tests on a fiber ------------------------------------------------------------------------------------- */
+/* --- running tests on a fiber --------------------------------------------------------------------------- */
 
 static int on_fiber(void *userdata) {
     void (*test)(void) = *(void (**)(void)) userdata;

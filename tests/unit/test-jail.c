@@ -44,11 +44,12 @@ static void namespace_differs(pid_t pid, const char *name) {
     assert_string_not_equal(a, b);
 }
 
-static void jail_start(const struct jail_options *options, char *const *arguments, const struct process_fd *fds,
-                       size_t fd_count, struct process *ret) {
+static void jail_start(const struct jail_options *options, char *const *arguments,
+                       const struct process_fd *fds, size_t fd_count, struct process *ret) {
     _cleanup_jail_ struct jail *jail = NULL;
-    struct process_spec spec = { .program = arguments[0], .arguments = arguments, .setup = jail_enter, .fds = fds,
-                                 .fd_count = fd_count };
+    struct process_spec spec = {
+        .program = arguments[0], .arguments = arguments, .setup = jail_enter, .fds = fds, .fd_count = fd_count
+    };
 
     assert_int_equal(jail_new(options, &jail, NULL), 0);
     spec.userdata = jail;

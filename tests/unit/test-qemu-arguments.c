@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Plans in, QEMU's command line out, compared with tests/golden/qemu/NAME.args. POLDER_GOLDEN_UPDATE=1 rewrites those. */
+/* Plans in, QEMU's command line out, compared with tests/golden/qemu/NAME.args. POLDER_GOLDEN_UPDATE=1
+ * rewrites those. */
 #include "test.h"
 
 #include <fcntl.h>
@@ -16,13 +17,26 @@
 #define MAC "52:54:00:12:34:56"
 
 static const struct machine_plan plan_microvm = {
-    .kind = KIND_MICROVM, .uuid = UUID, .tsc_khz = 2596121, .memory = 256 << 20, .cpus = 1, .mac = MAC, .disk_count = 2,
+    .kind = KIND_MICROVM,
+    .uuid = UUID,
+    .tsc_khz = 2596121,
+    .memory = 256 << 20,
+    .cpus = 1,
+    .mac = MAC,
+    .disk_count = 2,
     .disks = { { .role = DISK_ROOT, .read_only = true }, { .role = DISK_DATA } },
 };
 
 static const struct machine_plan plan_vm = {
-    .kind = KIND_VM, .uuid = UUID, .tsc_khz = 2596121, .memory = UINT64_C(1) << 30, .cpus = 2, .mac = MAC, .disk_count = 2,
-    .disks = { { .role = DISK_DATA, .qcow2 = true, .backing = true, .boot_index = 1 }, { .role = DISK_SEED, .read_only = true } },
+    .kind = KIND_VM,
+    .uuid = UUID,
+    .tsc_khz = 2596121,
+    .memory = UINT64_C(1) << 30,
+    .cpus = 2,
+    .mac = MAC,
+    .disk_count = 2,
+    .disks = { { .role = DISK_DATA, .qcow2 = true, .backing = true, .boot_index = 1 },
+               { .role = DISK_SEED, .read_only = true } },
 };
 
 /* An option and its value share a line. */
@@ -36,7 +50,8 @@ static void shown(char *const *arguments, struct buffer *out) {
 
 static void check(const char *name, const struct machine_plan *plan) {
     const char *sources = getenv("POLDER_TEST_SOURCES");
-    _cleanup_free_ char *path = text_format("%s/../golden/qemu/%s.args", sources ? sources : "tests/unit", name);
+    _cleanup_free_ char *path =
+            text_format("%s/../golden/qemu/%s.args", sources ? sources : "tests/unit", name);
     _cleanup_free_ char *wanted = NULL;
     _cleanup_list_ char **arguments = NULL;
     _cleanup_buffer_ struct buffer out = BUFFER_INIT;
@@ -81,7 +96,8 @@ static void test_vm(void **state _unused_) {
     check("vm-iso", &plan);
 }
 
-/* An emulated microVM without the rate of the time stamp counter hangs now and then; one with KVM must not be told. */
+/* An emulated microVM without the rate of the time stamp counter hangs now and then; one with KVM must not
+ * be told. */
 static bool has_text(const struct machine_plan *plan, const char *text) {
     _cleanup_list_ char **arguments = NULL;
     _cleanup_free_ char *joined = NULL;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* The QEMU driver with real machines. Inputs come from a directory named by POLDER_TEST_MACHINES: vmlinux, initramfs,
- * root.erofs and blank.ext4 for microVMs, disk.qcow2 for VMs; what is missing skips its tests. Storage and network are
- * replaced by the functions below. */
+/* The QEMU driver with real machines. Inputs come from a directory named by POLDER_TEST_MACHINES: vmlinux,
+ * initramfs, root.erofs and blank.ext4 for microVMs, disk.qcow2 for VMs; what is missing skips its tests.
+ * Storage and network are replaced by the functions below. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -45,10 +45,13 @@ static bool input_there(const char *name) {
     return path && getuid() == 0 && access(path, R_OK) == 0;
 }
 
-/* --- storage and network in small -------------------------------------------------------------------------------- */
+/* --- storage and network in small ----------------------------------------------------------------------- */
 
 int storage_kernel(struct storage *storage _unused_, struct kernel_files *ret, struct error *error _unused_) {
-    *ret = (struct kernel_files){ .version = strdup("test"), .kernel = getenv("POLDER_TEST_KERNEL") ? strdup(getenv("POLDER_TEST_KERNEL")) : input_path("vmlinux"),
+    *ret = (struct kernel_files){ .version = strdup("test"),
+                                  .kernel = getenv("POLDER_TEST_KERNEL")
+                                                    ? strdup(getenv("POLDER_TEST_KERNEL"))
+                                                    : input_path("vmlinux"),
                                   .initramfs = input_path("initramfs") };
     return 0;
 }
@@ -60,12 +63,14 @@ void kernel_files_done(struct kernel_files *files) {
 }
 
 int storage_erofs(struct storage *storage _unused_, const struct image *image _unused_,
-                  const struct storage_progress *progress _unused_, char **ret_path, struct error *error _unused_) {
+                  const struct storage_progress *progress _unused_, char **ret_path,
+                  struct error *error _unused_) {
     *ret_path = input_path("root.erofs");
     return 0;
 }
 
-int storage_make_ext4(struct storage *storage _unused_, uint64_t size _unused_, const char *path, struct error *error) {
+int storage_make_ext4(struct storage *storage _unused_, uint64_t size _unused_, const char *path,
+                      struct error *error) {
     _cleanup_free_ char *blank = input_path("blank.ext4");
     int source, target, r;
 
@@ -85,11 +90,11 @@ int storage_disk_path(struct storage *storage _unused_, const struct image *imag
     return 0;
 }
 
-int storage_make_overlay(struct storage *storage _unused_, const struct image *image _unused_, uint64_t size _unused_,
-                         const char *path, struct error *error _unused_) {
+int storage_make_overlay(struct storage *storage _unused_, const struct image *image _unused_,
+                         uint64_t size _unused_, const char *path, struct error *error _unused_) {
     _cleanup_free_ char *base = input_path("disk.qcow2");
-    _cleanup_free_ char *command =
-            text_format("test -e '%s' || qemu-img create -q -f qcow2 -b '%s' -F qcow2 '%s'", path, base, path);
+    _cleanup_free_ char *command = text_format(
+            "test -e '%s' || qemu-img create -q -f qcow2 -b '%s' -F qcow2 '%s'", path, base, path);
 
     return system(command) == 0 ? 0 : -EIO;
 }
@@ -99,12 +104,13 @@ int storage_image_find(struct storage *storage _unused_, const char *name, const
     return error_set(error, ERROR_NOT_FOUND, "image", name);
 }
 
-int network_attach_tap(struct network *network _unused_, const struct network_member *member _unused_, int *ret_fd _unused_,
-                       struct error *error _unused_) {
+int network_attach_tap(struct network *network _unused_, const struct network_member *member _unused_,
+                       int *ret_fd _unused_, struct error *error _unused_) {
     return -EOPNOTSUPP;
 }
 
-int network_detach(struct network *network _unused_, const char *uuid _unused_, struct error *error _unused_) {
+int network_detach(struct network *network _unused_, const char *uuid _unused_,
+                   struct error *error _unused_) {
     return 0;
 }
 
@@ -124,7 +130,7 @@ unsigned network_mtu(const struct network *network _unused_) {
     return 1500;
 }
 
-/* --- an instance -------------------------------------------------------------------------------------------------- */
+/* --- an instance ---------------------------------------------------------------------------------------- */
 
 struct bench {
     char directory[64];
@@ -169,14 +175,23 @@ static void bench_init(struct bench *bench, enum kind kind) {
     bench->state_path = text_format("%s/state", bench->directory);
     bench->run_path = text_format("%s/run", bench->directory);
     assert_int_equal(mkdir(bench->state_path, 0700), 0);
-    bench->spec = (struct instance_spec){ .memory = 256 << 20, .cpus = 1000, .log_size = 1 << 20, .network = (char *) "none" };
-    bench->assigned = (struct instance_assigned){ .uuid = bench->uuid, .kind = (int) kind, .uid_base = 1900000 };
+    bench->spec = (struct instance_spec){
+        .memory = 256 << 20, .cpus = 1000, .log_size = 1 << 20, .network = (char *) "none"
+    };
+    bench->assigned =
+            (struct instance_assigned){ .uuid = bench->uuid, .kind = (int) kind, .uid_base = 1900000 };
     bench->image.type = kind == KIND_VM ? IMAGE_DISK : IMAGE_OCI;
     bench->context = (struct driver_context){ .events = &events, .run_path = bench->directory,
                                               .libexec_path = getenv("POLDER_TEST_LIBEXEC") };
     bench->instance = (struct driver_instance){
-        .name = "bench", .spec = &bench->spec, .assigned = &bench->assigned, .image = &bench->image,
-        .state_path = bench->state_path, .run_path = bench->run_path, .driver = &qemu_driver, .manager_data = bench,
+        .name = "bench",
+        .spec = &bench->spec,
+        .assigned = &bench->assigned,
+        .image = &bench->image,
+        .state_path = bench->state_path,
+        .run_path = bench->run_path,
+        .driver = &qemu_driver,
+        .manager_data = bench,
     };
     bench->instance.process.stop_signal = SIGTERM;
     if (!bench->context.libexec_path)
@@ -287,10 +302,11 @@ static void wait_agent(struct bench *bench) {
     }
 }
 
-/* --- microVM ------------------------------------------------------------------------------------------------------ */
+/* --- microVM -------------------------------------------------------------------------------------------- */
 
 /* The first process of a pid namespace gets only the signals it handles, as with docker. */
-static const char *const sleeper[] = { "sh", "-c", "trap 'exit 143' TERM; while :; do sleep 0.1; done", NULL };
+static const char *const sleeper[] = { "sh", "-c", "trap 'exit 143' TERM; while :; do sleep 0.1; done",
+                                       NULL };
 
 static void test_microvm_command(void) {
     static const char *const command[] = { "sh", "-c", "echo out; echo err >&2; hostname; exit 7", NULL };
@@ -337,7 +353,8 @@ static void test_microvm_exec(void) {
     assert_string_equal(text, "42\n");
     assert_int_equal(code, 3);
     /* A megabyte through the window. */
-    _cleanup_free_ char *large = bench_exec(&bench, "dd if=/dev/zero bs=1024 count=1024 2>/dev/null | tr '\\0' x", &code);
+    _cleanup_free_ char *large =
+            bench_exec(&bench, "dd if=/dev/zero bs=1024 count=1024 2>/dev/null | tr '\\0' x", &code);
     assert_int_equal(strlen(large), 1 << 20);
 
     _cleanup_error_ struct error error = ERROR_INIT;
@@ -450,7 +467,8 @@ static long count_of(struct bench *bench) {
 }
 
 static void test_microvm_pause_and_suspend(void) {
-    static const char *const counter[] = { "sh", "-c", "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.05; done",
+    static const char *const counter[] = { "sh", "-c",
+                                           "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.05; done",
                                            NULL };
     _cleanup_error_ struct error error = ERROR_INIT;
     struct bench bench;
@@ -485,7 +503,8 @@ static long memory_of(struct bench *bench) {
     return strtol(text, NULL, 10) / 1024;
 }
 
-/* Less memory through the balloon, back again, more than at the start refused; a restored machine keeps its size. */
+/* Less memory through the balloon, back again, more than at the start refused; a restored machine keeps its
+ * size. */
 static void test_microvm_resize(void) {
     _cleanup_error_ struct error error = ERROR_INIT;
     struct instance_spec before;
@@ -519,17 +538,22 @@ static void test_microvm_resize(void) {
 static void test_microvm_share(void) {
     struct bench bench;
     _cleanup_error_ struct error error = ERROR_INIT;
-    struct instance_mount mounts[2] = { { .type = MOUNT_BIND, .target = (char *) "/shared" },
-                                        { .type = MOUNT_BIND, .target = (char *) "/seen", .read_only = true } };
+    struct instance_mount mounts[2] = {
+        { .type = MOUNT_BIND, .target = (char *) "/shared" },
+        { .type = MOUNT_BIND, .target = (char *) "/seen", .read_only = true }
+    };
     char *roots[2] = { NULL, NULL };
     int code;
 
     bench_init(&bench, KIND_MICROVM);
     bench_command(&bench, sleeper);
-    _cleanup_free_ char *allowed = text_format("%s/allowed", bench.directory), *inside = text_format("%s/in", allowed),
-                        *outside = text_format("%s/out", bench.directory), *link = text_format("%s/link", allowed),
-                        *file = text_format("%s/file", inside), *made = text_format("%s/made", inside), *text = NULL;
-    assert_int_equal(mkdir(allowed, 0755) | mkdir(inside, 0755) | mkdir(outside, 0755) | symlink("../out", link), 0);
+    _cleanup_free_ char *allowed = text_format("%s/allowed", bench.directory),
+                        *inside = text_format("%s/in", allowed),
+                        *outside = text_format("%s/out", bench.directory),
+                        *link = text_format("%s/link", allowed), *file = text_format("%s/file", inside),
+                        *made = text_format("%s/made", inside), *text = NULL;
+    assert_int_equal(
+            mkdir(allowed, 0755) | mkdir(inside, 0755) | mkdir(outside, 0755) | symlink("../out", link), 0);
     assert_int_equal(file_write_atomic(AT_FDCWD, file, "from the host\n", 14, 0644, false), 0);
     roots[0] = allowed;
     ((struct qemu *) bench.data)->context.mount_roots = roots;
@@ -547,7 +571,8 @@ static void test_microvm_share(void) {
 
     mounts[0].source = inside;
     bench_start(&bench, false, NULL);
-    _cleanup_free_ char *seen = bench_exec(&bench, "cat /shared/file && echo from inside > /shared/made; touch /seen/no; echo $?", &code);
+    _cleanup_free_ char *seen = bench_exec(
+            &bench, "cat /shared/file && echo from inside > /shared/made; touch /seen/no; echo $?", &code);
     assert_non_null(strstr(seen, "from the host\n"));
     assert_non_null(strstr(seen, "1\n"));
     assert_int_equal(file_read(AT_FDCWD, made, 100, &text, NULL), 0);
@@ -556,7 +581,8 @@ static void test_microvm_share(void) {
     bench_done(&bench);
 }
 
-/* A guest that prints for ever to its serial console, while polderd is down: nothing grows, and it goes on afterwards. */
+/* A guest that prints for ever to its serial console, while polderd is down: nothing grows, and it goes on
+ * afterwards. */
 static void test_microvm_console_flood(void) {
     struct driver_exit exit;
     struct bench bench;
@@ -586,7 +612,8 @@ static void test_microvm_console_flood(void) {
 static void test_microvm_panic(void) {
     struct bench bench;
     struct stream *stream;
-    const char *arguments[] = { "sh", "-c", "echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger", NULL };
+    const char *arguments[] = { "sh", "-c", "echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger",
+                                NULL };
     const struct exec_request request = { .arguments = (char *const *) arguments };
 
     bench_init(&bench, KIND_MICROVM);
@@ -618,7 +645,7 @@ static void test_microvm_bad_kernel(void) {
     bench_done(&bench);
 }
 
-/* --- VM ------------------------------------------------------------------------------------------------------------ */
+/* --- VM ------------------------------------------------------------------------------------------------- */
 
 static void test_vm(void) {
     _cleanup_error_ struct error error = ERROR_INIT;
@@ -647,7 +674,8 @@ static void test_vm(void) {
     char tar[16384];
     enum stream_channel channel;
     long n, total = 0;
-    while ((n = stream_read(stream, &channel, tar + total, sizeof(tar) - (size_t) total, deadline_in(FAR))) > 0)
+    while ((n = stream_read(stream, &channel, tar + total, sizeof(tar) - (size_t) total, deadline_in(FAR))) >
+           0)
         total += n;
     stream_free(stream);
     assert_true(total >= 1024);
@@ -769,7 +797,7 @@ static void test_vm_hung(void) {
     bench_done(&bench);
 }
 
-/* --- running tests on a fiber ------------------------------------------------------------------------------------- */
+/* --- running tests on a fiber --------------------------------------------------------------------------- */
 
 static int on_fiber(void *userdata) {
     void (*test)(void) = *(void (**)(void)) userdata;
@@ -792,7 +820,8 @@ static void run(void **state) {
 }
 
 static void run_microvm(void **state) {
-    if (!input_there("vmlinux") || !input_there("initramfs") || !input_there("root.erofs") || !input_there("blank.ext4")) {
+    if (!input_there("vmlinux") || !input_there("initramfs") || !input_there("root.erofs") ||
+        !input_there("blank.ext4")) {
         print_message("skipped: POLDER_TEST_MACHINES names no directory with the parts of a microVM\n");
         skip();
     }
@@ -824,13 +853,24 @@ static void run_iso(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        MICROVM_TEST(test_microvm_command), MICROVM_TEST(test_microvm_missing_command), MICROVM_TEST(test_microvm_exec),
-        MICROVM_TEST(test_microvm_jail),    MICROVM_TEST(test_microvm_adopt),           MICROVM_TEST(test_microvm_killed),
-        MICROVM_TEST(test_microvm_pause_and_suspend), MICROVM_TEST(test_microvm_share),   MICROVM_TEST(test_microvm_resize),
-        MICROVM_TEST(test_microvm_console_flood), MICROVM_TEST(test_microvm_panic), MICROVM_TEST(test_microvm_bad_kernel),
-        VM_TEST(test_vm),                   VM_TEST(test_vm_uefi),
-        VM_TEST(test_vm_off_while_down),    MICROVM_TEST(test_microvm_adopt_unstarted),
-        ISO_TEST(test_vm_iso),              VM_TEST(test_vm_hung),
+        MICROVM_TEST(test_microvm_command),
+        MICROVM_TEST(test_microvm_missing_command),
+        MICROVM_TEST(test_microvm_exec),
+        MICROVM_TEST(test_microvm_jail),
+        MICROVM_TEST(test_microvm_adopt),
+        MICROVM_TEST(test_microvm_killed),
+        MICROVM_TEST(test_microvm_pause_and_suspend),
+        MICROVM_TEST(test_microvm_share),
+        MICROVM_TEST(test_microvm_resize),
+        MICROVM_TEST(test_microvm_console_flood),
+        MICROVM_TEST(test_microvm_panic),
+        MICROVM_TEST(test_microvm_bad_kernel),
+        VM_TEST(test_vm),
+        VM_TEST(test_vm_uefi),
+        VM_TEST(test_vm_off_while_down),
+        MICROVM_TEST(test_microvm_adopt_unstarted),
+        ISO_TEST(test_vm_iso),
+        VM_TEST(test_vm_hung),
     };
 
     if (argc > 1)

@@ -85,11 +85,12 @@ static void test_found(void **state) {
 static void test_stale(void **state) {
     struct bench *bench = *state;
 
-    record(bench, "{\"pid\":%d,\"start_ticks\":%llu,\"boot_id\":\"%s\",\"uuid\":\"%s\"}", (int) bench->process.pid,
-           (unsigned long long) bench->process.start_ticks + 1, clock_boot_id(), UUID);
+    record(bench, "{\"pid\":%d,\"start_ticks\":%llu,\"boot_id\":\"%s\",\"uuid\":\"%s\"}",
+           (int) bench->process.pid, (unsigned long long) bench->process.start_ticks + 1, clock_boot_id(),
+           UUID);
     assert_int_equal(find(bench, UUID), -ESRCH);
-    record(bench, "{\"pid\":%d,\"start_ticks\":%llu,\"boot_id\":\"%s\",\"uuid\":\"%s\"}", (int) bench->process.pid,
-           (unsigned long long) bench->process.start_ticks, UUID, UUID);
+    record(bench, "{\"pid\":%d,\"start_ticks\":%llu,\"boot_id\":\"%s\",\"uuid\":\"%s\"}",
+           (int) bench->process.pid, (unsigned long long) bench->process.start_ticks, UUID, UUID);
     assert_int_equal(find(bench, UUID), -ESRCH);
     record(bench, "{\"pid\":1,\"start_ticks\":0,\"boot_id\":\"%s\",\"uuid\":\"%s\"}", clock_boot_id(), UUID);
     assert_int_equal(find(bench, UUID), -ESRCH);

@@ -102,7 +102,9 @@ static void fake_start(struct fake *fake, int (*script)(struct fake *fake)) {
     int pair[2];
 
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
-    *fake = (struct fake){ .fd = pair[0], .peer = pair[1], .script = script, .lines = LINE_READER_INIT(1 << 20) };
+    *fake = (struct fake){
+        .fd = pair[0], .peer = pair[1], .script = script, .lines = LINE_READER_INIT(1 << 20)
+    };
     assert_int_equal(fiber_start(&fake->fiber, "fake", fake_main, fake), 0);
 }
 
@@ -117,7 +119,7 @@ static int fake_open(struct fake *fake, uint64_t wait, struct qmp **ret, struct 
     return qmp_open_take(fake->peer, &handlers, fake, deadline_in(wait), ret, error);
 }
 
-/* --- scripts and their tests ----------------------------------------------------------------------------------- */
+/* --- scripts and their tests ---------------------------------------------------------------------------- */
 
 static int script_silent(struct fake *fake _unused_) {
     return fiber_sleep(60 * CLOCK_SECOND);
@@ -160,7 +162,8 @@ static void test_slow_bytes(void) {
     fake_end(&fake);
 }
 
-/* Three calls answered backwards, with events between, one of them twice, a reply nobody asked for, and a late one. */
+/* Three calls answered backwards, with events between, one of them twice, a reply nobody asked for, and a
+ * late one. */
 static int script_disorder(struct fake *fake) {
     uint64_t ids[3];
     char commands[3][64];
@@ -170,10 +173,12 @@ static int script_disorder(struct fake *fake) {
     for (int i = 0; i < 3; i++)
         if (fake_hear(fake, commands[i], &ids[i]) < 0)
             return -EPIPE;
-    fake_say(fake, "{\"event\": \"STOP\", \"timestamp\": {}}\r\n{\"event\": \"STOP\", \"timestamp\": {}}\r\n");
+    fake_say(fake,
+             "{\"event\": \"STOP\", \"timestamp\": {}}\r\n{\"event\": \"STOP\", \"timestamp\": {}}\r\n");
     fake_say(fake, "{\"return\": {}, \"id\": 999999}\r\n{\"return\": {}}\r\n\r\n");
     for (int i = 2; i >= 0; i--)
-        fake_say(fake, "{\"return\": {\"name\": \"%s\"}, \"id\": %llu}\r\n", commands[i], (unsigned long long) ids[i]);
+        fake_say(fake, "{\"return\": {\"name\": \"%s\"}, \"id\": %llu}\r\n", commands[i],
+                 (unsigned long long) ids[i]);
     fake_say(fake, "{\"event\": \"RESUME\", \"data\": {\"x\": 1}}\r\n");
     return fiber_sleep(60 * CLOCK_SECOND);
 }
@@ -224,7 +229,8 @@ static int script_error(struct fake *fake) {
 
     if (fake_greet(fake) < 0 || fake_hear(fake, command, &id) < 0)
         return -EPIPE;
-    fake_say(fake, "{\"id\": %llu, \"error\": {\"class\": \"GenericError\", \"desc\": \"no \\u001b[2J way\"}}\r\n",
+    fake_say(fake,
+             "{\"id\": %llu, \"error\": {\"class\": \"GenericError\", \"desc\": \"no \\u001b[2J way\"}}\r\n",
              (unsigned long long) id);
     return fiber_sleep(60 * CLOCK_SECOND);
 }
@@ -308,8 +314,8 @@ static int script_endless(struct fake *fake) {
 }
 
 static void test_garbage(void) {
-    static int (*const scripts[])(struct fake *fake) = { script_text, script_array, script_unknown, script_hangup,
-                                                         script_endless };
+    static int (*const scripts[])(struct fake * fake) = { script_text, script_array, script_unknown,
+                                                          script_hangup, script_endless };
 
     for (size_t i = 0; i < ELEMENTS(scripts); i++) {
         _cleanup_qmp_ struct qmp *qmp = NULL;
@@ -318,7 +324,8 @@ static void test_garbage(void) {
 
         fake_start(&fake, scripts[i]);
         assert_int_equal(fake_open(&fake, FAR, &qmp, NULL), 0);
-        assert_int_equal(qmp_call(qmp, "query-status", NULL, -1, deadline_in(FAR), NULL, &error), -ECONNRESET);
+        assert_int_equal(qmp_call(qmp, "query-status", NULL, -1, deadline_in(FAR), NULL, &error),
+                         -ECONNRESET);
         assert_int_equal(fake.closed, 1);
         assert_false(qmp_is_open(qmp));
         assert_int_equal(qmp_call(qmp, "again", NULL, -1, deadline_in(FAR), NULL, NULL), -ECONNRESET);
@@ -403,7 +410,7 @@ static void test_cancel(void) {
     fake_end(&fake);
 }
 
-/* --- running tests on a fiber ---------------------------------------------------------------------------------- */
+/* --- running tests on a fiber --------------------------------------------------------------------------- */
 
 static int on_fiber(void *userdata) {
     void (*test)(void) = *(void (**)(void)) userdata;
@@ -448,9 +455,9 @@ static void test_lines(void **state _unused_) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lines),      FIBER_TEST(test_no_greeting),      FIBER_TEST(test_slow_bytes),
-        FIBER_TEST(test_disorder),         FIBER_TEST(test_error),            FIBER_TEST(test_late),
-        FIBER_TEST(test_garbage),          FIBER_TEST(test_descriptor),       FIBER_TEST(test_free_during_call),
+        cmocka_unit_test(test_lines), FIBER_TEST(test_no_greeting), FIBER_TEST(test_slow_bytes),
+        FIBER_TEST(test_disorder),    FIBER_TEST(test_error),       FIBER_TEST(test_late),
+        FIBER_TEST(test_garbage),     FIBER_TEST(test_descriptor),  FIBER_TEST(test_free_during_call),
         FIBER_TEST(test_cancel),
     };
 

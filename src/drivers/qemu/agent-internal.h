@@ -13,8 +13,8 @@
 
 struct agent *agent_ref(struct agent *agent);
 void agent_unref(struct agent *agent);
-/* Fiber: one command; `arguments` is a JSON object or NULL. *ret (may be NULL) gets the return value. GUEST with the agent's
- * own words, or when it does not answer in time. */
+/* Fiber: one command; `arguments` is a JSON object or NULL. *ret (may be NULL) gets the return value. GUEST
+ * with the agent's own words, or when it does not answer in time. */
 int agent_call(struct agent *agent, const char *command, const char *arguments, struct json_object **ret,
                struct error *error);
 /* Fiber: waits until it is up, at most until some time after the machine's start. */

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* The connection to qemu-guest-agent. States: no connection -> connected, asking for synchronisation -> up. The keeper fiber
- * moves it forward; a command that fails in an unclear way moves it back, and the keeper starts over.
+/* The connection to qemu-guest-agent. States: no connection -> connected, asking for synchronisation -> up.
+ * The keeper fiber moves it forward; a command that fails in an unclear way moves it back, and the keeper
+ * starts over.
  *
- * The keeper's synchronisation waits without a deadline: a request sent before the agent runs is kept by QEMU and answered
- * when it does, and asking again would only bring more answers. */
+ * The keeper's synchronisation waits without a deadline: a request sent before the agent runs is kept by
+ * QEMU and answered when it does, and asking again would only bring more answers. */
 #include "drivers/qemu/agent.h"
 
 #include <errno.h>
@@ -89,7 +90,7 @@ static void agent_lose(struct agent *agent) {
         agent->changed(agent->userdata);
 }
 
-/* --- one exchange ------------------------------------------------------------------------------------------------ */
+/* --- one exchange --------------------------------------------------------------------------------------- */
 
 static char *request_text(const char *command, const char *arguments) {
     _cleanup_buffer_ struct buffer out = BUFFER_INIT;
@@ -108,7 +109,8 @@ static char *request_text(const char *command, const char *arguments) {
 }
 
 /* The next line that is a JSON object, or NULL in *ret if it was none. */
-static int line_take(struct agent *agent, const char *line, size_t size, bool delimited, struct json_object **ret) {
+static int line_take(struct agent *agent, const char *line, size_t size, bool delimited,
+                     struct json_object **ret) {
     const char *sentinel = memrchr(line, SENTINEL, size);
 
     *ret = NULL;
@@ -237,10 +239,11 @@ int agent_wait_up(struct agent *given, struct error *error) {
         return 0;
     if (r == -ECANCELED)
         return error_errno(error, r, "waiting for the guest agent");
-    return error_set(error, ERROR_GUEST, "its agent does not answer; is qemu-guest-agent installed and running?");
+    return error_set(error, ERROR_GUEST,
+                     "its agent does not answer; is qemu-guest-agent installed and running?");
 }
 
-/* --- what it tells ----------------------------------------------------------------------------------------------- */
+/* --- what it tells -------------------------------------------------------------------------------------- */
 
 static bool hostname_refresh(struct agent *agent) {
     _cleanup_json_ struct json_object *reply = NULL;
@@ -290,7 +293,7 @@ static bool addresses_refresh(struct agent *agent) {
     return true;
 }
 
-/* --- the keeper --------------------------------------------------------------------------------------------------- */
+/* --- the keeper ----------------------------------------------------------------------------------------- */
 
 static int keeper_connect(struct agent *agent) {
     int r;
@@ -319,7 +322,8 @@ static void keeper_refresh(struct agent *agent) {
 
         if ((named || addressed) && agent->changed)
             agent->changed(agent->userdata);
-        if (fiber_queue_wait(&agent->waiting, deadline_in(rounds++ < REFRESH_EARLY ? REFRESH_FIRST : REFRESH_PAUSE)) ==
+        if (fiber_queue_wait(&agent->waiting,
+                             deadline_in(rounds++ < REFRESH_EARLY ? REFRESH_FIRST : REFRESH_PAUSE)) ==
             -ECANCELED)
             return;
     }
@@ -343,9 +347,10 @@ static int keeper_main(void *userdata) {
     return 0;
 }
 
-/* --- life --------------------------------------------------------------------------------------------------------- */
+/* --- life ----------------------------------------------------------------------------------------------- */
 
-int agent_new(int directory, const char *name, void (*changed)(void *userdata), void *userdata, struct agent **ret) {
+int agent_new(int directory, const char *name, void (*changed)(void *userdata), void *userdata,
+              struct agent **ret) {
     _cleanup_(agent_unrefp) struct agent *agent = calloc(1, sizeof(*agent));
     int r;
 

@@ -6,9 +6,10 @@
 #include "base/error.h"
 #include "drivers/driver.h"
 
-/* The client of qemu-guest-agent in a VM, over its virtio-serial port. Its protocol has no ids: one command is under way at a
- * time, and after anything unclear (a new connection, a deadline, garbage) the next one begins with guest-sync-delimited
- * and a random number, everything before its answer being skipped. Replies are capped at AGENT_LINE_MAX.
+/* The client of qemu-guest-agent in a VM, over its virtio-serial port. Its protocol has no ids: one command
+ * is under way at a time, and after anything unclear (a new connection, a deadline, garbage) the next one
+ * begins with guest-sync-delimited and a random number, everything before its answer being skipped. Replies
+ * are capped at AGENT_LINE_MAX.
  *
  * A fiber looks for the agent and, while it is there, asks for host name and addresses at a slow pace. */
 
@@ -16,7 +17,8 @@
 
 struct agent;
 
-int agent_new(int directory, const char *name, void (*changed)(void *userdata), void *userdata, struct agent **ret);
+int agent_new(int directory, const char *name, void (*changed)(void *userdata), void *userdata,
+              struct agent **ret);
 /* Also off fibers. */
 void agent_free(struct agent *agent);
 
@@ -27,8 +29,8 @@ char *const *agent_addresses(const struct agent *agent);
 
 /* Fibers. GUEST when it does not answer. */
 int agent_set_clock(struct agent *agent, struct error *error);
-int agent_exec(struct agent *agent, const struct driver_instance *instance, const struct exec_request *request,
-               struct stream **ret, struct error *error);
+int agent_exec(struct agent *agent, const struct driver_instance *instance,
+               const struct exec_request *request, struct stream **ret, struct error *error);
 /* Transfers go through tar in the guest. */
 int agent_get(struct agent *agent, const char *path, struct stream **ret, struct error *error);
 int agent_put(struct agent *agent, const char *path, struct stream **ret, struct error *error);

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Programs in a VM through qemu-guest-agent. The agent itself gives output only when a program has ended, and all of it in one
- * reply; so the program is run by the guest's shell with its output in two files beneath /run (standard input likewise, when
- * there is some), which are read while they grow. Limits that follow: no terminal, standard input reaches the program only
- * when it is complete, and output takes room in the guest until the program has ended.
+/* Programs in a VM through qemu-guest-agent. The agent itself gives output only when a program has ended,
+ * and all of it in one reply; so the program is run by the guest's shell with its output in two files
+ * beneath /run (standard input likewise, when there is some), which are read while they grow. Limits that
+ * follow: no terminal, standard input reaches the program only when it is complete, and output takes room
+ * in the guest until the program has ended.
  *
- * A stream is: filling (input is written to a file) -> running (the pump fiber launches the program and reads) -> ended. The
- * pump outlives the stream to clean up in the guest. */
+ * A stream is: filling (input is written to a file) -> running (the pump fiber launches the program and
+ * reads) -> ended. The pump outlives the stream to clean up in the guest. */
 #include <errno.h>
 #include <json-c/json.h>
 #include <stdlib.h>
@@ -80,7 +81,7 @@ static struct program *program_of(struct stream *stream) {
     return CONTAINER_OF(stream, struct program, stream);
 }
 
-/* --- files in the guest ------------------------------------------------------------------------------------------- */
+/* --- files in the guest --------------------------------------------------------------------------------- */
 
 static int file_open_guest(struct program *program, const char *suffix, const char *mode, int64_t *ret,
                            struct error *error) {
@@ -103,7 +104,8 @@ static int file_open_guest(struct program *program, const char *suffix, const ch
 }
 
 static void file_close_guest(struct program *program, int64_t *handle) {
-    _cleanup_free_ char *arguments = *handle < 0 ? NULL : text_format("{\"handle\":%lld}", (long long) *handle);
+    _cleanup_free_ char *arguments =
+            *handle < 0 ? NULL : text_format("{\"handle\":%lld}", (long long) *handle);
 
     if (arguments)
         (void) agent_call(program->agent, "guest-file-close", arguments, NULL, NULL);
@@ -144,7 +146,8 @@ static int file_read_guest(struct program *program, unsigned index, size_t *ret_
 static int file_write_guest(struct program *program, const void *data, size_t size, struct error *error) {
     _cleanup_free_ char *text = base64_encode(data, size);
     _cleanup_free_ char *arguments =
-            text ? text_format("{\"handle\":%lld,\"buf-b64\":\"%s\"}", (long long) program->input, text) : NULL;
+            text ? text_format("{\"handle\":%lld,\"buf-b64\":\"%s\"}", (long long) program->input, text)
+                 : NULL;
     _cleanup_json_ struct json_object *reply = NULL;
     int r;
 
@@ -156,7 +159,7 @@ static int file_write_guest(struct program *program, const void *data, size_t si
     return r;
 }
 
-/* --- running ------------------------------------------------------------------------------------------------------- */
+/* --- running -------------------------------------------------------------------------------------------- */
 
 static void emit_shell(struct emitter *emitter, const struct program *program) {
     emit_key_text(emitter, "path", "/bin/sh");
@@ -225,7 +228,8 @@ static int status_ask(struct program *program, bool *ret_exited, struct error *e
     *ret_exited = json_boolean(reply, "exited", false);
     if (*ret_exited) {
         int64_t number = json_integer(reply, "signal", 0);
-        program->code = number > 0 ? 128 + (int) (number & 127) : (int) (json_integer(reply, "exitcode", 0) & 255);
+        program->code =
+                number > 0 ? 128 + (int) (number & 127) : (int) (json_integer(reply, "exitcode", 0) & 255);
     }
     return 0;
 }
@@ -298,7 +302,8 @@ static void program_kill(struct program *program, int number) {
 }
 
 static void program_clean(struct program *program) {
-    _cleanup_free_ char *in = text_format("%s.in", program->prefix), *out = text_format("%s.out", program->prefix),
+    _cleanup_free_ char *in = text_format("%s.in", program->prefix),
+                        *out = text_format("%s.out", program->prefix),
                         *err = text_format("%s.err", program->prefix);
     const char *arguments[] = { "-f", "--", in, out, err, NULL };
 
@@ -312,11 +317,13 @@ static void program_clean(struct program *program) {
 /* 126 and 127 come with the shell's explanation. */
 static void problem_note(struct program *program) {
     _cleanup_free_ char *text = NULL;
-    bool explained = program->problem_is_error ? program->code != 0 : program->code == 126 || program->code == 127;
+    bool explained =
+            program->problem_is_error ? program->code != 0 : program->code == 126 || program->code == 127;
 
     if (!explained || program->complaint.size == 0)
         return;
-    while (program->complaint.size > 0 && strchr("\r\n ", program->complaint.data[program->complaint.size - 1]))
+    while (program->complaint.size > 0 &&
+           strchr("\r\n ", program->complaint.data[program->complaint.size - 1]))
         program->complaint.size--;
     text = text_escape(program->complaint.data, program->complaint.size, false);
     (void) error_set(&program->error, ERROR_GUEST, text);
@@ -354,7 +361,7 @@ static int pump_start(struct program *program) {
     return r;
 }
 
-/* --- stream -------------------------------------------------------------------------------------------------------- */
+/* --- stream --------------------------------------------------------------------------------------------- */
 
 static long program_read(struct stream *stream, enum stream_channel *ret_channel, void *data, size_t size,
                          uint64_t deadline) {
@@ -466,13 +473,14 @@ static int program_begin(struct program *program, struct stream **ret, struct er
     return 0;
 }
 
-/* --- requests ------------------------------------------------------------------------------------------------------ */
+/* --- requests ------------------------------------------------------------------------------------------- */
 
 static int arguments_make(const struct exec_request *request, char ***ret) {
     _cleanup_list_ char **list = NULL;
     int r = 0;
 
-    if (!text_is_empty(request->user) && !text_equal(request->user, "root") && !text_equal(request->user, "0")) {
+    if (!text_is_empty(request->user) && !text_equal(request->user, "root") &&
+        !text_equal(request->user, "0")) {
         r = list_add(&list, "runuser");
         if (r >= 0)
             r = list_add(&list, "-u");
@@ -494,8 +502,8 @@ static int arguments_make(const struct exec_request *request, char ***ret) {
     return r;
 }
 
-int agent_exec(struct agent *agent, const struct driver_instance *instance _unused_, const struct exec_request *request,
-               struct stream **ret, struct error *error) {
+int agent_exec(struct agent *agent, const struct driver_instance *instance _unused_,
+               const struct exec_request *request, struct stream **ret, struct error *error) {
     struct program *program;
     int r;
 
@@ -541,7 +549,8 @@ int agent_get(struct agent *agent, const char *path, struct stream **ret, struct
     if (!slash || copy[0] != '/')
         return error_set(error, ERROR_BAD_VALUE, "path", path, "it must be absolute");
     *slash = '\0';
-    const char *arguments[] = { "tar", "-C", slash == copy ? "/" : copy, "-cf", "-", "--", slash[1] ? slash + 1 : ".", NULL };
+    const char *arguments[] = { "tar", "-C", slash == copy ? "/" : copy, "-cf",
+                                "-",   "--", slash[1] ? slash + 1 : ".", NULL };
     return transfer_begin(agent, false, arguments, ret, error);
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Each section adds its own options; the order of devices decides the order in which the guest sees them, and a machine
- * restored from disk must get exactly what it was suspended with: change a section only together with MACHINE_VERSION
- * in suspend.c. */
+/* Each section adds its own options; the order of devices decides the order in which the guest sees them,
+ * and a machine restored from disk must get exactly what it was suspended with: change a section only
+ * together with MACHINE_VERSION in suspend.c. */
 #include "drivers/qemu/arguments.h"
 
 #include <errno.h>
@@ -52,7 +52,7 @@ static void add_descriptor(struct maker *maker, int fd) {
     add(maker, "-add-fd", "fd=%d,set=%d", fd, fd);
 }
 
-/* --- machine --------------------------------------------------------------------------------------------------- */
+/* --- machine -------------------------------------------------------------------------------------------- */
 
 static void add_identity(struct maker *maker) {
     add(maker, "-name", "%s", maker->plan->uuid);
@@ -67,22 +67,26 @@ static void add_machine(struct maker *maker) {
     uint64_t megabytes = (plan->memory + MEBIBYTE - 1) / MEBIBYTE;
 
     if (is_microvm(maker))
-        add(maker, "-machine", "microvm,memory-backend=ram,graphics=off,x-option-roms=off,auto-kernel-cmdline=off");
+        add(maker, "-machine",
+            "microvm,memory-backend=ram,graphics=off,x-option-roms=off,auto-kernel-cmdline=off");
     else
-        add(maker, "-machine", "pc-q35-7.2,memory-backend=ram,vmport=off,smm=off%s%s", plan->graphics ? "" : ",graphics=off",
-            plan->uefi ? ",pflash0=firmware,pflash1=variables" : "");
+        add(maker, "-machine", "pc-q35-7.2,memory-backend=ram,vmport=off,smm=off%s%s",
+            plan->graphics ? "" : ",graphics=off", plan->uefi ? ",pflash0=firmware,pflash1=variables" : "");
     add(maker, "-m", "%lluM", (unsigned long long) megabytes);
-    /* Never merged with other guests' pages, never in a core dump; shared only where virtiofsd must see it. */
+    /* Never merged with other guests' pages, never in a core dump; shared only where virtiofsd must see
+     * it. */
     if (plan->shares > 0)
         add(maker, "-object", "memory-backend-memfd,id=ram,size=%lluM,share=on,merge=off,dump=off",
             (unsigned long long) megabytes);
     else
-        add(maker, "-object", "memory-backend-ram,id=ram,size=%lluM,merge=off,dump=off", (unsigned long long) megabytes);
+        add(maker, "-object", "memory-backend-ram,id=ram,size=%lluM,merge=off,dump=off",
+            (unsigned long long) megabytes);
     add(maker, "-smp", "%u", plan->cpus);
 }
 
-/* Under emulation `max`, not the faster starting `qemu64`: images built for x86-64-v2 do not run on that. The buffer of
- * translated code is bounded: without, it grows to a gigabyte beside the guest's memory. One thread serves one processor. */
+/* Under emulation `max`, not the faster starting `qemu64`: images built for x86-64-v2 do not run on that.
+ * The buffer of translated code is bounded: without, it grows to a gigabyte beside the guest's memory. One
+ * thread serves one processor. */
 static void add_accelerator(struct maker *maker) {
     const struct machine_plan *plan = maker->plan;
 
@@ -91,7 +95,8 @@ static void add_accelerator(struct maker *maker) {
         add(maker, "-cpu", "host");
         return;
     }
-    add(maker, "-accel", "tcg,thread=%s,tb-size=%u", plan->cpus > 1 ? "multi" : "single", is_microvm(maker) ? 64 : 128);
+    add(maker, "-accel", "tcg,thread=%s,tb-size=%u", plan->cpus > 1 ? "multi" : "single",
+        is_microvm(maker) ? 64 : 128);
     add(maker, "-cpu", "max");
 }
 
@@ -105,8 +110,8 @@ static void add_display(struct maker *maker) {
     add(maker, "-device", "usb-tablet,bus=usb.0");
 }
 
-/* The end of a machine is told and waited for: a machine that switched itself off stands still until polderd, which may
- * be down, has seen it. A microVM never restarts inside. */
+/* The end of a machine is told and waited for: a machine that switched itself off stands still until
+ * polderd, which may be down, has seen it. A microVM never restarts inside. */
 static void add_actions(struct maker *maker) {
     add(maker, "-action", "shutdown=pause%s,panic=pause", is_microvm(maker) ? ",reboot=shutdown" : "");
     if (!is_microvm(maker))
@@ -117,7 +122,7 @@ static void add_actions(struct maker *maker) {
     }
 }
 
-/* --- control and console --------------------------------------------------------------------------------------- */
+/* --- control and console -------------------------------------------------------------------------------- */
 
 static void add_control(struct maker *maker) {
     add(maker, "-chardev", "socket,id=qmp,fd=%d,server=on,wait=off", MACHINE_FD_QMP);
@@ -153,7 +158,7 @@ static void add_kernel(struct maker *maker) {
         clock ? clock : "");
 }
 
-/* --- disks ----------------------------------------------------------------------------------------------------- */
+/* --- disks ---------------------------------------------------------------------------------------------- */
 
 static const char *const role_names[] = {
     [DISK_ROOT] = "root",
@@ -218,9 +223,11 @@ static void add_disk(struct maker *maker, unsigned index) {
             maker->r = -ENOMEM;
     }
     if (disk->role == DISK_CDROM)
-        add(maker, "-device", "ide-cd,drive=%s,bus=ide.%u%s", role_names[disk->role], index, boot ? boot : "");
+        add(maker, "-device", "ide-cd,drive=%s,bus=ide.%u%s", role_names[disk->role], index,
+            boot ? boot : "");
     else if (is_microvm(maker)) /* the guest finds the highest bus first: vda, vdb */
-        add(maker, "-device", "virtio-blk-device,drive=%s,bus=virtio-mmio-bus.%u", role_names[disk->role], 7 - index);
+        add(maker, "-device", "virtio-blk-device,drive=%s,bus=virtio-mmio-bus.%u", role_names[disk->role],
+            7 - index);
     else
         add(maker, "-device", "virtio-blk-pci,drive=%s%s", role_names[disk->role], boot ? boot : "");
 }
@@ -236,7 +243,7 @@ static void add_firmware(struct maker *maker) {
     add_node(maker, "raw", "variables", -1, "variables-file", NULL, false);
 }
 
-/* --- other devices --------------------------------------------------------------------------------------------- */
+/* --- other devices -------------------------------------------------------------------------------------- */
 
 static void add_network(struct maker *maker) {
     const struct machine_plan *plan = maker->plan;
@@ -245,7 +252,8 @@ static void add_network(struct maker *maker) {
     if (!plan->mac)
         return;
     add(maker, "-netdev", "tap,id=net,fd=%d%s", MACHINE_FD_TAP, vhost ? vhost : "");
-    add(maker, "-device", "virtio-net-%s,netdev=net,mac=%s%s", bus(maker), plan->mac, is_microvm(maker) ? "" : ",romfile=");
+    add(maker, "-device", "virtio-net-%s,netdev=net,mac=%s%s", bus(maker), plan->mac,
+        is_microvm(maker) ? "" : ",romfile=");
 }
 
 /* The balloon does not shrink when the guest runs short: what was taken from a guest is a limit. */
@@ -258,7 +266,8 @@ static void add_helpers(struct maker *maker) {
 static void add_shares(struct maker *maker) {
     for (unsigned i = 0; i < maker->plan->shares; i++) {
         add(maker, "-chardev", "socket,id=share%u,fd=%d", i, MACHINE_FD_SHARES + (int) i);
-        add(maker, "-device", "vhost-user-fs-%s,chardev=share%u,tag=m%u", bus(maker), i, maker->plan->share_tags[i]);
+        add(maker, "-device", "vhost-user-fs-%s,chardev=share%u,tag=m%u", bus(maker), i,
+            maker->plan->share_tags[i]);
     }
 }
 

@@ -7,8 +7,9 @@
 #include "base/error.h"
 #include "model/instance.h"
 
-/* A machine described by numbers, and the QEMU command line made from it. No text of a user gets onto the command line:
- * files, sockets and taps are descriptors at fixed numbers, the rest is numbers, the uuid and the MAC. */
+/* A machine described by numbers, and the QEMU command line made from it. No text of a user gets onto the
+ * command line: files, sockets and taps are descriptors at fixed numbers, the rest is numbers, the uuid and
+ * the MAC. */
 
 /* Descriptors in QEMU. Those that QEMU opens as files are also fdsets of the same number. */
 enum machine_fd {
@@ -60,7 +61,7 @@ struct machine_plan {
     bool vhost;
     struct machine_disk disks[MACHINE_DISKS_MAX];
     unsigned disk_count;
-    unsigned shares;  /* virtiofs, descriptors MACHINE_FD_SHARES + n, tags "m0", "m1", … in `share_tags` order */
+    unsigned shares; /* virtiofs: descriptors MACHINE_FD_SHARES + n, with tags "m" and the number below */
     unsigned share_tags[MACHINE_SHARES_MAX];
 };
 

@@ -53,7 +53,7 @@ static void console_unrefp(struct console **console) {
         console_unref(*console);
 }
 
-/* --- the FIFOs ------------------------------------------------------------------------------------------------- */
+/* --- the FIFOs ------------------------------------------------------------------------------------------ */
 
 static int fifo_make(int directory, const char *name) {
     if (unlinkat(directory, name, 0) < 0 && errno != ENOENT)
@@ -99,7 +99,7 @@ int console_make(int directory, struct console_ends *ret) {
     return 0;
 }
 
-/* --- reading --------------------------------------------------------------------------------------------------- */
+/* --- reading -------------------------------------------------------------------------------------------- */
 
 static void console_take(struct console *console, const char *data, size_t size) {
     if (!console->freed && console->handler)
@@ -120,7 +120,8 @@ static int console_main(void *userdata) {
     _cleanup_free_ char *data = malloc(READ_SIZE);
     long size = 0;
 
-    while (data && !console->freed && (size = fiber_read(console->output, data, READ_SIZE, DEADLINE_NONE)) > 0) {
+    while (data && !console->freed &&
+           (size = fiber_read(console->output, data, READ_SIZE, DEADLINE_NONE)) > 0) {
         console_take(console, data, (size_t) size);
         if (fiber_yield() < 0)
             break;
@@ -153,7 +154,7 @@ char *console_last_line(const struct console *console) {
     return text_escape(text + start, end - start, false);
 }
 
-/* --- viewers --------------------------------------------------------------------------------------------------- */
+/* --- viewers -------------------------------------------------------------------------------------------- */
 
 static struct viewer *viewer_of(struct stream *stream) {
     return CONTAINER_OF(stream, struct viewer, stream);
@@ -203,7 +204,7 @@ int console_view(struct console *console, struct stream **ret, struct error *err
     return 0;
 }
 
-/* --- life ------------------------------------------------------------------------------------------------------ */
+/* --- life ----------------------------------------------------------------------------------------------- */
 
 int console_open(int directory, void (*output)(const void *data, size_t size, void *userdata), void *userdata,
                  struct console **ret) {

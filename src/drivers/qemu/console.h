@@ -6,10 +6,10 @@
 #include "base/error.h"
 #include "drivers/stream.h"
 
-/* A serial console over two FIFOs in the instance's run directory. QEMU holds both ends of each, so output that nobody reads
- * waits in the pipe (CONSOLE_PIPE bytes; beyond that the guest's port waits) while polderd is down, and nothing breaks.
- * polderd reads all of it, hands it to a handler and to any number of viewers; a viewer that stops reading loses the
- * oldest bytes and disturbs nobody. */
+/* A serial console over two FIFOs in the instance's run directory. QEMU holds both ends of each, so output
+ * that nobody reads waits in the pipe (CONSOLE_PIPE bytes; beyond that the guest's port waits) while
+ * polderd is down, and nothing breaks. polderd reads all of it, hands it to a handler and to any number of
+ * viewers; a viewer that stops reading loses the oldest bytes and disturbs nobody. */
 
 #define CONSOLE_PIPE (1024 * 1024)
 #define CONSOLE_QUEUE (256 * 1024)

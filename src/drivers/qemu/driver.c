@@ -46,7 +46,7 @@ static bool is_vm(const struct driver_instance *instance) {
     return instance->assigned->kind == KIND_VM;
 }
 
-/* --- the driver itself ------------------------------------------------------------------------------------------- */
+/* --- the driver itself ---------------------------------------------------------------------------------- */
 
 static int tsc_job(void *userdata) {
     *(uint64_t *) userdata = host_measure_tsc_khz();
@@ -114,7 +114,7 @@ static int driver_available(void *data _unused_, enum kind kind, struct error *e
     return 0;
 }
 
-/* --- start ------------------------------------------------------------------------------------------------------- */
+/* --- start ---------------------------------------------------------------------------------------------- */
 
 static int begin_microvm(struct machine *machine, const struct driver_start *start, struct error *error) {
     _cleanup_free_ char *request = NULL;
@@ -251,7 +251,7 @@ static int driver_start(void *data, struct driver_instance *instance, const stru
     return 0;
 }
 
-/* --- adoption ---------------------------------------------------------------------------------------------------- */
+/* --- adoption ------------------------------------------------------------------------------------------- */
 
 static int exit_of_absent(struct driver_instance *instance, struct driver_exit *ret) {
     _cleanup_free_ char *problem = NULL;
@@ -261,8 +261,8 @@ static int exit_of_absent(struct driver_instance *instance, struct driver_exit *
     return 0;
 }
 
-/* What a daemon left that died while it saved or loaded memory. A load that was not complete is dropped: the memory is still
- * on disk. Otherwise the guest, which stands still, goes on. */
+/* What a daemon left that died while it saved or loaded memory. A load that was not complete is dropped:
+ * the memory is still on disk. Otherwise the guest, which stands still, goes on. */
 static int adopt_repair(struct machine *machine) {
     _cleanup_json_ struct json_object *status = NULL;
     struct suspend_note note;
@@ -286,8 +286,8 @@ static int adopt_repair(struct machine *machine) {
     return 0;
 }
 
-static int adopt_machine(struct machine *machine, bool *ret_running, bool *ret_paused, struct driver_exit *ret_exit,
-                         struct error *error) {
+static int adopt_machine(struct machine *machine, bool *ret_running, bool *ret_paused,
+                         struct driver_exit *ret_exit, struct error *error) {
     int r = machine_connect(machine, true, error);
 
     if (r < 0)
@@ -335,7 +335,7 @@ static int driver_adopt(void *data, struct driver_instance *instance, bool *ret_
     return adopt_machine(machine, ret_running, ret_paused, ret_exit, error);
 }
 
-/* --- stop -------------------------------------------------------------------------------------------------------- */
+/* --- stop ----------------------------------------------------------------------------------------------- */
 
 static void ask_microvm(struct machine *machine, uint64_t deadline) {
     if (guestport_signal(machine->port, machine->instance->process.stop_signal) < 0)
@@ -358,7 +358,8 @@ static void ask_vm(struct machine *machine, uint64_t deadline) {
     }
 }
 
-static int driver_stop(void *data _unused_, struct driver_instance *instance, uint64_t timeout, struct error *error) {
+static int driver_stop(void *data _unused_, struct driver_instance *instance, uint64_t timeout,
+                       struct error *error) {
     struct machine *machine = machine_of(instance);
 
     if (!machine)
@@ -386,7 +387,8 @@ static int driver_stop(void *data _unused_, struct driver_instance *instance, ui
     return 0;
 }
 
-static int driver_signal(void *data _unused_, struct driver_instance *instance, int number, struct error *error) {
+static int driver_signal(void *data _unused_, struct driver_instance *instance, int number,
+                         struct error *error) {
     struct machine *machine = machine_of(instance);
     int r;
 
@@ -459,8 +461,8 @@ static bool driver_saved(void *data _unused_, struct driver_instance *instance, 
     return suspend_saved(instance);
 }
 
-static int driver_change(void *data _unused_, struct driver_instance *instance, const struct instance_spec *before,
-                         struct error *error) {
+static int driver_change(void *data _unused_, struct driver_instance *instance,
+                         const struct instance_spec *before, struct error *error) {
     struct machine *machine = machine_of(instance);
 
     return machine ? machine_resize(machine, before, error) : 0;
@@ -481,10 +483,10 @@ static int driver_release(void *data, struct driver_instance *instance, struct e
     return r < 0 ? error_errno(error, r, "removing %s", instance->run_path) : 0;
 }
 
-/* --- streams ----------------------------------------------------------------------------------------------------- */
+/* --- streams -------------------------------------------------------------------------------------------- */
 
-static int driver_exec(void *data _unused_, struct driver_instance *instance, const struct exec_request *request,
-                       struct stream **ret, struct error *error) {
+static int driver_exec(void *data _unused_, struct driver_instance *instance,
+                       const struct exec_request *request, struct stream **ret, struct error *error) {
     struct machine *machine = machine_of(instance);
     _cleanup_free_ char *json = NULL;
     int r;
@@ -494,7 +496,8 @@ static int driver_exec(void *data _unused_, struct driver_instance *instance, co
     if (is_vm(instance))
         return agent_exec(machine->agent, instance, request, ret, error);
     r = guest_exec_request(instance, request, &json);
-    return r < 0 ? error_errno(error, r, "describing the command") : guestport_exec(machine->port, json, ret, error);
+    return r < 0 ? error_errno(error, r, "describing the command")
+                 : guestport_exec(machine->port, json, ret, error);
 }
 
 static int driver_attach(void *data _unused_, struct driver_instance *instance, struct stream **ret,
@@ -503,7 +506,8 @@ static int driver_attach(void *data _unused_, struct driver_instance *instance, 
 
     if (!machine)
         return no_machine(error);
-    return is_vm(instance) ? console_view(machine->console, ret, error) : guestport_attach(machine->port, ret, error);
+    return is_vm(instance) ? console_view(machine->console, ret, error)
+                           : guestport_attach(machine->port, ret, error);
 }
 
 static int driver_console(void *data _unused_, struct driver_instance *instance, struct stream **ret,
@@ -513,8 +517,8 @@ static int driver_console(void *data _unused_, struct driver_instance *instance,
     return machine ? console_view(machine->console, ret, error) : no_machine(error);
 }
 
-static int driver_get(void *data _unused_, struct driver_instance *instance, const char *path, struct stream **ret,
-                      struct error *error) {
+static int driver_get(void *data _unused_, struct driver_instance *instance, const char *path,
+                      struct stream **ret, struct error *error) {
     struct machine *machine = machine_of(instance);
 
     if (!machine)
@@ -523,8 +527,8 @@ static int driver_get(void *data _unused_, struct driver_instance *instance, con
                            : guestport_transfer(machine->port, false, path, ret, error);
 }
 
-static int driver_put(void *data _unused_, struct driver_instance *instance, const char *path, struct stream **ret,
-                      struct error *error) {
+static int driver_put(void *data _unused_, struct driver_instance *instance, const char *path,
+                      struct stream **ret, struct error *error) {
     struct machine *machine = machine_of(instance);
 
     if (!machine)
@@ -533,7 +537,8 @@ static int driver_put(void *data _unused_, struct driver_instance *instance, con
                            : guestport_transfer(machine->port, true, path, ret, error);
 }
 
-static int driver_vnc(void *data _unused_, struct driver_instance *instance, int *ret_fd, struct error *error) {
+static int driver_vnc(void *data _unused_, struct driver_instance *instance, int *ret_fd,
+                      struct error *error) {
     struct machine *machine = machine_of(instance);
     _cleanup_close_ int ours = -EBADF, theirs = -EBADF;
     int pair[2], r;
@@ -541,23 +546,27 @@ static int driver_vnc(void *data _unused_, struct driver_instance *instance, int
     if (!machine)
         return no_machine(error);
     if (!is_vm(instance) || !instance->spec->graphics)
-        return error_set(error, ERROR_NOT_SUPPORTED, "this instance", "VNC", "it was created without --graphics");
+        return error_set(error, ERROR_NOT_SUPPORTED, "this instance", "VNC",
+                         "it was created without --graphics");
     if (!qmp_is_open(machine->qmp))
         return error_set(error, ERROR_BUSY, "QEMU", "it does not answer");
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
         return error_errno(error, -errno, "connecting to the display");
     ours = pair[0];
     theirs = pair[1];
-    r = qmp_call(machine->qmp, "getfd", "{\"fdname\":\"vnc\"}", theirs, deadline_in(QMP_DEADLINE), NULL, error);
+    r = qmp_call(machine->qmp, "getfd", "{\"fdname\":\"vnc\"}", theirs, deadline_in(QMP_DEADLINE), NULL,
+                 error);
     if (r >= 0)
-        r = machine_call(machine, "add_client", "{\"protocol\":\"vnc\",\"fdname\":\"vnc\",\"skipauth\":true}", NULL, error);
+        r = machine_call(machine, "add_client", "{\"protocol\":\"vnc\",\"fdname\":\"vnc\",\"skipauth\":true}",
+                         NULL, error);
     if (r < 0)
         return r;
     *ret_fd = STEAL_FD(ours);
     return 0;
 }
 
-static void driver_facts(void *data _unused_, const struct driver_instance *instance, struct driver_facts *ret) {
+static void driver_facts(void *data _unused_, const struct driver_instance *instance,
+                         struct driver_facts *ret) {
     struct machine *machine = machine_of(instance);
     char *const *addresses = NULL;
     const char *hostname = NULL;
@@ -582,8 +591,8 @@ static void driver_facts(void *data _unused_, const struct driver_instance *inst
 const struct driver qemu_driver = {
     .name = "qemu",
     .kinds = 1 << KIND_MICROVM | 1 << KIND_VM,
-    .capabilities = DRIVER_PAUSE | DRIVER_SUSPEND | DRIVER_EXEC | DRIVER_ATTACH | DRIVER_CONSOLE | DRIVER_FILES |
-                    DRIVER_VNC | DRIVER_SIGNAL,
+    .capabilities = DRIVER_PAUSE | DRIVER_SUSPEND | DRIVER_EXEC | DRIVER_ATTACH | DRIVER_CONSOLE |
+                    DRIVER_FILES | DRIVER_VNC | DRIVER_SIGNAL,
     .open = driver_open,
     .close = driver_close,
     .available = driver_available,

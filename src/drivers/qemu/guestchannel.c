@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* Channels of the guest connection and the streams that API clients hold on them.
  *
- * Output: the guest may have GUEST_WINDOW bytes of a channel under way. Each stream queues what it has not read yet; the
- * guest is credited for what the slowest reader of the channel has taken, so a reader that stops stops only its own
- * process, and nothing is lost. Input: a writer waits until the guest has credited enough of what was sent.
+ * Output: the guest may have GUEST_WINDOW bytes of a channel under way. Each stream queues what it has not
+ * read yet; the guest is credited for what the slowest reader of the channel has taken, so a reader that
+ * stops stops only its own process, and nothing is lost. Input: a writer waits until the guest has credited
+ * enough of what was sent.
  *
- * A stream outlives its channel and the connection: `channel` is NULL then and the queue holds what is left. */
+ * A stream outlives its channel and the connection: `channel` is NULL then and the queue holds what is
+ * left. */
 #include <errno.h>
 #include <json-c/json.h>
 #include <stdlib.h>
@@ -61,7 +63,7 @@ static void channel_unlink(struct guestport *port, struct channel *channel) {
         }
 }
 
-/* --- output ---------------------------------------------------------------------------------------------------- */
+/* --- output --------------------------------------------------------------------------------------------- */
 
 static void credit_update(struct guestport *port, struct channel *channel) {
     size_t waiting = 0, due;
@@ -80,7 +82,8 @@ static void credit_update(struct guestport *port, struct channel *channel) {
         channel->uncredited -= due;
 }
 
-static void streams_add(struct channel *channel, enum stream_channel which, const uint8_t *data, size_t size) {
+static void streams_add(struct channel *channel, enum stream_channel which, const uint8_t *data,
+                        size_t size) {
     for (struct port_stream *stream = channel->streams; stream; stream = stream->next)
         if (byte_queue_add(&stream->queue, which, data, size) < 0)
             byte_queue_close(&stream->queue, -ENOMEM);
@@ -116,7 +119,7 @@ int channel_output(struct guestport *port, const struct frame *frame) {
     return 0;
 }
 
-/* --- input ----------------------------------------------------------------------------------------------------- */
+/* --- input ---------------------------------------------------------------------------------------------- */
 
 int channel_credited(struct guestport *port, const struct frame *frame) {
     struct channel *channel = channel_find(port, frame->header.channel);
@@ -134,7 +137,8 @@ int channel_credited(struct guestport *port, const struct frame *frame) {
     return 0;
 }
 
-static int input_some(struct port_stream *stream, const uint8_t *data, size_t size, uint64_t deadline, size_t *ret_taken) {
+static int input_some(struct port_stream *stream, const uint8_t *data, size_t size, uint64_t deadline,
+                      size_t *ret_taken) {
     struct channel *channel = stream->channel;
     size_t room = GUEST_WINDOW - channel->in_flight;
     int r;
@@ -184,7 +188,7 @@ static int port_stream_close_input(struct stream *given) {
     return guestport_send(stream->port, GUEST_STDIN, channel->number, NULL, 0);
 }
 
-/* --- the end --------------------------------------------------------------------------------------------------- */
+/* --- the end -------------------------------------------------------------------------------------------- */
 
 static void stream_end(struct port_stream *stream, int code, const char *problem, int result) {
     if (stream->ended)
@@ -210,7 +214,8 @@ static void streams_end(struct channel *channel, int code, const char *problem, 
 }
 
 /* Not the main one. */
-static void channel_end(struct guestport *port, struct channel *channel, int code, const char *problem, int result) {
+static void channel_end(struct guestport *port, struct channel *channel, int code, const char *problem,
+                        int result) {
     streams_end(channel, code, problem, result);
     channel_unlink(port, channel);
     free(channel);
@@ -274,7 +279,7 @@ void channels_end(struct guestport *port) {
     streams_end(&port->main, CODE_LOST, "the microVM ended", 0);
 }
 
-/* --- streams --------------------------------------------------------------------------------------------------- */
+/* --- streams -------------------------------------------------------------------------------------------- */
 
 static long port_stream_read(struct stream *given, enum stream_channel *ret_channel, void *data, size_t size,
                              uint64_t deadline) {
@@ -292,7 +297,8 @@ static int port_stream_resize(struct stream *given, uint16_t rows, uint16_t colu
 
     if (!json)
         return -ENOMEM;
-    return stream->channel ? guestport_send_text(stream->port, GUEST_RESIZE, stream->channel->number, json) : 0;
+    return stream->channel ? guestport_send_text(stream->port, GUEST_RESIZE, stream->channel->number, json)
+                           : 0;
 }
 
 static int port_stream_signal(struct stream *given, int number) {
@@ -301,7 +307,8 @@ static int port_stream_signal(struct stream *given, int number) {
 
     if (!json)
         return -ENOMEM;
-    return stream->channel ? guestport_send_text(stream->port, GUEST_SIGNAL, stream->channel->number, json) : -ESRCH;
+    return stream->channel ? guestport_send_text(stream->port, GUEST_SIGNAL, stream->channel->number, json)
+                           : -ESRCH;
 }
 
 /* The agent says "not found" with the code a shell would give. */
@@ -424,7 +431,8 @@ int guestport_exec(struct guestport *port, const char *json, struct stream **ret
     return channel_start(port, GUEST_EXEC, json, ret, error);
 }
 
-int guestport_transfer(struct guestport *port, bool put, const char *path, struct stream **ret, struct error *error) {
+int guestport_transfer(struct guestport *port, bool put, const char *path, struct stream **ret,
+                       struct error *error) {
     _cleanup_buffer_ struct buffer out = BUFFER_INIT;
     struct emitter emitter = EMITTER_INIT(&out);
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* One fiber holds the connection: connect, hello, read frames until it breaks, pause, again. Sending never waits: frames
- * are appended to `out` and written at once as far as the socket takes them; a second fiber writes the rest and ends when
- * all is written. What may be queued is bounded by the windows of the channels; a guest that stops reading altogether loses
- * the connection at OUT_MAX. */
+/* One fiber holds the connection: connect, hello, read frames until it breaks, pause, again. Sending never
+ * waits: frames are appended to `out` and written at once as far as the socket takes them; a second fiber
+ * writes the rest and ends when all is written. What may be queued is bounded by the windows of the
+ * channels; a guest that stops reading altogether loses the connection at OUT_MAX. */
 #include "drivers/qemu/guestport.h"
 
 #include <errno.h>
@@ -54,7 +54,7 @@ static void guestport_unrefp(struct guestport **port) {
         guestport_unref(*port);
 }
 
-/* --- sending --------------------------------------------------------------------------------------------------- */
+/* --- sending -------------------------------------------------------------------------------------------- */
 
 static void connection_break(struct guestport *port) {
     if (port->fd >= 0)
@@ -107,7 +107,8 @@ static int out_flush(struct guestport *port) {
     return r;
 }
 
-static int frame_queue(struct guestport *port, uint8_t type, uint32_t channel, const void *data, size_t size) {
+static int frame_queue(struct guestport *port, uint8_t type, uint32_t channel, const void *data,
+                       size_t size) {
     uint8_t header[GUEST_HEADER_SIZE];
 
     if (size > GUEST_FRAME_MAX)
@@ -132,7 +133,7 @@ int guestport_send_text(struct guestport *port, uint8_t type, uint32_t channel, 
     return guestport_send(port, type, channel, text, strlen(text));
 }
 
-/* --- receiving ------------------------------------------------------------------------------------------------- */
+/* --- receiving ------------------------------------------------------------------------------------------ */
 
 static void addresses_take(struct guestport *port, struct json_object *array) {
     _cleanup_list_ char **list = NULL;
@@ -158,7 +159,9 @@ static int state_take(struct guestport *port, const struct frame *frame) {
     addresses_take(port, json_member(json, "addresses"));
     offset = json_integer(json, "output_offset", 0);
     /* The guest sends again what was under way; skip what arrived before the break. */
-    port->skip = offset >= 0 && (uint64_t) offset < port->main_received ? port->main_received - (uint64_t) offset : 0;
+    port->skip = offset >= 0 && (uint64_t) offset < port->main_received
+                         ? port->main_received - (uint64_t) offset
+                         : 0;
     if (port->skip > GUEST_WINDOW)
         port->skip = 0;
     port->ready = true;
@@ -169,8 +172,8 @@ static int state_take(struct guestport *port, const struct frame *frame) {
 }
 
 static bool is_our_hello(const struct guestport *port, const struct frame *frame) {
-    return frame_is_hello(frame) &&
-           memcmp(frame->payload + frame->header.length - FRAME_NONCE_SIZE, port->nonce, FRAME_NONCE_SIZE) == 0;
+    return frame_is_hello(frame) && memcmp(frame->payload + frame->header.length - FRAME_NONCE_SIZE,
+                                           port->nonce, FRAME_NONCE_SIZE) == 0;
 }
 
 static int frame_take(struct guestport *port, const struct frame *frame) {
@@ -283,7 +286,7 @@ static int port_main(void *userdata) {
     return 0;
 }
 
-/* --- life ------------------------------------------------------------------------------------------------------ */
+/* --- life ----------------------------------------------------------------------------------------------- */
 
 int guestport_new(int directory, const char *name, const struct guestport_handlers *handlers, void *userdata,
                   struct guestport **ret) {
@@ -343,7 +346,7 @@ char *const *guestport_addresses(const struct guestport *port) {
     return port->addresses;
 }
 
-/* --- requests on the main channel ------------------------------------------------------------------------------ */
+/* --- requests on the main channel ----------------------------------------------------------------------- */
 
 int guestport_start(struct guestport *port, const char *json) {
     int r = guestport_send_text(port, GUEST_START, GUEST_CHANNEL_MAIN, json);
@@ -364,7 +367,8 @@ int guestport_signal(struct guestport *port, int number) {
 }
 
 int guestport_power_off(struct guestport *port, uint64_t grace_ms) {
-    _cleanup_free_ char *json = text_format("{\"action\":\"poweroff\",\"grace_ms\":%llu}", (unsigned long long) grace_ms);
+    _cleanup_free_ char *json =
+            text_format("{\"action\":\"poweroff\",\"grace_ms\":%llu}", (unsigned long long) grace_ms);
 
     return json ? guestport_send_text(port, GUEST_POWER, 0, json) : -ENOMEM;
 }

@@ -8,9 +8,10 @@
 #include "drivers/driver.h"
 #include "drivers/stream.h"
 
-/* The daemon's end of guest/protocol.h: the connection to polder-guest inside a microVM. It connects to the socket that
- * QEMU serves, says hello, and says hello again after every break until guestport_free. Everything that the guest sends is
- * capped; a guest that breaks the rules loses the connection and gets a new one after a pause. */
+/* The daemon's end of guest/protocol.h: the connection to polder-guest inside a microVM. It connects to the
+ * socket that QEMU serves, says hello, and says hello again after every break until guestport_free.
+ * Everything that the guest sends is capped; a guest that breaks the rules loses the connection and gets a
+ * new one after a pause. */
 
 struct guestport;
 
@@ -20,8 +21,8 @@ struct guestport_handlers {
     void (*ready)(bool started, void *userdata);
     /* Output of the main process, every byte once while this daemon lives. */
     void (*output)(enum stream_channel channel, const void *data, size_t size, void *userdata);
-    /* The main process ended, or could not be started (`problem`, capped, not escaped, else NULL). May be told again after
-     * a break: the answer is guestport_acknowledge. */
+    /* The main process ended, or could not be started (`problem`, capped, not escaped, else NULL). May be
+     * told again after a break: the answer is guestport_acknowledge. */
     void (*exited)(int code, const char *problem, void *userdata);
 };
 
@@ -48,5 +49,6 @@ void guestport_emit_clock(struct emitter *emitter);
 
 /* Streams. The caller frees *ret. `json` as in the protocol. */
 int guestport_exec(struct guestport *port, const char *json, struct stream **ret, struct error *error);
-int guestport_transfer(struct guestport *port, bool put, const char *path, struct stream **ret, struct error *error);
+int guestport_transfer(struct guestport *port, bool put, const char *path, struct stream **ret,
+                       struct error *error);
 int guestport_attach(struct guestport *port, struct stream **ret, struct error *error);

@@ -59,7 +59,8 @@ static void emit_process(struct emitter *emitter, const struct process_values *v
     emit_object_end(emitter);
 }
 
-static void emit_network(struct emitter *emitter, const struct driver_instance *instance, const struct network *network) {
+static void emit_network(struct emitter *emitter, const struct driver_instance *instance,
+                         const struct network *network) {
     const char *gateway = network ? network_gateway(network) : NULL;
     bool there = gateway && instance->assigned->mac && instance->assigned->address &&
                  !text_equal(instance->spec->network, "none");
@@ -67,7 +68,8 @@ static void emit_network(struct emitter *emitter, const struct driver_instance *
     emit_key(emitter, "network");
     emit_array(emitter);
     if (there) {
-        _cleanup_free_ char *address = text_format("%s/%u", instance->assigned->address, network_prefix(network));
+        _cleanup_free_ char *address =
+                text_format("%s/%u", instance->assigned->address, network_prefix(network));
 
         emit_object(emitter);
         emit_key_text(emitter, "mac", instance->assigned->mac);
@@ -140,7 +142,8 @@ int guest_start_request(const struct driver_instance *instance, const struct net
     return buffer_take(&out, ret);
 }
 
-int guest_exec_request(const struct driver_instance *instance, const struct exec_request *request, char **ret) {
+int guest_exec_request(const struct driver_instance *instance, const struct exec_request *request,
+                       char **ret) {
     const struct process_settings *process = &instance->process;
     const struct process_values values = {
         .arguments = request->arguments,

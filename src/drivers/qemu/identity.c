@@ -24,7 +24,8 @@ int identity_write(int directory, const char *uuid, const struct process *proces
     emit_key_text(&emitter, "uuid", uuid);
     emit_object_end(&emitter);
     /* Gone with a reboot as the process is, so it need not reach a disk. */
-    return out.failed ? -ENOMEM : file_write_atomic(directory, IDENTITY_NAME, out.data, out.size, 0600, false);
+    return out.failed ? -ENOMEM
+                      : file_write_atomic(directory, IDENTITY_NAME, out.data, out.size, 0600, false);
 }
 
 int identity_find(int directory, const char *uuid, const struct cgroup *cgroup, struct process *ret) {

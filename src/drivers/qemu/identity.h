@@ -5,8 +5,8 @@
 
 struct cgroup;
 
-/* Which process is an instance's QEMU: RUN_PATH/qemu.json {pid, start_ticks, boot_id, uuid}, so that a later daemon finds it
- * again and never takes another process for it. */
+/* Which process is an instance's QEMU: RUN_PATH/qemu.json {pid, start_ticks, boot_id, uuid}, so that a
+ * later daemon finds it again and never takes another process for it. */
 
 int identity_write(int directory, const char *uuid, const struct process *process);
 /* 0 with *ret held by a pidfd; -ESRCH if it does not run (any more). `cgroup` may be NULL. */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* From an instance to a running QEMU. The plan says what the machine has, `fds` holds what it gets, at the numbers of
- * enum machine_fd. The tap is made by a fiber of its own while disks are prepared. */
+/* From an instance to a running QEMU. The plan says what the machine has, `fds` holds what it gets, at the
+ * numbers of enum machine_fd. The tap is made by a fiber of its own while disks are prepared. */
 #include "drivers/qemu/launch.h"
 
 #include <errno.h>
@@ -66,7 +66,7 @@ static char *state_file(const struct launch *launch, const char *name) {
     return text_format("%s/%s", launch->instance->state_path, name);
 }
 
-/* --- network ---------------------------------------------------------------------------------------------------- */
+/* --- network -------------------------------------------------------------------------------------------- */
 
 static bool has_network(const struct driver_instance *instance) {
     return instance->assigned->mac && !text_equal(instance->spec->network, "none");
@@ -83,7 +83,8 @@ static int network_main(void *userdata) {
         .ports = &instance->spec->publish,
     };
 
-    return network_attach_tap(launch->machine->qemu->context.network, &member, &launch->tap, &launch->network_error);
+    return network_attach_tap(launch->machine->qemu->context.network, &member, &launch->tap,
+                              &launch->network_error);
 }
 
 static int network_begin(struct launch *launch, struct error *error) {
@@ -92,7 +93,8 @@ static int network_begin(struct launch *launch, struct error *error) {
     if (!has_network(launch->instance))
         return 0;
     if (!launch->machine->qemu->context.network)
-        return error_set(error, ERROR_HOST_LACKS, "a network", "no instance network could be set up here; use --network none");
+        return error_set(error, ERROR_HOST_LACKS, "a network",
+                         "no instance network could be set up here; use --network none");
     launch->plan.mac = launch->instance->assigned->mac;
     r = fiber_start(&launch->network, "tap", network_main, launch);
     return r < 0 ? error_errno(error, r, "attaching the network") : 0;
@@ -117,7 +119,7 @@ static int network_finish(struct launch *launch, struct error *error) {
     return 0;
 }
 
-/* --- disks ------------------------------------------------------------------------------------------------------ */
+/* --- disks ---------------------------------------------------------------------------------------------- */
 
 /* Consumes the descriptors. */
 static void disk_add(struct launch *launch, struct machine_disk disk, int fd, int backing_fd) {
@@ -133,8 +135,10 @@ static int own_private(int fd, const char *path, struct error *error) {
     return fchmod(fd, 0600) < 0 ? error_errno(error, -errno, "protecting %s", path) : 0;
 }
 
-static int disk_add_path(struct launch *launch, struct machine_disk disk, const char *path, struct error *error) {
-    int fd = path ? open_file(path, disk.read_only ? O_RDONLY : O_RDWR, error) : error_errno(error, -ENOMEM, "opening disks");
+static int disk_add_path(struct launch *launch, struct machine_disk disk, const char *path,
+                         struct error *error) {
+    int fd = path ? open_file(path, disk.read_only ? O_RDONLY : O_RDWR, error)
+                  : error_errno(error, -ENOMEM, "opening disks");
 
     if (fd < 0)
         return fd;
@@ -163,14 +167,16 @@ static int disks_microvm(struct launch *launch, struct error *error) {
     int r;
 
     if (instance->image->type != IMAGE_OCI)
-        return error_set(error, ERROR_NOT_SUPPORTED, "the kind microvm", "disk images", "it runs OCI images; use the kind vm");
+        return error_set(error, ERROR_NOT_SUPPORTED, "the kind microvm", "disk images",
+                         "it runs OCI images; use the kind vm");
     r = kernel_open(launch, error);
     if (r >= 0)
         r = storage_erofs(storage, instance->image, NULL, &root, error);
     if (r >= 0)
         r = disk_add_path(launch, (struct machine_disk){ .role = DISK_ROOT, .read_only = true }, root, error);
     if (r >= 0)
-        r = data ? storage_make_ext4(storage, size, data, error) : error_errno(error, -ENOMEM, "making disks");
+        r = data ? storage_make_ext4(storage, size, data, error)
+                 : error_errno(error, -ENOMEM, "making disks");
     if (r >= 0)
         r = disk_add_path(launch, (struct machine_disk){ .role = DISK_DATA }, data, error);
     return r;
@@ -229,12 +235,14 @@ static int cdrom_add(struct launch *launch, const struct image *image, int boot_
     int r;
 
     if (image->type != IMAGE_ISO)
-        return error_set(error, ERROR_BAD_VALUE, "cdrom", launch->instance->spec->cdrom, "this image is no ISO");
+        return error_set(error, ERROR_BAD_VALUE, "cdrom", launch->instance->spec->cdrom,
+                         "this image is no ISO");
     r = storage_disk_path(launch->machine->qemu->context.storage, image, &path, error);
     if (r < 0)
         return r;
-    return disk_add_path(launch, (struct machine_disk){ .role = DISK_CDROM, .read_only = true, .boot_index = boot_index },
-                         path, error);
+    return disk_add_path(
+            launch, (struct machine_disk){ .role = DISK_CDROM, .read_only = true, .boot_index = boot_index },
+            path, error);
 }
 
 static int seed_add(struct launch *launch, struct error *error) {
@@ -278,7 +286,8 @@ static int disks_vm(struct launch *launch, struct error *error) {
     int r;
 
     if (instance->image->type == IMAGE_OCI)
-        return error_set(error, ERROR_NOT_SUPPORTED, "the kind vm", "OCI images", "use the kind microvm or container");
+        return error_set(error, ERROR_NOT_SUPPORTED, "the kind vm", "OCI images",
+                         "use the kind microvm or container");
     r = firmware_open(launch, error);
     if (r >= 0)
         r = from_iso ? empty_disk(launch, error) : overlay_disk(launch, error);
@@ -291,7 +300,7 @@ static int disks_vm(struct launch *launch, struct error *error) {
     return r;
 }
 
-/* --- QEMU ------------------------------------------------------------------------------------------------------- */
+/* --- QEMU ----------------------------------------------------------------------------------------------- */
 
 static int sockets_make(struct launch *launch, struct error *error) {
     struct console_ends ends;
@@ -311,7 +320,8 @@ static int sockets_make(struct launch *launch, struct error *error) {
     return 0;
 }
 
-/* A pipe for what QEMU complains about: it never blocks QEMU, and what nobody reads is bounded by the pipe. */
+/* A pipe for what QEMU complains about: it never blocks QEMU, and what nobody reads is bounded by the
+ * pipe. */
 static int errors_make(struct launch *launch, int *ret_write) {
     int pair[2];
 
@@ -361,7 +371,8 @@ static int qemu_jail(const struct launch *launch, struct jail **ret, struct erro
         return error_set(error, ERROR_INTERNAL, "starting QEMU", "the instance has no id of its own");
     r = jail_new(&options, ret, &missing);
     if (r == -ENOENT && missing)
-        return error_set(error, ERROR_HOST_LACKS, missing, "install the packages qemu-system-x86 and seabios");
+        return error_set(error, ERROR_HOST_LACKS, missing,
+                         "install the packages qemu-system-x86 and seabios");
     return r < 0 ? error_errno(error, r, "building QEMU's jail") : 0;
 }
 

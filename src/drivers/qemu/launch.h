@@ -9,7 +9,8 @@
 
 struct suspend_note;
 
-/* Fiber: makes what is missing of the instance's disks, opens everything, attaches the network and starts QEMU in its jail.
- * When it returns 0, machine->process runs and is recorded in the run directory; otherwise nothing runs. `restored`: the machine
- * will be loaded with saved memory, and has this size. NULL: the wished one. */
+/* Fiber: makes what is missing of the instance's disks, opens everything, attaches the network and starts
+ * QEMU in its jail. When it returns 0, machine->process runs and is recorded in the run directory;
+ * otherwise nothing runs. `restored`: the machine will be loaded with saved memory, and has this size.
+ * NULL: the wished one. */
 int launch_machine(struct machine *machine, const struct suspend_note *restored, struct error *error);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* States of a machine: starting -> running <-> paused -> halted (the guest is off, QEMU still there) -> ended (no process).
- * What leads there: QMP events (halted, panicked), the agent's exit message, the end of the process. The watcher fiber does
- * the rest: it asks a halted QEMU to quit, waits for the process and tells the manager.
+/* States of a machine: starting -> running <-> paused -> halted (the guest is off, QEMU still there) ->
+ * ended (no process). What leads there: QMP events (halted, panicked), the agent's exit message, the end of
+ * the process. The watcher fiber does the rest: it asks a halted QEMU to quit, waits for the process and
+ * tells the manager.
  *
  * The exit of a microVM's main process is written to a file durably before the guest is told to forget it. */
 #include "drivers/qemu/machine.h"
@@ -40,7 +41,7 @@
 #define CODE_KILLED 137
 #define CODE_CRASHED 255
 
-/* --- life ------------------------------------------------------------------------------------------------------ */
+/* --- life ----------------------------------------------------------------------------------------------- */
 
 static void machine_unlink(struct machine *machine) {
     for (struct machine **link = &machine->qemu->machines; *link; link = &(*link)->next)
@@ -74,7 +75,8 @@ void machine_unref(struct machine *machine) {
         machine_free(machine);
 }
 
-int machine_new(struct qemu *qemu, struct driver_instance *instance, struct machine **ret, struct error *error) {
+int machine_new(struct qemu *qemu, struct driver_instance *instance, struct machine **ret,
+                struct error *error) {
     _cleanup_(machine_unrefp) struct machine *machine = calloc(1, sizeof(*machine));
     struct cgroup_usage usage;
 
@@ -126,7 +128,7 @@ static void status_changed(struct machine *machine) {
         events->changed(machine->instance);
 }
 
-/* --- the exit file --------------------------------------------------------------------------------------------- */
+/* --- the exit file -------------------------------------------------------------------------------------- */
 
 static char *exit_path(const struct driver_instance *instance) {
     return text_format("%s/" EXIT_NAME, instance->state_path);
@@ -163,7 +165,8 @@ bool exit_read(const struct driver_instance *instance, int *ret_code, char **ret
     const char *problem;
     size_t size;
 
-    if (!path || file_read(AT_FDCWD, path, EXIT_MAX, &text, &size) < 0 || json_parse(text, size, &json, NULL) < 0)
+    if (!path || file_read(AT_FDCWD, path, EXIT_MAX, &text, &size) < 0 ||
+        json_parse(text, size, &json, NULL) < 0)
         return false;
     problem = json_text(json, "problem", NULL);
     *ret_code = (int) json_integer(json, "code", -1);
@@ -178,7 +181,7 @@ void exit_remove(const struct driver_instance *instance) {
         (void) unlink(path);
 }
 
-/* --- what QEMU tells -------------------------------------------------------------------------------------------- */
+/* --- what QEMU tells ------------------------------------------------------------------------------------ */
 
 struct event_row {
     const char *name;
@@ -265,17 +268,21 @@ static const struct qmp_handlers qmp_handlers = { .event = on_event, .closed = o
 
 /* The console starts as output only, which a command line can say; input joins here. */
 static int console_join(struct machine *machine) {
-    _cleanup_free_ char *arguments = text_format(
-            "{\"id\":\"console\",\"backend\":{\"type\":\"file\",\"data\":{\"in\":\"/dev/fdset/%d\",\"out\":\"/dev/fdset/%d\","
-            "\"append\":true}}}", MACHINE_FD_CONSOLE_IN, MACHINE_FD_CONSOLE_OUT);
+    _cleanup_free_ char *arguments =
+            text_format("{\"id\":\"console\",\"backend\":{\"type\":\"file\",\"data\":{\"in\":\"/dev/fdset/"
+                        "%d\",\"out\":\"/dev/fdset/%d\","
+                        "\"append\":true}}}",
+                        MACHINE_FD_CONSOLE_IN, MACHINE_FD_CONSOLE_OUT);
 
-    return arguments ? qmp_call(machine->qmp, "chardev-change", arguments, -1, deadline_in(QMP_DEADLINE), NULL, NULL)
+    return arguments ? qmp_call(machine->qmp, "chardev-change", arguments, -1, deadline_in(QMP_DEADLINE),
+                                NULL, NULL)
                      : -ENOMEM;
 }
 
 static void status_take(struct machine *machine, const char *status) {
     machine->paused = text_equal(status, "paused");
-    if (text_equal(status, "shutdown") || text_equal(status, "guest-panicked") || text_equal(status, "internal-error")) {
+    if (text_equal(status, "shutdown") || text_equal(status, "guest-panicked") ||
+        text_equal(status, "internal-error")) {
         machine->halted = true;
         machine->panicked = text_equal(status, "guest-panicked");
         machine_changed(machine);
@@ -300,8 +307,8 @@ static int control_connect(struct machine *machine, struct error *error) {
     return 0;
 }
 
-int machine_call(struct machine *machine, const char *command, const char *arguments, struct json_object **ret,
-                 struct error *error) {
+int machine_call(struct machine *machine, const char *command, const char *arguments,
+                 struct json_object **ret, struct error *error) {
     if (!qmp_is_open(machine->qmp))
         return error_set(error, ERROR_BUSY, "QEMU", "it does not answer");
     return qmp_call(machine->qmp, command, arguments, -1, deadline_in(QMP_DEADLINE), ret, error);
@@ -315,7 +322,7 @@ int machine_ask(struct machine *machine, const char *command, uint64_t deadline)
     return qmp_call(machine->qmp, command, NULL, -1, deadline < usual ? deadline : usual, NULL, NULL);
 }
 
-/* --- what the guest tells --------------------------------------------------------------------------------------- */
+/* --- what the guest tells ------------------------------------------------------------------------------- */
 
 /* Stores the exit durably, lets the guest forget it, and makes sure that the machine ends. */
 static int exit_main(void *userdata) {
@@ -397,7 +404,7 @@ static void on_agent_changed(void *userdata) {
     status_changed(userdata);
 }
 
-/* --- the end ---------------------------------------------------------------------------------------------------- */
+/* --- the end -------------------------------------------------------------------------------------------- */
 
 /* The last line that QEMU wrote to its standard error, escaped; NULL if none. */
 static char *errors_last_line(struct machine *machine) {
@@ -419,8 +426,8 @@ static char *errors_last_line(struct machine *machine) {
 static bool was_out_of_memory(struct machine *machine) {
     struct cgroup_usage usage;
 
-    return !machine->killing && machine->instance->cgroup && cgroup_usage(machine->instance->cgroup, &usage) >= 0 &&
-           usage.oom_kills > machine->kills_before;
+    return !machine->killing && machine->instance->cgroup &&
+           cgroup_usage(machine->instance->cgroup, &usage) >= 0 && usage.oom_kills > machine->kills_before;
 }
 
 static char *text_copy(const char *text) {
@@ -457,7 +464,8 @@ void machine_exit(struct machine *machine, struct driver_exit *ret, char **ret_r
     } else if (machine->halted && is_vm) {
         ret->code = 0;
     } else if (machine->halted) {
-        *ret_reason = reason_with("the guest stopped before its command ended", text_copy(machine->last_line));
+        *ret_reason =
+                reason_with("the guest stopped before its command ended", text_copy(machine->last_line));
     } else if (machine->killing) {
         ret->code = CODE_KILLED;
         *ret_reason = strdup("it was killed");
@@ -595,7 +603,7 @@ int machine_failure(struct machine *machine, struct error *error) {
     return error_set(error, ERROR_INTERNAL, "the start of the machine", reason ? reason : "QEMU ended");
 }
 
-/* --- connecting ------------------------------------------------------------------------------------------------- */
+/* --- connecting ----------------------------------------------------------------------------------------- */
 
 static int guest_connect(struct machine *machine) {
     if (machine->instance->assigned->kind == KIND_MICROVM)

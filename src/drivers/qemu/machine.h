@@ -25,10 +25,11 @@ struct qemu {
     struct machine *machines; /* all there are */
 };
 
-/* A running microVM or VM, from the start of QEMU until its end was told. It is driver_instance.driver_data.
+/* A running microVM or VM, from the start of QEMU until its end was told. It is
+ * driver_instance.driver_data.
  *
- * The watcher fiber waits for QEMU's end, finds out why, and tells the manager, unless `quiet`: then somebody waits who
- * wants to know himself (a failing start, suspend, release). */
+ * The watcher fiber waits for QEMU's end, finds out why, and tells the manager, unless `quiet`: then
+ * somebody waits who wants to know himself (a failing start, suspend, release). */
 struct machine {
     unsigned references;
     struct machine *next;
@@ -74,7 +75,8 @@ struct machine {
 void qemu_unref(struct qemu *qemu);
 
 /* Whole life. A machine holds the run directory open. */
-int machine_new(struct qemu *qemu, struct driver_instance *instance, struct machine **ret, struct error *error);
+int machine_new(struct qemu *qemu, struct driver_instance *instance, struct machine **ret,
+                struct error *error);
 void machine_unref(struct machine *machine);
 /* A debug line with a time, from which ./bench works out our own part of it. */
 void machine_mark(const struct machine *machine, const char *what);
@@ -85,15 +87,16 @@ static inline void machine_unrefp(struct machine **machine) {
         machine_unref(*machine);
 }
 
-/* After the process runs: watches it, connects control, console, log and agent. `adopted`: it ran before this daemon. */
+/* After the process runs: watches it, connects control, console, log and agent. `adopted`: it ran before
+ * this daemon. */
 int machine_connect(struct machine *machine, bool adopted, struct error *error);
 /* Fiber: kills QEMU and waits until the watcher is through; never fails, never waits for the guest. */
 void machine_kill(struct machine *machine);
 /* Fiber: waits until it has ended. */
 int machine_wait_end(struct machine *machine, uint64_t deadline);
 /* Fiber: one QMP command. BUSY when there is no connection. */
-int machine_call(struct machine *machine, const char *command, const char *arguments, struct json_object **ret,
-                 struct error *error);
+int machine_call(struct machine *machine, const char *command, const char *arguments,
+                 struct json_object **ret, struct error *error);
 /* Fiber: one without arguments or answer that may not take longer than until `deadline`. */
 int machine_ask(struct machine *machine, const char *command, uint64_t deadline);
 /* Why QEMU ended before it was of use, as an error. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* One fiber reads: replies go to the waiting call with their id, events to the handler. A call is a record on its fiber's
- * stack, linked into `calls` while it waits. The reader and each waiting call hold a reference, so freeing the client in
- * the middle of anything is safe: they find it closed and leave.
+/* One fiber reads: replies go to the waiting call with their id, events to the handler. A call is a record
+ * on its fiber's stack, linked into `calls` while it waits. The reader and each waiting call hold a
+ * reference, so freeing the client in the middle of anything is safe: they find it closed and leave.
  *
  * A send that stops half-way (deadline, cancel) would garble the next command, so it ends the connection. */
 #include "drivers/qemu/qmp.h"
@@ -103,7 +103,7 @@ static void qmp_close(struct qmp *qmp) {
         handlers->closed(qmp->userdata);
 }
 
-/* --- reading --------------------------------------------------------------------------------------------------- */
+/* --- reading -------------------------------------------------------------------------------------------- */
 
 static int take_object(struct qmp *qmp, struct json_object *object) {
     const char *event = json_text(object, "event", NULL);
@@ -166,7 +166,7 @@ static int reader_main(void *userdata) {
     return 0;
 }
 
-/* --- calls ----------------------------------------------------------------------------------------------------- */
+/* --- calls ---------------------------------------------------------------------------------------------- */
 
 static char *call_text(const char *command, const char *arguments, uint64_t id) {
     _cleanup_buffer_ struct buffer out = BUFFER_INIT;
@@ -208,7 +208,8 @@ static int call_wait(struct qmp *qmp, struct qmp_wait *wait, uint64_t deadline) 
     return r;
 }
 
-static int call_result(const char *command, struct json_object *reply, struct json_object **ret, struct error *error) {
+static int call_result(const char *command, struct json_object *reply, struct json_object **ret,
+                       struct error *error) {
     struct json_object *failure = json_member(reply, "error");
     _cleanup_free_ char *what = text_format("QEMU's %s", command), *words = NULL;
     const char *description;
@@ -258,7 +259,7 @@ int qmp_call(struct qmp *given, const char *command, const char *arguments, int 
     return r;
 }
 
-/* --- open and close -------------------------------------------------------------------------------------------- */
+/* --- open and close ------------------------------------------------------------------------------------- */
 
 static int greeting_wait(struct qmp *qmp, uint64_t deadline) {
     int r = 0;
@@ -270,8 +271,8 @@ static int greeting_wait(struct qmp *qmp, uint64_t deadline) {
     return r;
 }
 
-int qmp_open_take(int fd, const struct qmp_handlers *handlers, void *userdata, uint64_t deadline, struct qmp **ret,
-                  struct error *error) {
+int qmp_open_take(int fd, const struct qmp_handlers *handlers, void *userdata, uint64_t deadline,
+                  struct qmp **ret, struct error *error) {
     _cleanup_close_ int taken = fd;
     _cleanup_qmp_ struct qmp *qmp = calloc(1, sizeof(*qmp));
     int r;

@@ -7,9 +7,9 @@
 #include "base/error.h"
 #include "base/json.h"
 
-/* A client of QEMU's machine protocol. Calls are fibers' waits with a deadline, may be cancelled, and may overtake each
- * other: replies are matched by id, one that comes too late is ignored. QEMU is not trusted to be sane: a line above
- * 4 MiB, or anything that is no JSON object, ends the connection. */
+/* A client of QEMU's machine protocol. Calls are fibers' waits with a deadline, may be cancelled, and may
+ * overtake each other: replies are matched by id, one that comes too late is ignored. QEMU is not trusted
+ * to be sane: a line above 4 MiB, or anything that is no JSON object, ends the connection. */
 
 #define QMP_LINE_MAX (4 * 1024 * 1024)
 #define QMP_DEADLINE (10 * CLOCK_SECOND) /* for an ordinary call */
@@ -24,15 +24,15 @@ struct qmp_handlers {
 };
 
 /* Fiber: takes the connected socket (also on failure), waits for the greeting and enters command mode. */
-int qmp_open_take(int fd, const struct qmp_handlers *handlers, void *userdata, uint64_t deadline, struct qmp **ret,
-                  struct error *error);
+int qmp_open_take(int fd, const struct qmp_handlers *handlers, void *userdata, uint64_t deadline,
+                  struct qmp **ret, struct error *error);
 /* Ends the connection; waiting calls return -ECONNRESET. No handler is called any more. Also off fibers. */
 void qmp_free(struct qmp *qmp);
 bool qmp_is_open(const struct qmp *qmp);
 
-/* Fiber: one command. `arguments` is the text of a JSON object, or NULL. `passed` >= 0 goes along as a descriptor.
- * *ret (may be NULL) gets the return value. Errors: INTERNAL with QEMU's own words (-EIO), TIMEOUT, CANCELED;
- * -ECONNRESET when the connection is gone. */
+/* Fiber: one command. `arguments` is the text of a JSON object, or NULL. `passed` >= 0 goes along as a
+ * descriptor. *ret (may be NULL) gets the return value. Errors: INTERNAL with QEMU's own words (-EIO),
+ * TIMEOUT, CANCELED; -ECONNRESET when the connection is gone. */
 int qmp_call(struct qmp *qmp, const char *command, const char *arguments, int passed, uint64_t deadline,
              struct json_object **ret, struct error *error);
 

@@ -8,8 +8,8 @@
 #include "base/fiber.h"
 #include "drivers/stream.h"
 
-/* Bytes of one or two channels on their way to one reader, in order. The writer watches `size` and decides what is too
- * much; the reader waits. */
+/* Bytes of one or two channels on their way to one reader, in order. The writer watches `size` and decides
+ * what is too much; the reader waits. */
 
 struct queue_chunk;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* A running machine gets less through its balloon: the guest gives pages back. It cannot get more than it started with. The
- * share of CPU time is the control group's; only the number of virtual processors is fixed. */
+/* A running machine gets less through its balloon: the guest gives pages back. It cannot get more than it
+ * started with. The share of CPU time is the control group's; only the number of virtual processors is
+ * fixed. */
 #include <errno.h>
 #include <json-c/json.h>
 
@@ -31,7 +32,9 @@ static int size_ask(struct machine *machine, struct error *error) {
         r = machine_call(machine, "query-cpus-fast", NULL, &processors, error);
     if (r < 0)
         return r;
-    machine->boot_cpus = json_object_is_type(processors, json_type_array) ? (unsigned) json_object_array_length(processors) : 1;
+    machine->boot_cpus = json_object_is_type(processors, json_type_array)
+                                 ? (unsigned) json_object_array_length(processors)
+                                 : 1;
     machine->boot_memory = (uint64_t) json_integer(memory, "base-memory", 0);
     return 0;
 }
@@ -57,7 +60,8 @@ static int balloon_wait(struct machine *machine, uint64_t bytes, struct error *e
         if ((uint64_t) json_integer(info, "actual", INT64_MAX) <= bytes + BALLOON_SLACK)
             return 0;
         if (clock_now() > deadline)
-            return error_set(error, ERROR_GUEST, "it did not give the memory back; it may need it, or lack the balloon driver");
+            return error_set(error, ERROR_GUEST,
+                             "it did not give the memory back; it may need it, or lack the balloon driver");
         r = fiber_sleep(BALLOON_PAUSE);
         if (r < 0)
             return error_errno(error, r, "changing memory");
@@ -70,9 +74,10 @@ static int memory_resize(struct machine *machine, uint64_t before, uint64_t want
 
     if (wanted > boot) {
         _cleanup_free_ char *size = text_format_size(boot);
-        _cleanup_free_ char *what = text_format("more memory than the %s it started with, while it runs", size ? size : "");
-        return error_set(error, ERROR_NOT_SUPPORTED, kind_name((enum kind) machine->instance->assigned->kind), what,
-                         "stop it first");
+        _cleanup_free_ char *what =
+                text_format("more memory than the %s it started with, while it runs", size ? size : "");
+        return error_set(error, ERROR_NOT_SUPPORTED, kind_name((enum kind) machine->instance->assigned->kind),
+                         what, "stop it first");
     }
     r = balloon_set(machine, wanted, error);
     if (r >= 0)
@@ -97,8 +102,8 @@ int machine_resize(struct machine *machine, const struct instance_spec *before, 
     if (machine_processors(spec) > machine->boot_cpus) {
         _cleanup_free_ char *what =
                 text_format("more CPUs than the %u it started with, while it runs", machine->boot_cpus);
-        return error_set(error, ERROR_NOT_SUPPORTED, kind_name((enum kind) machine->instance->assigned->kind), what,
-                         "stop it first");
+        return error_set(error, ERROR_NOT_SUPPORTED, kind_name((enum kind) machine->instance->assigned->kind),
+                         what, "stop it first");
     }
     return spec->memory == before->memory ? 0 : memory_resize(machine, before->memory, spec->memory, error);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* polder-seed: writes an ISO 9660 image with the label "cidata" to descriptor 3, from files that come on standard input, each
- * as a line "NAME SIZE" and SIZE bytes. A program of its own, so that polderd does not carry libisofs. Contents are opaque;
- * names are of this project's own making. */
+/* polder-seed: writes an ISO 9660 image with the label "cidata" to descriptor 3, from files that come on
+ * standard input, each as a line "NAME SIZE" and SIZE bytes. A program of its own, so that polderd does not
+ * carry libisofs. Contents are opaque; names are of this project's own making. */
 #define LIBISOFS_WITHOUT_LIBBURN
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* What cloud-init reads. All documents but the user's own are JSON, which is YAML, so that nothing needs escaping by hand. */
+/* What cloud-init reads. All documents but the user's own are JSON, which is YAML, so that nothing needs
+ * escaping by hand. */
 #include "drivers/qemu/seed.h"
 
 #include <errno.h>
@@ -44,7 +45,8 @@ static void emit_static_address(struct emitter *emitter, const struct driver_ins
     emit_object_end(emitter);
 }
 
-static void emit_network(struct emitter *emitter, const struct driver_instance *instance, const struct network *network) {
+static void emit_network(struct emitter *emitter, const struct driver_instance *instance,
+                         const struct network *network) {
     emit_object(emitter);
     if (!instance->assigned->mac || text_equal(instance->spec->network, "none")) {
         emit_key_text(emitter, "config", "disabled");
@@ -72,7 +74,8 @@ static void emit_network(struct emitter *emitter, const struct driver_instance *
 
 static void emit_mount(struct emitter *emitter, const struct instance_mount *mount, size_t index) {
     _cleanup_free_ char *source = mount->type == MOUNT_BIND ? text_format("m%zu", index) : strdup("tmpfs");
-    _cleanup_free_ char *size = mount->size > 0 ? text_format(",size=%llu", (unsigned long long) mount->size) : strdup("");
+    _cleanup_free_ char *size =
+            mount->size > 0 ? text_format(",size=%llu", (unsigned long long) mount->size) : strdup("");
     _cleanup_free_ char *options = text_format("%s,nofail%s", mount->read_only ? "ro" : "rw",
                                                mount->type == MOUNT_TMPFS && size ? size : "");
 
@@ -137,7 +140,8 @@ static int program_run(const char *program, const struct buffer *input, int targ
     return process_run(&spec, &run, error);
 }
 
-int seed_make(const struct qemu *qemu, const struct driver_instance *instance, const char *path, struct error *error) {
+int seed_make(const struct qemu *qemu, const struct driver_instance *instance, const char *path,
+              struct error *error) {
     _cleanup_free_ char *program = text_format("%s/polder-seed", qemu->context.libexec_path);
     _cleanup_free_ char *temporary = text_format("%s.tmp", path);
     _cleanup_buffer_ struct buffer input = BUFFER_INIT;

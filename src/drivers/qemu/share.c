@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* virtiofsd sees its directory as /share in a jail of its own and nothing else of the host. It keeps the ids of files as they
- * are, so it is root there with just the capabilities that changing owners takes; what it makes on the host is without set-id
- * and device meaning, since the mount says nosuid and nodev. It ends when QEMU closes the connection. */
+/* virtiofsd sees its directory as /share in a jail of its own and nothing else of the host. It keeps the
+ * ids of files as they are, so it is root there with just the capabilities that changing owners takes; what
+ * it makes on the host is without set-id and device meaning, since the mount says nosuid and nodev. It ends
+ * when QEMU closes the connection. */
 #include "drivers/qemu/share.h"
 
 #include <errno.h>
@@ -78,10 +79,17 @@ static int virtiofsd_start(struct machine *machine, int source, bool read_only, 
         { .path = PROGRAM },
         { .path = "/share", .source_fd = source, .writable = !read_only },
     };
-    const struct jail_options options = { .views = views, .view_count = ELEMENTS(views), .system_libraries = true,
-                                          .open_files = OPEN_FILES, .capabilities = CAPABILITIES };
-    char *const arguments[] = { (char *) PROGRAM, (char *) "--fd=3", (char *) "--rlimit-nofile=0", (char *) "-o",
-                                (char *) "source=/share,sandbox=chroot,cache=auto,log_level=err,xattr", NULL };
+    const struct jail_options options = { .views = views,
+                                          .view_count = ELEMENTS(views),
+                                          .system_libraries = true,
+                                          .open_files = OPEN_FILES,
+                                          .capabilities = CAPABILITIES };
+    char *const arguments[] = { (char *) PROGRAM,
+                                (char *) "--fd=3",
+                                (char *) "--rlimit-nofile=0",
+                                (char *) "-o",
+                                (char *) "source=/share,sandbox=chroot,cache=auto,log_level=err,xattr",
+                                NULL };
     const struct process_fd fds[] = { { .source = listening, .target = SOCKET_FD } };
     _cleanup_jail_ struct jail *jail = NULL;
     struct process process = PROCESS_INIT;
@@ -100,8 +108,10 @@ static int virtiofsd_start(struct machine *machine, int source, bool read_only, 
 }
 
 /* One share; *ret_fd is QEMU's end. */
-static int share_start(struct machine *machine, const struct instance_mount *mount, int *ret_fd, struct error *error) {
-    _cleanup_close_ int source = source_open(machine, mount->source, error), listening = -EBADF, connected = -EBADF;
+static int share_start(struct machine *machine, const struct instance_mount *mount, int *ret_fd,
+                       struct error *error) {
+    _cleanup_close_ int source = source_open(machine, mount->source, error), listening = -EBADF,
+                        connected = -EBADF;
     int flags, r;
 
     if (source < 0)

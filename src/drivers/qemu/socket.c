@@ -37,7 +37,8 @@ int socket_listen(int directory, const char *name) {
         return r < 0 ? r : fd;
     (void) unlinkat(directory, name, 0);
     /* The mode of the new socket; the directory is root's alone besides. */
-    if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *) &address, sizeof(address)) < 0 || listen(fd, 4) < 0)
+    if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *) &address, sizeof(address)) < 0 ||
+        listen(fd, 4) < 0)
         return -errno;
     return STEAL_FD(fd);
 }

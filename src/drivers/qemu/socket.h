@@ -4,8 +4,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Unix stream sockets in a directory given by descriptor, so that a path may be longer than a socket address holds. All
- * return a non-blocking, close-on-exec descriptor or negative errno. */
+/* Unix stream sockets in a directory given by descriptor, so that a path may be longer than a socket
+ * address holds. All return a non-blocking, close-on-exec descriptor or negative errno. */
 
 /* Replaces what is there. Nobody but root may connect. */
 int socket_listen(int directory, const char *name);

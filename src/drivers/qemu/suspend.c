@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* STATE_PATH/memory holds QEMU's migration stream, STATE_PATH/memory.json what machine it belongs to. The JSON is written
- * last, durably: without it the memory does not exist. */
+/* STATE_PATH/memory holds QEMU's migration stream, STATE_PATH/memory.json what machine it belongs to. The
+ * JSON is written last, durably: without it the memory does not exist. */
 #include "drivers/qemu/suspend.h"
 
 #include <errno.h>
@@ -40,7 +40,7 @@ bool suspend_saved(const struct driver_instance *instance) {
     return note && file_exists(AT_FDCWD, note);
 }
 
-/* --- the note --------------------------------------------------------------------------------------------------- */
+/* --- the note ------------------------------------------------------------------------------------------- */
 
 static int note_write(const struct machine *machine) {
     _cleanup_buffer_ struct buffer out = BUFFER_INIT;
@@ -62,17 +62,19 @@ int suspend_note_read(const struct driver_instance *instance, struct suspend_not
     int64_t memory, cpus;
     size_t size;
 
-    if (!path || file_read(AT_FDCWD, path, NOTE_MAX, &text, &size) < 0 || json_parse(text, size, &json, NULL) < 0)
+    if (!path || file_read(AT_FDCWD, path, NOTE_MAX, &text, &size) < 0 ||
+        json_parse(text, size, &json, NULL) < 0)
         return error_set(error, ERROR_NOT_FOUND, "saved memory of instance", instance->name);
     memory = json_integer(json, "memory", 0);
     cpus = json_integer(json, "cpus", 0);
     if (json_integer(json, "version", 0) != MACHINE_VERSION || memory <= 0 || cpus <= 0 || cpus > INT32_MAX)
-        return error_set(error, ERROR_INTERNAL, "restoring its memory", "it was saved by an incompatible version of Polder");
+        return error_set(error, ERROR_INTERNAL, "restoring its memory",
+                         "it was saved by an incompatible version of Polder");
     *ret = (struct suspend_note){ .memory = (uint64_t) memory, .cpus = (unsigned) cpus };
     return 0;
 }
 
-/* --- migration to and from a file ------------------------------------------------------------------------------- */
+/* --- migration to and from a file ----------------------------------------------------------------------- */
 
 static int capabilities_set(struct machine *machine, struct error *error) {
     int r = machine_call(machine, "migrate-set-capabilities",
@@ -122,7 +124,8 @@ static int migration_run(struct machine *machine, const char *command, int fd, s
     machine->migrated = machine->migration_failed = false;
     r = capabilities_set(machine, error);
     if (r >= 0)
-        r = qmp_call(machine->qmp, "getfd", "{\"fdname\":\"" FD_NAME "\"}", fd, deadline_in(QMP_DEADLINE), NULL, error);
+        r = qmp_call(machine->qmp, "getfd", "{\"fdname\":\"" FD_NAME "\"}", fd, deadline_in(QMP_DEADLINE),
+                     NULL, error);
     if (r >= 0)
         r = machine_call(machine, command, "{\"uri\":\"fd:" FD_NAME "\"}", NULL, error);
     return r < 0 ? r : migration_wait(machine, error);
@@ -132,7 +135,7 @@ static int sync_job(void *userdata) {
     return fdatasync(*(int *) userdata) < 0 ? -errno : 0;
 }
 
-/* --- suspend ----------------------------------------------------------------------------------------------------- */
+/* --- suspend -------------------------------------------------------------------------------------------- */
 
 static int memory_save(struct machine *machine, struct error *error) {
     _cleanup_free_ char *path = memory_path(machine->instance, "");
