@@ -7,6 +7,9 @@
 #include "base/map.h"
 #include "base/text.h"
 
+#define WEIGHT_NORMAL 100
+#define WEIGHT_STEP 9 /* of a priority: ten times the weight at 100 */
+
 struct entry {
     char *id;
     enum kind kind;
@@ -300,4 +303,11 @@ bool engine_walk(const struct engine *engine, struct engine_cursor *cursor, void
 
 void engine_totals(const struct engine *engine, struct engine_totals *ret) {
     *ret = engine->totals;
+}
+
+uint64_t engine_cpu_weight(int64_t priority) {
+    uint64_t distance = priority < 0 ? -(uint64_t) priority : (uint64_t) priority, factor;
+
+    factor = WEIGHT_NORMAL + WEIGHT_STEP * (distance > 100 ? 100 : distance);
+    return priority < 0 ? WEIGHT_NORMAL * WEIGHT_NORMAL / factor : factor;
 }

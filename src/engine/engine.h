@@ -72,6 +72,10 @@ struct engine_cursor {
 bool engine_walk(const struct engine *engine, struct engine_cursor *cursor, void **ret_userdata,
                  struct engine_explanation *ret_why);
 
+/* The share of the processors, beside others, that a priority from -100 to 100 earns, as a control group's weight: 10 to
+ * 1000, 100 for priority 0; opposite priorities are as far below as above. */
+uint64_t engine_cpu_weight(int64_t priority);
+
 struct engine_totals {
     uint64_t promised_cpus, promised_memory; /* sums of requests admitted */
     uint64_t taken_cpus, taken_memory;       /* of the physical capacity, after the ratios */

@@ -24,7 +24,7 @@ void run_limits(const struct instance *instance, struct cgroup_limits *ret) {
 
     *ret = (struct cgroup_limits){
         .cpu_milli = spec->cpus,
-        .cpu_weight = 100,
+        .cpu_weight = engine_cpu_weight(spec->priority),
         .memory = spec->memory,
         .pids = spec->pids,
         .io_read = spec->io_read,

@@ -218,9 +218,20 @@ static void test_change(void **state) {
     engine_free(engine);
 }
 
+static void test_priority_is_a_weight(void **state _unused_) {
+    assert_int_equal(engine_cpu_weight(0), 100);
+    assert_int_equal(engine_cpu_weight(100), 1000);
+    assert_int_equal(engine_cpu_weight(-100), 10);
+    for (int64_t priority = -99; priority <= 100; priority++)
+        assert_true(engine_cpu_weight(priority) >= engine_cpu_weight(priority - 1));
+    assert_int_equal(engine_cpu_weight(INT64_MAX), 1000);
+    assert_int_equal(engine_cpu_weight(INT64_MIN), 10);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_arrival_order), cmocka_unit_test(test_change),
+        cmocka_unit_test(test_priority_is_a_weight),
         cmocka_unit_test(test_overcommit_is_per_kind),
         cmocka_unit_test(test_explains_the_wait),
         cmocka_unit_test(test_impossible_is_refused_at_once),
