@@ -373,22 +373,69 @@ static void test_microvm_exec(void) {
     bench_done(&bench);
 }
 
+static void namespaces_differ(pid_t pid) {
+    static const char *const names[] = { "mnt", "pid", "net", "ipc", "uts" };
+
+    for (size_t i = 0; i < ELEMENTS(names); i++) {
+        _cleanup_free_ char *theirs = text_format("/proc/%d/ns/%s", (int) pid, names[i]);
+        _cleanup_free_ char *ours = text_format("/proc/self/ns/%s", names[i]);
+        char a[64] = { 0 }, b[64] = { 0 };
+
+        assert_true(readlink(theirs, a, sizeof(a) - 1) > 0 && readlink(ours, b, sizeof(b) - 1) > 0);
+        assert_string_not_equal(a, b);
+    }
+}
+
+/* Programs, libraries and firmware, read-only; three devices; its own processes. */
+static void mounts_are_few(pid_t pid) {
+    static const char *const allowed[] = { "/",          "/usr/bin/qemu-system-x86_64", "/usr/share/qemu",
+                                           "/dev/null",  "/usr/lib/x86_64-linux-gnu",   "/usr/share/seabios",
+                                           "/dev/zero",  "/dev/urandom",                "/usr/lib64",
+                                           "/proc",      NULL };
+    _cleanup_free_ char *path = text_format("/proc/%d/mountinfo", (int) pid), *text = NULL;
+
+    assert_int_equal(file_read(AT_FDCWD, path, 65536, &text, NULL), 0);
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        char point[256], flags[256];
+
+        assert_int_equal(sscanf(line, "%*s %*s %*s %*s %255s %255s", point, flags), 2);
+        assert_true(list_has((char *const *) (uintptr_t) allowed, point));
+        assert_true(text_starts(flags, "ro,") || text_starts(point, "/dev/") || text_equal(point, "/proc"));
+    }
+}
+
+/* Files are the instance's own and what was made for all: nothing else of the host. */
+static void descriptors_are_ours(struct bench *bench, pid_t pid) {
+    for (int fd = 0; fd < 256; fd++) {
+        _cleanup_free_ char *path = text_format("/proc/%d/fd/%d", (int) pid, fd);
+        char target[512] = { 0 };
+
+        if (readlink(path, target, sizeof(target) - 1) < 0 || target[0] != '/' || text_equal(target, "/null"))
+            continue;
+        assert_true(text_starts(target, bench->directory) || text_starts(target, inputs()) ||
+                    text_equal(target, "/dev/net/tun"));
+    }
+}
+
 static void test_microvm_jail(void) {
     struct bench bench;
-    struct machine *machine;
+    pid_t pid;
 
     bench_init(&bench, KIND_MICROVM);
     bench_command(&bench, sleeper);
     bench_start(&bench, false, NULL);
-    machine = bench.instance.driver_data;
+    pid = ((struct machine *) bench.instance.driver_data)->process.pid;
 
-    _cleanup_free_ char *path = text_format("/proc/%d/status", (int) machine->process.pid), *status = NULL;
+    _cleanup_free_ char *path = text_format("/proc/%d/status", (int) pid), *status = NULL;
     assert_int_equal(file_read(AT_FDCWD, path, 65536, &status, NULL), 0);
     assert_non_null(strstr(status, "Uid:\t1900000\t1900000\t1900000\t1900000"));
     assert_non_null(strstr(status, "CapEff:\t0000000000000000"));
     assert_non_null(strstr(status, "CapBnd:\t0000000000000000"));
     assert_non_null(strstr(status, "NoNewPrivs:\t1"));
     assert_non_null(strstr(status, "Seccomp:\t2"));
+    namespaces_differ(pid);
+    mounts_are_few(pid);
+    descriptors_are_ours(&bench, pid);
     bench_done(&bench);
 }
 
