@@ -10,6 +10,8 @@
 #include "base/text.h"
 #include "manager/internal.h"
 
+#define END_DEADLINE (60 * CLOCK_SECOND) /* to work off an end that the driver told of */
+
 struct action {
     struct manager *manager;
     struct instance *instance;
@@ -192,13 +194,35 @@ static int do_restart(struct action *action, struct operation *operation, struct
         if (r < 0)
             wish_back(action, POWER_RUNNING, state_is_active(instance->status.state) ? before : POWER_STOPPED);
     }
-    if (r >= 0)
+    if (r >= 0 && !state_is_active(instance->status.state))
         r = run_start_wished(instance, operation, NULL, before == POWER_RUNNING ? POWER_RUNNING : POWER_STOPPED, error);
     if (instance->control.restarting) {
         instance->control.restarting = false;
         manager_mark_dirty(action->manager, instance);
     }
     return r;
+}
+
+static int removed(const struct action *action, struct error *error) {
+    return action->action == ACTION_DELETE ? 0 : error_set(error, ERROR_NOT_FOUND, "instance", action->instance->name);
+}
+
+/* It ended by itself while it was to be paused: then that is the reason, whatever the driver said. It may be gone by
+ * now, or run again. */
+static int end_came(struct action *action, int r, struct error *error) {
+    struct instance *instance = action->instance;
+    int waited = instance->ends > 0 ? run_wait_rest(instance, deadline_in(END_DEADLINE)) : -ENOENT;
+
+    if (waited < 0 && waited != -ECANCELED)
+        return r;
+    error_clear(error);
+    if (waited == -ECANCELED)
+        return error_set(error, ERROR_CANCELED, "the request");
+    if (instance->removed)
+        return removed(action, error);
+    if (check_state(instance, action->action, &action->options, error) >= 0)
+        (void) lifecycle_check(STATE_STOPPED, actions[action->action].event, &(enum state){ 0 }, error);
+    return -error_number(error->code);
 }
 
 static int do_power(struct action *action, struct operation *operation, struct error *error) {
@@ -217,7 +241,7 @@ static int do_power(struct action *action, struct operation *operation, struct e
         r = run_resume(instance, operation, before, error);
     if (r < 0 && instance->status.state != STATE_SUSPENDED)
         wish_back(action, wished, before);
-    return r;
+    return r < 0 ? end_came(action, r, error) : r;
 }
 
 static int do_delete(struct action *action, struct error *error) {
@@ -241,6 +265,8 @@ static int do_delete(struct action *action, struct error *error) {
             wish_back(action, POWER_DELETED, before);
             return r;
         }
+        if (instance->control.power != POWER_DELETED) /* a newer wish came while it stopped */
+            return error_set(error, ERROR_CANCELED, "the delete");
     }
     return instance_discard(instance, &action->actor, purge, error);
 }
@@ -289,8 +315,13 @@ static int reached(struct action *action, struct error *error) {
 }
 
 static int act(struct action *action, struct operation *operation, struct error *error) {
-    int r;
+    struct instance *instance = action->instance;
+    int r = instance->ends > 0 ? run_wait_rest(instance, deadline_in(END_DEADLINE)) : 0;
 
+    if (r < 0)
+        return error_errno(error, r, "waiting for its end");
+    if (instance->removed)
+        return removed(action, error);
     if (is_reached(action))
         return reached(action, error);
     r = check_action(action->instance, action->action, &action->options, error);
@@ -319,9 +350,9 @@ static int action_body(struct operation *operation, void *userdata, struct error
 
     if (r < 0)
         return r;
-    if (instance->removed)
-        r = action->action == ACTION_DELETE ? 0 : error_set(error, ERROR_NOT_FOUND, "instance", instance->name);
-    else {
+    if (instance->removed) {
+        r = removed(action, error);
+    } else {
         instance->operation = operation;
         r = act(action, operation, error);
         if (instance->operation == operation)

@@ -220,6 +220,7 @@ struct ended {
 };
 
 static void ended_free(struct ended *ended) {
+    ended->instance->ends--;
     instance_unref(ended->instance);
     free(ended->reason);
     free(ended);
@@ -249,6 +250,7 @@ void run_ended(struct driver_instance *view, const struct driver_exit *given) {
         return;
     }
     ended->instance = instance_ref(instance);
+    instance->ends++;
     ended->code = given->code;
     ended->out_of_memory = given->out_of_memory;
     ended->reason = given->reason ? text_escape(given->reason, strlen(given->reason), false) : NULL;

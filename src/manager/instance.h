@@ -55,6 +55,7 @@ struct instance {
     bool admitted;               /* the engine gave it room */
     bool handover;               /* it is stopped by somebody who decides what follows: restart, delete */
     struct fiber_queue admission;
+    unsigned ends;               /* told by the driver and not yet worked off */
     bool unreachable;            /* it may run, but could not be taken over yet */
     bool uncommitted;            /* its creation is not durable yet: nobody sees it */
     bool purging;                /* its record goes: the writer must not bring it back */

@@ -159,6 +159,9 @@ int run_start_wished(struct instance *instance, struct operation *operation, con
 int run_stop(struct instance *instance, uint64_t timeout_ms, struct error *error);
 /* The same, and until what follows the end is done; the lock is given up while it waits. */
 int run_stop_and_wait(struct instance *instance, uint64_t timeout_ms, struct error *error);
+/* Waits, with the lock given up, until the end that the driver told of has been worked off; it may be starting again by
+ * then, if others wished so. */
+int run_wait_rest(struct instance *instance, uint64_t deadline);
 int run_pause(struct instance *instance, struct error *error);
 int run_resume(struct instance *instance, struct operation *operation, enum power before, struct error *error);
 int run_suspend(struct instance *instance, struct error *error);

@@ -281,11 +281,11 @@ int run_stop(struct instance *instance, uint64_t timeout_ms, struct error *error
     return r;
 }
 
-/* Waits, with the lock given up, until the end that the driver announced has been worked off. */
-static int run_wait_rest(struct instance *instance, uint64_t deadline) {
+int run_wait_rest(struct instance *instance, uint64_t deadline) {
+    uint64_t ticket = instance->ticket;
     int r = 0;
 
-    while (r >= 0 && state_is_active(instance->status.state)) {
+    while (r >= 0 && state_is_active(instance->status.state) && instance->ticket == ticket) {
         fiber_mutex_unlock(&instance->lock);
         r = fiber_queue_wait(&instance->changed, deadline);
         fiber_shield();

@@ -726,7 +726,8 @@ def test_reader_that_never_reads(daemon):
             for action in ("start", "pause", "resume", "stop"):
                 daemon.act(f"loop{number}", action)
     eventually(lambda: len(other.read()) >= 1800)
-    assert daemon.resident() - before < 64 << 20
+    if polderlib.build_option("b_sanitize") in (None, "none", []):  # which keep what is freed for a while
+        assert daemon.resident() - before < 32 << 20
     for _ in range(6):
         for _ in range(500):
             daemon.request("PATCH", "/v1/instances/a", {"spec": {"description": "again"}})

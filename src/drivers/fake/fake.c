@@ -242,9 +242,12 @@ static void ended(struct fake_instance *instance, int code, bool oom) {
 static int life_main(void *userdata) {
     struct fake_instance *instance = userdata;
     uint64_t now = clock_now();
-    int r = instance->ends > now ? fiber_sleep(instance->ends - now) : 0;
+    int r = fiber_is_canceled() ? -ECANCELED : 0;
 
-    if (r >= 0 && instance->running) {
+    if (r >= 0 && instance->ends > now)
+        r = fiber_sleep(instance->ends - now);
+    /* Cancelled while it was due: the instance may be gone. */
+    if (r >= 0 && !fiber_is_canceled() && instance->running) {
         fiber_unref(instance->life);
         instance->life = NULL;
         ended(instance, instance->run.code, instance->run.oom);
