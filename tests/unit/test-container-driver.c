@@ -504,8 +504,10 @@ static int case_terminal(void *userdata) {
     test_init(&test);
     test.instance.process.tty = test.instance.process.stdin_open = true;
     START(&test, &stream, (char *) "sh");
-    assert_int_equal(stream_write(stream, "stty size; tty; echo $TERM\n", 27, SOON), 0);
+    assert_int_equal(stream_write(stream, "stty size\n", 10, SOON), 0);
     read_until(stream, "31 97\r\n");
+    /* Asked for separately: read_until drops what comes in one piece with its text. */
+    assert_int_equal(stream_write(stream, "tty; echo $TERM\n", 16, SOON), 0);
     read_until(stream, "xterm\r\n");
     assert_int_equal(stream_resize(stream, 50, 132), 0);
     assert_int_equal(stream_write(stream, "sleep 1; stty size\n", 19, SOON), 0);
