@@ -2,17 +2,22 @@
 """For tests with real machines: a daemon that is alone on a host of its own, and Debian disks that are made once.
 
 POLDER_TEST_CACHE names a directory that is kept between runs (default: /var/cache/polder-check)."""
+import asyncio
+import collections
 import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
+import struct
 import subprocess
 import tempfile
 import time
 
+import apilib
 import polderlib
 from polderlib import ROOT, eventually
 
@@ -168,5 +173,164 @@ class Counter:
         return eventually(above, deadline, f"{self.name} to count above {number}")
 
 
-def wall_clock():
-    return time.time()
+def clock_is_right(daemon, name, tolerance=2):
+    """The guest's wall clock is the host's, as far as asking takes."""
+    before = time.time()
+    inside = int(daemon.execute(name, "date", "+%s"))
+    return before - tolerance <= inside <= time.time() + tolerance
+
+
+def is_alive(pid):
+    """A zombie is not: a process whose parent died may have an init that does not wait for it."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def processes_of(uuid):
+    """Ids of the processes in the control groups of an instance."""
+    found = []
+    for entry in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if uuid in (entry / "cgroup").read_text() and is_alive(entry.name):
+                found.append(int(entry.name))
+    return found
+
+
+# ---- what QEMU may see of the host ----
+
+NAMESPACES = ("mnt", "pid", "net", "ipc", "uts")
+
+
+def jail_faults(daemon, name, allowed_files):
+    """What is wrong with the jail of an instance's QEMU, as a list of sentences. `allowed_files` are prefixes of the paths
+    that it may have open."""
+    instance = daemon.instance(name)
+    process = pathlib.Path("/proc") / str(instance["status"]["pid"])
+    status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
+    base = instance["assigned"]["uid_base"]
+    wanted = {"Uid": "\t".join([str(base)] * 4), "Gid": "\t".join([str(base)] * 4), "Groups": "", "NoNewPrivs": "1", "Seccomp": "2",
+              **{f"Cap{kind}": "0" * 16 for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")}}
+    faults = [f"{key} is {status.get(key, '').strip()!r}" for key, value in wanted.items()
+              if status.get(key, "").strip() != value]
+    faults += [f"its {kind} namespace is not its own" for kind in NAMESPACES for other in (os.getpid(), daemon.pid)
+               if os.readlink(process / "ns" / kind) == os.readlink(f"/proc/{other}/ns/{kind}")]
+    faults += mount_faults(process) + open_file_faults(process, allowed_files)
+    return faults
+
+
+def mount_faults(process):
+    """The root is an empty tmpfs that nobody can write to; beneath it the program, its libraries and firmware, read-only."""
+    allowed = ("/usr/lib", "/usr/bin/qemu-system-x86_64", "/usr/share/qemu", "/usr/share/seabios", "/usr/share/OVMF", "/usr/share/ovmf")
+    faults = []
+    for line in (process / "mountinfo").read_text().splitlines():
+        words = line.split()
+        target, options, filesystem = words[4], words[5].split(","), words[words.index("-") + 1]
+        if target in ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/dev/kvm"):
+            good = filesystem == "devtmpfs" and "nosuid" in options
+        elif target == "/proc":
+            good = filesystem == "proc" and "hidepid=invisible" in line
+        elif target == "/":
+            good = filesystem == "tmpfs" and "ro" in options
+        else:
+            good = target.startswith(allowed) and {"ro", "nosuid", "nodev"} <= set(options)
+        if not good:
+            faults.append(f"mount {line}")
+    return faults
+
+
+def open_file_faults(process, allowed_files):
+    """It holds no directory, and no file but devices and what was given to it."""
+    kinds = ("pipe:", "socket:", "anon_inode:", "/memfd:", "/dev/null", "/null", "/dev/net/tun", "/dev/kvm", "/dev/urandom")
+    faults = []
+    for entry in (process / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            target = os.readlink(entry)
+            if os.path.isdir(entry):
+                faults.append(f"the directory {target} is open")
+            elif not target.startswith((*kinds, *map(str, allowed_files))):
+                faults.append(f"{target} is open")
+    return faults
+
+
+def allowed_files(daemon, name):
+    """Of one instance: its own directories, and what is shared, which is open for reading only (see can_write)."""
+    uuid = daemon.instance(name)["assigned"]["uuid"]
+    return [daemon.state / "instances" / uuid, daemon.run / "i" / uuid, daemon.state / "images", daemon.state / "kernels",
+            "/usr/share/OVMF", "/usr/share/qemu", "/usr/share/seabios"]
+
+
+def writable_files(daemon, name):
+    """Paths that QEMU has open for writing, but for devices, pipes and sockets."""
+    process = pathlib.Path("/proc") / str(daemon.instance(name)["status"]["pid"])
+    found = set()
+    for entry in (process / "fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            flags = int(re.search(r"flags:\s+(\d+)", entry.read_text()).group(1), 8)
+            target = os.readlink(process / "fd" / entry.name)
+            if flags & os.O_ACCMODE != os.O_RDONLY and target.startswith("/") and not target.startswith(("/dev", "/memfd:", "/null")):
+                found.add(target)
+    return found
+
+
+def check_jail(daemon, name):
+    allowed = allowed_files(daemon, name)
+    assert jail_faults(daemon, name, allowed) == []
+    assert all(path.startswith((str(allowed[0]), str(allowed[1]))) for path in writable_files(daemon, name)), writable_files(daemon, name)
+
+
+# ---- RFB, as much as a screenshot takes ----
+
+class Screen:
+    """A WebSocket with raw RFB bytes."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        self.data = b""
+
+    async def read(self, size):
+        while len(self.data) < size:
+            self.data += await asyncio.wait_for(self.stream.recv(), polderlib.DEADLINE)
+        piece, self.data = self.data[:size], self.data[size:]
+        return piece
+
+    async def begin(self):
+        """The banner; afterwards width and height are known."""
+        banner = await self.read(12)
+        await self.stream.send(b"RFB 003.008\n")
+        kinds = await self.read((await self.read(1))[0])
+        assert 1 in kinds, kinds
+        await self.stream.send(b"\x01")
+        assert await self.read(4) == b"\0\0\0\0"
+        await self.stream.send(b"\x01")
+        head = await self.read(24)
+        await self.read(int.from_bytes(head[20:24], "big"))
+        self.width, self.height = int.from_bytes(head[0:2], "big"), int.from_bytes(head[2:4], "big")
+        # Little-endian 32-bit pixels 00RRGGBB, raw.
+        await self.stream.send(b"\0\0\0\0" + bytes([32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 0, 0, 0]))
+        await self.stream.send(b"\x02\0\0\x01" + (0).to_bytes(4, "big"))
+        return banner
+
+    async def pixels(self):
+        """How many pixels there are of each colour, 0xRRGGBB."""
+        await self.stream.send(b"\x03\0" + struct.pack(">HHHH", 0, 0, self.width, self.height))
+        count = collections.Counter()
+        while True:
+            if (kind := (await self.read(1))[0]) != 0:
+                await self.read({2: 0, 1: 0}[kind])
+                continue
+            for _ in range(int.from_bytes((await self.read(3))[1:], "big")):
+                _, _, width, height, encoding = struct.unpack(">HHHHi", await self.read(12))
+                assert encoding == 0
+                data = await self.read(width * height * 4)
+                count.update(value & 0xffffff for (value,) in struct.iter_unpack("<I", data))
+            return count
+
+
+async def screenshot(daemon, name):
+    """(banner, colours) of an instance's screen."""
+    async with apilib.connect(daemon.socket, f"/v1/instances/{name}/vnc", protocol="binary") as stream:
+        screen = Screen(stream)
+        banner = await screen.begin()
+        return banner, await screen.pixels()
