@@ -59,13 +59,17 @@ static const struct {
     { "Version", "{\"type\":\"object\",\"properties\":{\"version\":{\"type\":\"string\"},"
                  "\"api\":{\"type\":\"string\"}}}" },
     { "Node", "{\"type\":\"object\",\"description\":\"host, capacity, what is promised and what is real\"}" },
-    { "Findings", "{\"type\":\"object\",\"description\":\"what was found, why, and what to do\"}" },
+    { "Findings", "{\"type\":\"array\",\"items\":{\"type\":\"object\",\"properties\":{"
+                  "\"level\":{\"type\":\"string\",\"enum\":[\"ok\",\"note\",\"warning\",\"error\"]},"
+                  "\"topic\":{\"type\":\"string\"},\"text\":{\"type\":\"string\"},"
+                  "\"reason\":{\"type\":[\"string\",\"null\"]},\"advice\":{\"type\":[\"string\",\"null\"]}}}}" },
     { "Lifecycle", "{\"type\":\"object\",\"description\":\"states, events and every legal transition\"}" },
     { "AuditList", "{\"type\":\"object\",\"properties\":{\"audit\":{\"type\":\"array\","
                    "\"items\":{\"type\":\"object\"}}}}" },
     { "NetworkList", "{\"type\":\"object\",\"properties\":{\"networks\":{\"type\":\"array\","
                      "\"items\":{\"type\":\"object\"}}}}" },
-    { "Check", "{\"type\":\"object\",\"description\":\"problems that were found, and those repaired\"}" },
+    { "Check", "{\"type\":\"object\",\"required\":[\"clean\",\"problems\"],\"properties\":{\"clean\":"
+               "{\"type\":\"boolean\"},\"problems\":{\"type\":\"array\",\"items\":{\"type\":\"string\"}}}}" },
 };
 
 static const struct {

@@ -20,6 +20,11 @@ struct list_query {
     bool deleted;
     int64_t limit;
 };
+
+static const char *check_cursor(const char *text) {
+    return name_is_valid(text) ? NULL : "it is not what a page before gave";
+}
+
 #define LIST_TEXT(wire, member, most, sentence)                                                              \
     { .name = wire, .type = FIELD_TEXT, .offset = offsetof(struct list_query, member), .change = CHANGE_LIVE,   \
       .maximum = (most), .help = (sentence) }
@@ -29,7 +34,8 @@ static const struct field list_query_fields[] = {
     LIST_TEXT("label", label, 512, "Only those with this label: key, or key=value; taken literally."),
     LIST_TEXT("name", name, 63, "Only names that start with this; taken literally."),
     LIST_TEXT("fields", fields, 1024, "Only these members, separated by commas: name,status.state."),
-    LIST_TEXT("continue", after, 63, "Go on after this name: `continue` of the page before."),
+    { .name = "continue", .type = FIELD_TEXT, .offset = offsetof(struct list_query, after), .change = CHANGE_LIVE,
+      .check = check_cursor, .help = "Go on after this name: `continue` of the page before." },
     { .name = "deleted", .type = FIELD_BOOLEAN, .offset = offsetof(struct list_query, deleted), .change = CHANGE_LIVE,
       .help = "Those in the trash too." },
     { .name = "limit", .type = FIELD_INTEGER, .offset = offsetof(struct list_query, limit), .change = CHANGE_LIVE,

@@ -138,7 +138,7 @@ struct events_query {
 };
 static const struct field events_query_fields[] = {
     { .name = "since", .type = FIELD_TEXT, .offset = offsetof(struct events_query, since), .change = CHANGE_LIVE,
-      .maximum = 20, .help = "Resume after the event with this id; 0 is the oldest that is kept. Default: only new ones." },
+      .help = "Resume after the event with this id; 0 is the oldest that is kept. Default: only new ones." },
     { .name = "type", .type = FIELD_TEXT, .offset = offsetof(struct events_query, type), .change = CHANGE_LIVE,
       .maximum = 64, .help = "Only events whose type starts with this." },
 };

@@ -183,8 +183,6 @@ static int run_doctor(struct invocation *invocation, struct error *error) {
     int r = get(invocation, "/v1/doctor", &response, error), status = 0;
     struct json_object *findings = response.json;
 
-    if (json_member(findings, "findings"))
-        findings = json_member(findings, "findings");
     if (r < 0)
         return r;
     for (size_t i = 0; json_object_is_type(findings, json_type_array) && i < json_object_array_length(findings); i++) {

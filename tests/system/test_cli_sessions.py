@@ -121,7 +121,9 @@ def test_killed_client_leaves_the_instance(polder):
 
 
 def test_kill_and_wait(polder):
-    polder("run", "-d", "--name", "w", "busybox", "sh", "-c", "trap 'exit 12' USR1; while :; do sleep 0.1; done")
+    polder("run", "-d", "--name", "w", "busybox", "sh", "-c",
+           "trap 'exit 12' USR1; touch /ready; while :; do sleep 0.1; done")
+    eventually(lambda: polder("exec", "w", "test", "-e", "/ready", status=None).returncode == 0, what="the trap")
     polder("kill", "-s", "USR1", "w")
     assert polder.out("wait", "w") == "12\n"
 
