@@ -64,7 +64,7 @@ class HostDaemon(polderlib.Daemon):
     What is in `share` may be mounted into instances."""
 
     def __init__(self, **options):
-        super().__init__(fake=False, network=True, **options)
+        super().__init__(tempfile.mkdtemp(prefix="ph-", dir="/tmp"), fake=False, network=True, **options)
         self.share = self.directory / "share"
         self.share.mkdir()
         self.arguments += ["--mount-roots", str(self.share)]

@@ -91,6 +91,7 @@ class Client:
         self.path = path
         self.timeout = timeout
         self.connection = None
+        self.used = 0
 
     def request(self, method, path, body=None, headers=None):
         sent = dict(headers or {})
@@ -98,8 +99,11 @@ class Client:
             body = json.dumps(body)
         if body is not None:
             sent.setdefault("Content-Type", "application/json")
+        if time.monotonic() - self.used > 20:  # the server ends connections that rest too long
+            self.close()
         if self.connection is None:
             self.connection = Connection(self.path, self.timeout)
+        self.used = time.monotonic()
         try:
             self.connection.request(method, path, body, sent)
             answer = self.connection.getresponse()

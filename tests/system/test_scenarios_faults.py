@@ -249,6 +249,8 @@ class Ext4:
 
     def repair(self):
         subprocess.run(["umount", str(self.path)], check=True)
+        # The dead daemon's mount namespace, which the kernel takes apart by and by, holds it a little longer.
+        eventually(lambda: not subprocess.run(["losetup", "-j", str(self.file)], capture_output=True).stdout)
         subprocess.run(["fsck.ext4", "-fy", str(self.file)], check=False, stdout=subprocess.DEVNULL)
         self.mount()
 

@@ -41,6 +41,10 @@ int main(int count, char **arguments) {
     if (api_new(&options, &harness.api, &error) < 0) {
         char *sentence = error_sentence(&error, LANGUAGE_ENGLISH);
         fprintf(stderr, "%s\n", sentence);
+        free(sentence);
+        error_clear(&error);
+        fake_manager_free(options.manager);
+        loop_done();
         return 1;
     }
     r = fiber_start(NULL, "main", main_fiber, &harness);
