@@ -10,11 +10,13 @@
 #define WEIGHT_NORMAL 100
 #define WEIGHT_STEP 9 /* of a priority: ten times the weight at 100 */
 
+/* What is taken of the physical capacity is worked out for each kind from the sum of its requests, so that nothing is
+ * lost to rounding however small an instance's share is. */
+
 struct entry {
     char *id;
     enum kind kind;
-    uint64_t cpus, memory;             /* as asked */
-    uint64_t taken_cpus, taken_memory; /* of the physical capacity */
+    uint64_t cpus, memory; /* as asked */
     uint64_t since;
     bool admitted;
     void *userdata;
@@ -25,6 +27,7 @@ struct engine {
     struct engine_node node;
     struct map *entries;
     struct entry *first, *last;
+    uint64_t cpus[KIND_COUNT], memory[KIND_COUNT]; /* promised, by kind */
     struct engine_totals totals;
 };
 
@@ -93,11 +96,16 @@ int engine_check(const struct engine *engine, const struct engine_request *reque
     return 0;
 }
 
-static void entry_measure(const struct engine *engine, struct entry *entry, const struct engine_request *request) {
-    entry->cpus = request->cpus;
-    entry->memory = request->memory;
-    entry->taken_cpus = share_of(request->cpus, engine->node.overcommit_cpu[entry->kind]);
-    entry->taken_memory = share_of(request->memory, engine->node.overcommit_memory[entry->kind]);
+/* What would be taken of the physical capacity if the sum of one kind were `sum`. */
+static uint64_t taken_with(const uint64_t sums[KIND_COUNT], const uint64_t ratios[KIND_COUNT], enum kind kind,
+                           uint64_t sum) {
+    uint64_t taken = 0;
+
+    for (int other = 0; other < KIND_COUNT; other++) {
+        uint64_t share = share_of(other == (int) kind ? sum : sums[other], ratios[other]);
+        taken = share > UINT64_MAX - taken ? UINT64_MAX : taken + share;
+    }
+    return taken;
 }
 
 static int entry_new(struct engine *engine, const struct engine_request *request, struct entry **ret) {
@@ -108,7 +116,8 @@ static int entry_new(struct engine *engine, const struct engine_request *request
         return -ENOMEM;
     entry->id = strdup(request->id);
     entry->kind = request->kind;
-    entry_measure(engine, entry, request);
+    entry->cpus = request->cpus;
+    entry->memory = request->memory;
     entry->userdata = request->userdata;
     r = entry->id ? map_put(engine->entries, entry->id, entry) : -ENOMEM;
     if (r < 0) {
@@ -132,21 +141,30 @@ static void queue_unlink(struct engine *engine, struct entry *entry) {
     engine->totals.queued--;
 }
 
+static void totals_update(struct engine *engine, enum kind kind) {
+    const struct engine_node *node = &engine->node;
+
+    engine->totals.taken_cpus = taken_with(engine->cpus, node->overcommit_cpu, kind, engine->cpus[kind]);
+    engine->totals.taken_memory = taken_with(engine->memory, node->overcommit_memory, kind, engine->memory[kind]);
+}
+
 static void room_take(struct engine *engine, struct entry *entry) {
     entry->admitted = true;
     engine->totals.admitted++;
     engine->totals.promised_cpus += entry->cpus;
     engine->totals.promised_memory += entry->memory;
-    engine->totals.taken_cpus += entry->taken_cpus;
-    engine->totals.taken_memory += entry->taken_memory;
+    engine->cpus[entry->kind] += entry->cpus;
+    engine->memory[entry->kind] += entry->memory;
+    totals_update(engine, entry->kind);
 }
 
 static void room_give(struct engine *engine, struct entry *entry) {
     engine->totals.admitted--;
     engine->totals.promised_cpus -= entry->cpus;
     engine->totals.promised_memory -= entry->memory;
-    engine->totals.taken_cpus -= entry->taken_cpus;
-    engine->totals.taken_memory -= entry->taken_memory;
+    engine->cpus[entry->kind] -= entry->cpus;
+    engine->memory[entry->kind] -= entry->memory;
+    totals_update(engine, entry->kind);
 }
 
 int engine_submit(struct engine *engine, const struct engine_request *request, uint64_t now) {
@@ -200,12 +218,19 @@ static uint64_t free_of(uint64_t capacity, uint64_t taken) {
     return capacity > taken ? capacity - taken : 0;
 }
 
-static const char *lacking(const struct engine *engine, const struct entry *entry) {
-    if (entry->taken_cpus > free_of(engine->node.cpus, engine->totals.taken_cpus))
+/* The resource of which there is not enough for `more` beyond what is promised, NULL if there is. */
+static const char *lacking_for(const struct engine *engine, enum kind kind, uint64_t cpus, uint64_t memory) {
+    const struct engine_node *node = &engine->node;
+
+    if (cpus && taken_with(engine->cpus, node->overcommit_cpu, kind, engine->cpus[kind] + cpus) > node->cpus)
         return "cpus";
-    if (entry->taken_memory > free_of(engine->node.memory, engine->totals.taken_memory))
+    if (memory && taken_with(engine->memory, node->overcommit_memory, kind, engine->memory[kind] + memory) > node->memory)
         return "memory";
     return NULL;
+}
+
+static const char *lacking(const struct engine *engine, const struct entry *entry) {
+    return lacking_for(engine, entry->kind, entry->cpus, entry->memory);
 }
 
 void *engine_next(struct engine *engine) {
@@ -224,37 +249,39 @@ static int no_room(struct error *error, const char *resource, char *wanted, char
     return error_set(error, ERROR_NO_ROOM, resource, a, b);
 }
 
-/* May the admitted entry become as large as `wanted`? What it has counts as free for it. */
-static int check_growth(const struct engine *engine, const struct entry *entry, const struct entry *wanted,
+/* May the admitted entry grow as far as the request? What it has counts as free for it. */
+static int check_growth(const struct engine *engine, const struct entry *entry, const struct engine_request *request,
                         struct error *error) {
     const struct engine_node *node = &engine->node;
-    uint64_t cpus = free_of(node->cpus, engine->totals.taken_cpus - entry->taken_cpus);
-    uint64_t memory = free_of(node->memory, engine->totals.taken_memory - entry->taken_memory);
+    uint64_t cpus = request->cpus > entry->cpus ? request->cpus - entry->cpus : 0;
+    uint64_t memory = request->memory > entry->memory ? request->memory - entry->memory : 0;
+    const char *resource = lacking_for(engine, entry->kind, cpus, memory);
+    uint64_t left;
 
-    if (wanted->taken_cpus > entry->taken_cpus && wanted->taken_cpus > cpus)
-        return no_room(error, "cpus", text_format_cpus(wanted->cpus),
-                       text_format_cpus(virtual_of(cpus, node->overcommit_cpu[entry->kind])));
-    if (wanted->taken_memory > entry->taken_memory && wanted->taken_memory > memory)
-        return no_room(error, "memory", text_format_size(wanted->memory),
-                       text_format_size(virtual_of(memory, node->overcommit_memory[entry->kind])));
-    return 0;
+    if (!resource)
+        return 0;
+    if (resource[0] == 'c') {
+        left = virtual_of(free_of(node->cpus, engine->totals.taken_cpus), node->overcommit_cpu[entry->kind]);
+        return no_room(error, resource, text_format_cpus(cpus), text_format_cpus(left));
+    }
+    left = virtual_of(free_of(node->memory, engine->totals.taken_memory), node->overcommit_memory[entry->kind]);
+    return no_room(error, resource, text_format_size(memory), text_format_size(left));
 }
 
 int engine_change(struct engine *engine, const struct engine_request *request, struct error *error) {
     struct entry *entry = map_get(engine->entries, request->id);
-    struct entry wanted = { .kind = request->kind };
     int r;
 
     if (!entry)
         return 0;
-    entry_measure(engine, &wanted, request);
     if (entry->admitted) {
-        r = check_growth(engine, entry, &wanted, error);
+        r = check_growth(engine, entry, request, error);
         if (r < 0)
             return r;
         room_give(engine, entry);
     }
-    entry_measure(engine, entry, request);
+    entry->cpus = request->cpus;
+    entry->memory = request->memory;
     if (entry->admitted)
         room_take(engine, entry);
     return 0;

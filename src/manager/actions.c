@@ -443,10 +443,15 @@ static int action_submit(struct manager *manager, const struct actor *actor, con
     r = object ? action_new(manager, actor, instance, kind, options, &action) : -ENOMEM;
     if (r < 0)
         return error_errno(error, r, "%s", actions[kind].name);
-    if (options->dry_run) {
+    /* Where nothing is under way, what cannot be done is refused at once; else it is judged when its turn comes. */
+    if (options->dry_run || (!instance->lock.owner && instance->ends == 0)) {
         r = is_reached(action) ? 0 : check_action(instance, kind, options, error);
+        if (r < 0)
+            (void) error_subject(error, "instance", instance->name);
+    }
+    if (r < 0 || options->dry_run) {
         action_free(action);
-        return r < 0 ? error_subject(error, "instance", instance->name) : 0;
+        return r;
     }
     supersede(instance, kind, options);
     r = operation_start(manager->operations, actions[kind].name, object, actor->name, action_body, action, action_free,
