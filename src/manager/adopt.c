@@ -215,7 +215,8 @@ static void adopt_one(struct instance *instance) {
         return;
     }
     (void) resolve_view(instance);
-    if (manager->cgroups && instance->assigned.kind != KIND_FAKE && same_boot(instance))
+    /* Not only what is recorded as of this boot: a start that was acknowledged a moment ago may not be written yet. */
+    if (manager->cgroups && instance->assigned.kind != KIND_FAKE && (same_boot(instance) || may_run(instance)))
         (void) cgroup_ensure(manager->cgroups, instance->assigned.uuid, &instance->view.cgroup, NULL);
     if (adopt_ask(instance, &error) >= 0)
         return;

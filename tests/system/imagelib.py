@@ -30,12 +30,14 @@ def digest(data):
 
 
 def tar_of(files):
-    """A tar of {path: bytes, or ("dir",), ("link", target), ("null",)}; paths with a final slash are directories."""
+    """A tar of {path: bytes, or ("dir",), ("link", target), ("file", bytes, mode)}."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for path, content in files.items():
             info = tarfile.TarInfo(path.rstrip("/"))
             info.mode = 0o755
+            if content[:1] == ("file",):
+                info.mode, content = content[2], content[1]
             if isinstance(content, bytes):
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))

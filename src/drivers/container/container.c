@@ -90,6 +90,12 @@ int container_user(const char *wanted, int root, struct user *ret, struct error 
 
     if (r < 0)
         return error_set(error, ERROR_BAD_VALUE, "user", wanted ? wanted : "", reason.text);
+    /* The agent knows ids up to 2^31; a container has only so many. */
+    bool outside = ret->uid >= CONTAINER_IDS || ret->gid >= CONTAINER_IDS;
+    for (size_t i = 0; i < ret->group_count; i++)
+        outside = outside || ret->groups[i] >= CONTAINER_IDS;
+    if (outside)
+        return error_set(error, ERROR_BAD_VALUE, "user", wanted ? wanted : "", "a container's ids end at 65535");
     return 0;
 }
 
@@ -301,9 +307,14 @@ static int container_adopt(void *data, struct driver_instance *instance, bool *r
         (void) container_kill_group(container, deadline_in(KILL_TIME)); /* started, but died before it wrote that down */
     if (r < 0)
         return 0;
-    if (container->init.pidfd >= 0 &&
-        (!instance->cgroup || !cgroup_holds(instance->cgroup, container->init.pid) || never_started(container))) {
+    if (container->init.pidfd >= 0 && !instance->cgroup) /* it runs, and we cannot tell that it is ours: asked again later */
+        return error_set(error, ERROR_BUSY, "the container", "its control group cannot be reached");
+    if (container->init.pidfd >= 0 && !cgroup_holds(instance->cgroup, container->init.pid)) {
+        process_done(&container->init); /* not ours: never touched */
+        created = false;
+    } else if (container->init.pidfd >= 0 && never_started(container)) {
         (void) process_end(&container->init, 0);
+        process_done(&container->init);
         created = false;
     }
     if (container->init.pidfd < 0) {

@@ -59,6 +59,10 @@ static int transfer_finish(struct child *child, int *ret_code, struct error *err
     if (child->status == 0 || pread(transfer->messages, message, sizeof(message) - 1, 0) < 0)
         return 0;
     text = text_escape(message, strcspn(message, "\n"), false);
+    if (text && text_ends(text, ": No such file or directory")) {
+        text[strlen(text) - strlen(": No such file or directory")] = '\0';
+        return error_set(error, ERROR_NOT_FOUND, "file", text);
+    }
     return error_set(error, ERROR_GUEST, text && *text ? text : "the transfer was cut off");
 }
 
@@ -127,6 +131,8 @@ static int open_stopped(struct transfer *transfer, struct rootfs *ret, struct er
     _cleanup_prepared_root_ struct prepared_root prepared = { 0 };
     int r = file_make_directories(AT_FDCWD, container->run_path, 0711);
 
+    if (r >= 0) /* it may never have been started */
+        r = file_make_directories(AT_FDCWD, container->state_path, 0711);
     if (r < 0)
         return error_errno(error, r, "creating %s", container->run_path);
     container_close_mounts(container);
