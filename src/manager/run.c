@@ -35,7 +35,8 @@ void run_limits(const struct instance *instance, struct cgroup_limits *ret) {
         ret->memory = spec->memory + spec->memory / 4 + (UINT64_C(512) << 20);
         ret->pids = 0;
     }
-    if ((spec->io_read || spec->io_write) && stat(manager_configuration(instance->manager)->state_path, &status) == 0)
+    /* Named even when nothing is asked for: that is how a limit set before is lifted. */
+    if (stat(manager_configuration(instance->manager)->state_path, &status) == 0)
         ret->io_device = status.st_dev;
 }
 
@@ -51,6 +52,8 @@ static int cgroup_make(struct instance *instance, struct error *error) {
             return r;
     }
     run_limits(instance, &limits);
+    if (!limits.io_read && !limits.io_write)
+        limits.io_device = 0; /* a group at its start has no limit to lift */
     return cgroup_set_limits(instance->view.cgroup, &limits, error);
 }
 

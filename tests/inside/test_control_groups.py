@@ -197,12 +197,19 @@ def test_pause_freezes_and_resume_thaws(container):
     assert state("frozen") == "running"
 
 
+def command_line(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:  # it ended since the group was read
+        return ""
+
+
 def test_exec_is_within_the_limits(container):
     where = container("exec")
     running = subprocess.Popen(["polder", "exec", "exec", "--", "sleep", "1000"], stdin=subprocess.DEVNULL)
     try:
-        wait_for(lambda: any("sleep\0001000\0" == read(f"/proc/{pid}/cmdline").strip("\n")
-                             for pid in read(where / "cgroup.procs").split()), "the command in the group")
+        wait_for(lambda: any("sleep\0001000\0" == command_line(pid) for pid in read(where / "cgroup.procs").split()),
+                 "the command in the group")
     finally:
         running.kill()
         running.wait()

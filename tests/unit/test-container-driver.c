@@ -1031,7 +1031,7 @@ static int case_files(void *userdata) {
         free(read_all(stream));
         enum error_code problem;
         exec_result(stream, &problem);
-        assert_int_equal(problem, ERROR_GUEST);
+        assert_int_equal(problem, ERROR_NOT_FOUND);
         stream_free(stream);
     }
     int code;
