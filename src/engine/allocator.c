@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "engine/allocator.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/cleanup.h"
+#include "base/text.h"
+
+/* A level x of water gives each item floor(x * score / 2^32), clamped to its bounds. The highest level whose sum fits is
+ * found by bisection; at the next level no item gets more than one unit more, since scores are below 2^32, so what
+ * is left is dealt one by one to those whom the next level would raise. That is d'Hondt's rule with bounds. */
+
+#define SCORE_BITS 32
+#define LEVEL_BITS (48 + SCORE_BITS) /* at this level the least score, 1, has reached ALLOCATION_MOST */
+
+static const char *const mode_names[] = { "fixed", "dynamic", "hybrid" };
+_Static_assert(ELEMENTS(mode_names) == ALLOCATION_MODE_COUNT, "a name for each mode");
+
+const char *allocation_mode_name(enum allocation_mode mode) {
+    return (unsigned) mode < ALLOCATION_MODE_COUNT ? mode_names[mode] : "unknown";
+}
+
+int allocation_mode_from_name(const char *name) {
+    for (int i = 0; i < ALLOCATION_MODE_COUNT; i++)
+        if (text_equal(mode_names[i], name))
+            return i;
+    return -EINVAL;
+}
+
+static uint64_t least(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+
+void allocation_set_mode(struct allocation *allocation, enum allocation_mode mode, uint64_t requested, uint64_t floor) {
+    allocation->requested = requested;
+    allocation->limit = requested;
+    allocation->reservation = mode == ALLOCATION_FIXED ? requested : mode == ALLOCATION_HYBRID ? least(floor, requested) : 0;
+}
+
+struct share {
+    uint64_t low, high; /* bounds of the grant */
+    uint64_t score;     /* 1 to 2^32 - 1 */
+};
+
+static int refuse_range(struct error *error, const char *field, uint64_t minimum, uint64_t maximum, uint64_t value) {
+    _cleanup_free_ char *low = text_format("%llu", (unsigned long long) minimum);
+    _cleanup_free_ char *high = text_format("%llu", (unsigned long long) maximum);
+    _cleanup_free_ char *given = text_format("%llu", (unsigned long long) value);
+
+    return error_set(error, ERROR_OUT_OF_RANGE, field, low, high, given);
+}
+
+static int check(const struct allocation *item, struct error *error) {
+    if (item->priority < 1 || item->priority > ALLOCATION_FACTOR_MOST)
+        return refuse_range(error, "priority", 1, ALLOCATION_FACTOR_MOST, item->priority);
+    if (item->weight < 1 || item->weight > ALLOCATION_FACTOR_MOST)
+        return refuse_range(error, "weight", 1, ALLOCATION_FACTOR_MOST, item->weight);
+    if (item->requested > ALLOCATION_MOST)
+        return refuse_range(error, "request", 0, ALLOCATION_MOST, item->requested);
+    if (item->limit > ALLOCATION_MOST)
+        return refuse_range(error, "limit", 0, ALLOCATION_MOST, item->limit);
+    if (item->reservation > item->limit) {
+        _cleanup_free_ char *given = text_format("%llu", (unsigned long long) item->reservation);
+        return error_set(error, ERROR_BAD_VALUE, "reservation", given, "it is above the limit");
+    }
+    return 0;
+}
+
+/* R x C x S of an item; at most 2^48 x 2^20 x 2^20. */
+static unsigned __int128 demand_score(const struct allocation *item) {
+    return (unsigned __int128) (item->requested ? item->requested : 1) * item->priority * item->weight;
+}
+
+/* Scores keep their proportions to one part in 2^32 of the greatest. */
+static int prepare(const struct allocation *items, size_t count, struct share *shares, struct error *error) {
+    unsigned __int128 greatest = 0;
+    unsigned shift = 0;
+    int r;
+
+    for (size_t i = 0; i < count; i++) {
+        unsigned __int128 score = demand_score(&items[i]);
+        r = check(&items[i], error);
+        if (r < 0)
+            return r;
+        if (score > greatest)
+            greatest = score;
+    }
+    while (greatest >> shift >= (UINT64_C(1) << SCORE_BITS))
+        shift++;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t score = (uint64_t) (demand_score(&items[i]) >> shift);
+        uint64_t wanted = least(items[i].requested, items[i].limit);
+        shares[i] = (struct share){ .low = items[i].reservation,
+                                    .high = wanted > items[i].reservation ? wanted : items[i].reservation,
+                                    .score = score ? score : 1 };
+    }
+    return 0;
+}
+
+static uint64_t share_at(const struct share *share, unsigned __int128 level) {
+    unsigned __int128 units = level * share->score >> SCORE_BITS;
+
+    if (units < share->low)
+        return share->low;
+    return units > share->high ? share->high : (uint64_t) units;
+}
+
+static unsigned __int128 sum_at(const struct share *shares, size_t count, unsigned __int128 level) {
+    unsigned __int128 sum = 0;
+
+    for (size_t i = 0; i < count; i++)
+        sum += share_at(&shares[i], level);
+    return sum;
+}
+
+/* The highest level whose sum is at most capacity; the sum at level 0 is. */
+static unsigned __int128 level_find(const struct share *shares, size_t count, uint64_t capacity) {
+    unsigned __int128 low = 0, high = (unsigned __int128) 1 << LEVEL_BITS;
+
+    if (sum_at(shares, count, high) <= capacity)
+        return high;
+    while (high - low > 1) {
+        unsigned __int128 middle = low + (high - low) / 2;
+        if (sum_at(shares, count, middle) <= capacity)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static int refuse_reservations(struct error *error, unsigned __int128 sum, uint64_t capacity) {
+    _cleanup_free_ char *wanted = text_format("%llu", (unsigned long long) sum);
+    _cleanup_free_ char *most = text_format("%llu", (unsigned long long) capacity);
+
+    return error_set(error, ERROR_NO_ROOM, "capacity for the reservations", wanted, most);
+}
+
+int allocator_share(uint64_t capacity, struct allocation *items, size_t count, struct error *error) {
+    _cleanup_free_ struct share *shares = calloc(count ? count : 1, sizeof(*shares));
+    unsigned __int128 level, sum;
+    uint64_t left;
+    int r;
+
+    if (!shares)
+        return error_errno(error, -ENOMEM, "sharing a resource");
+    r = prepare(items, count, shares, error);
+    if (r < 0)
+        return r;
+    sum = sum_at(shares, count, 0);
+    if (sum > capacity)
+        return refuse_reservations(error, sum, capacity);
+    level = level_find(shares, count, capacity);
+    left = capacity - (uint64_t) sum_at(shares, count, level);
+    for (size_t i = 0; i < count; i++) {
+        items[i].granted = share_at(&shares[i], level);
+        if (left > 0 && share_at(&shares[i], level + 1) > items[i].granted) {
+            items[i].granted++;
+            left--;
+        }
+    }
+    return 0;
+}

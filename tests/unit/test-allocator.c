@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* Sharing under contention, dynamic weights, the control channel's budget. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "engine/allocator.h"
+#include "engine/bucket.h"
+#include "engine/engine.h"
+#include "engine/weight.h"
+
+#define SECOND UINT64_C(1000000)
+#define HOUR (3600 * SECOND)
+
+static void share(uint64_t capacity, struct allocation *items, size_t count) {
+    _cleanup_error_ struct error error = ERROR_INIT;
+
+    assert_int_equal(allocator_share(capacity, items, count, &error), 0);
+}
+
+#define ITEM(asked, low, high, c, s)                                                                         \
+    { .requested = (asked), .reservation = (low), .limit = (high), .priority = (c), .weight = (s) }
+
+static void test_no_contention(void **state) {
+    struct allocation items[] = { ITEM(1000, 0, 1000, 1000, 1000), ITEM(500, 100, 2000, 5000, 1), ITEM(9000, 0, 800, 1, 1) };
+
+    share(10000, items, 3);
+    assert_int_equal(items[0].granted, 1000);
+    assert_int_equal(items[1].granted, 500);
+    assert_int_equal(items[2].granted, 800); /* its limit */
+}
+
+/* By hand: scores 1000 x 1 x 1, 1000 x 2 x 1, 1000 x 1 x 3 of 1200: 200, 400, 600. */
+static void test_by_score(void **state) {
+    struct allocation items[] = { ITEM(1000, 0, 1000, 1000, 1000), ITEM(1000, 0, 1000, 2000, 1000),
+                                  ITEM(1000, 0, 1000, 1000, 3000) };
+
+    share(1200, items, 3);
+    assert_int_equal(items[0].granted, 200);
+    assert_int_equal(items[1].granted, 400);
+    assert_int_equal(items[2].granted, 600);
+    items[0].weight = 2000; /* one input changed: 2:2:3 of 1200 = 342.86, 342.86, 514.29 */
+    share(1200, items, 3);
+    assert_int_equal(items[0].granted, 343);
+    assert_int_equal(items[1].granted, 343);
+    assert_int_equal(items[2].granted, 514);
+}
+
+/* By hand: 100 of 1000 for three of equal score; one has a floor of 600, so the others share 400; another is capped at
+ * 50, so the third gets 350. */
+static void test_floor_and_cap(void **state) {
+    struct allocation items[] = { ITEM(1000, 600, 1000, 1000, 1000), ITEM(1000, 0, 50, 1000, 1000),
+                                  ITEM(1000, 0, 1000, 1000, 1000) };
+
+    share(1000, items, 3);
+    assert_int_equal(items[0].granted, 600);
+    assert_int_equal(items[1].granted, 50);
+    assert_int_equal(items[2].granted, 350);
+}
+
+static void test_modes(void **state) {
+    struct allocation item = { .priority = 1000, .weight = 1000 };
+
+    allocation_set_mode(&item, ALLOCATION_FIXED, 800, 100);
+    assert_int_equal(item.reservation, 800);
+    allocation_set_mode(&item, ALLOCATION_HYBRID, 800, 100);
+    assert_int_equal(item.reservation, 100);
+    allocation_set_mode(&item, ALLOCATION_DYNAMIC, 800, 100);
+    assert_int_equal(item.reservation, 0);
+    for (int mode = 0; mode < ALLOCATION_MODE_COUNT; mode++)
+        assert_int_equal(allocation_mode_from_name(allocation_mode_name(mode)), mode);
+    assert_true(allocation_mode_from_name("elastic") < 0);
+}
+
+static void refused(uint64_t capacity, struct allocation item, enum error_code code, const char *field) {
+    _cleanup_error_ struct error error = ERROR_INIT;
+
+    assert_true(allocator_share(capacity, &item, 1, &error) < 0);
+    assert_int_equal(error.code, code);
+    assert_string_equal(error.parameters[0], field);
+    assert_int_equal(item.granted, 0);
+}
+
+static void test_refused(void **state) {
+    refused(10, (struct allocation) ITEM(5, 0, 5, 0, 1000), ERROR_OUT_OF_RANGE, "priority");
+    refused(10, (struct allocation) ITEM(5, 0, 5, 1000, 0), ERROR_OUT_OF_RANGE, "weight");
+    refused(10, (struct allocation) ITEM(5, 0, 5, 1000, ALLOCATION_FACTOR_MOST + 1), ERROR_OUT_OF_RANGE, "weight");
+    refused(10, (struct allocation) ITEM(ALLOCATION_MOST + 1, 0, 5, 1000, 1000), ERROR_OUT_OF_RANGE, "request");
+    refused(10, (struct allocation) ITEM(5, 6, 5, 1000, 1000), ERROR_BAD_VALUE, "reservation");
+    refused(10, (struct allocation) ITEM(50, 11, 50, 1000, 1000), ERROR_NO_ROOM, "capacity for the reservations");
+}
+
+/* --- properties --------------------------------------------------------------------------------------------------- */
+
+#define MOST 12
+
+static uint64_t next(uint64_t *seed) {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    return *seed;
+}
+
+static uint64_t below(uint64_t *seed, uint64_t limit) {
+    return next(seed) % limit;
+}
+
+static size_t random_items(uint64_t *seed, struct allocation *items, uint64_t *ret_reserved) {
+    size_t count = 1 + below(seed, MOST);
+
+    *ret_reserved = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t limit = below(seed, 3000), most = below(seed, 3) ? limit : 0;
+        items[i] = (struct allocation) ITEM(below(seed, 4000), most ? below(seed, most + 1) : 0, limit,
+                                            (uint32_t) (1 + below(seed, 5000)), (uint32_t) (1 + below(seed, 5000)));
+        *ret_reserved += items[i].reservation;
+    }
+    return count;
+}
+
+static uint64_t most_of(const struct allocation *item) {
+    uint64_t wanted = item->requested < item->limit ? item->requested : item->limit;
+
+    return wanted > item->reservation ? wanted : item->reservation;
+}
+
+/* The second implementation: units one by one to the highest quotient score / (granted + 1). */
+static void share_naively(uint64_t capacity, struct allocation *items, size_t count) {
+    uint64_t left = capacity;
+
+    for (size_t i = 0; i < count; i++) {
+        items[i].granted = items[i].reservation;
+        left -= items[i].reservation;
+    }
+    for (; left > 0; left--) {
+        struct allocation *best = NULL;
+        double highest = -1;
+        for (size_t i = 0; i < count; i++) {
+            double score = (double) (items[i].requested ? items[i].requested : 1) * items[i].priority * items[i].weight;
+            double quotient = score / (double) (items[i].granted + 1);
+            if (items[i].granted < most_of(&items[i]) && quotient > highest) {
+                highest = quotient;
+                best = &items[i];
+            }
+        }
+        if (!best)
+            return;
+        best->granted++;
+    }
+}
+
+static void test_like_the_naive_one(void **state) {
+    uint64_t seed = 20260101;
+
+    for (int round = 0; round < 2000; round++) {
+        struct allocation items[MOST], naive[MOST];
+        uint64_t reserved, sum = 0, useful = 0;
+        size_t count = random_items(&seed, items, &reserved);
+        uint64_t capacity = reserved + below(&seed, 6000);
+
+        memcpy(naive, items, sizeof(naive));
+        share(capacity, items, count);
+        share_naively(capacity, naive, count);
+        for (size_t i = 0; i < count; i++) {
+            /* Scores are rounded to 32 bits, so claims that are as good as equal may fall the other way. */
+            assert_in_range(items[i].granted + 1 - naive[i].granted, 0, 2);
+            assert_in_range(items[i].granted, items[i].reservation, most_of(&items[i]));
+            sum += items[i].granted;
+            useful += most_of(&items[i]);
+        }
+        assert_int_equal(sum, capacity < useful ? capacity : useful); /* feasible and work-conserving */
+    }
+}
+
+static void test_monotone(void **state) {
+    uint64_t seed = 424242;
+
+    for (int round = 0; round < 3000; round++) {
+        struct allocation items[MOST], more[MOST];
+        uint64_t reserved;
+        size_t count = random_items(&seed, items, &reserved), chosen = below(&seed, count);
+        uint64_t capacity = reserved + below(&seed, 6000);
+
+        share(capacity, items, count);
+        memcpy(more, items, sizeof(more));
+        share(capacity + 1 + below(&seed, 500), more, count);
+        for (size_t i = 0; i < count; i++)
+            assert_true(more[i].granted >= items[i].granted);
+        memcpy(more, items, sizeof(more));
+        more[chosen].weight += (uint32_t) (1 + below(&seed, 3000));
+        share(capacity, more, count);
+        assert_true(more[chosen].granted + 1 >= items[chosen].granted); /* one unit: scores are rounded */
+    }
+}
+
+static void test_large(void **state) {
+    struct allocation items[2] = { ITEM(ALLOCATION_MOST, 0, ALLOCATION_MOST, 1, 1),
+                                   ITEM(ALLOCATION_MOST, 0, ALLOCATION_MOST, ALLOCATION_FACTOR_MOST, 99) };
+
+    share(ALLOCATION_MOST, items, 2);
+    assert_int_equal(items[0].granted + items[1].granted, ALLOCATION_MOST);
+    assert_true(items[1].granted > items[0].granted * 1000);
+}
+
+/* --- weights and budgets ------------------------------------------------------------------------------------------- */
+
+static void test_weight(void **state) {
+    struct weight_rule rule = { .alpha = 1000, .beta = -2000 }, older = { .alpha = 500, .beta = 3000 };
+
+    assert_int_equal(weight_of(&rule, 0, 0), 100);          /* 1 x 100 */
+    assert_int_equal(weight_of(&rule, 0, 10 * HOUR), 80);   /* 1 x 100 - 2 x 10 */
+    assert_int_equal(weight_of(&rule, 0, 1000 * HOUR), 50); /* no more than half is lost to age */
+    assert_int_equal(weight_of(&rule, 100, 10 * HOUR), 980);
+    assert_int_equal(weight_of(&older, 0, 10 * HOUR), 80);  /* 0.5 x 100 + 3 x 10 */
+    assert_int_equal(weight_of(&older, 0, UINT64_MAX), 100);
+    assert_int_equal(weight_of(&(struct weight_rule){ .alpha = 0 }, 50, HOUR), WEIGHT_LEAST);
+    assert_int_equal(weight_of(&(struct weight_rule){ .alpha = 1000000, .beta = 0 }, 100, 0), WEIGHT_MOST);
+}
+
+static void test_hysteresis(void **state) {
+    assert_int_equal(weight_settle(100, 91), 100);
+    assert_int_equal(weight_settle(100, 109), 100);
+    assert_int_equal(weight_settle(100, 90), 90);
+    assert_int_equal(weight_settle(100, 110), 110);
+    assert_int_equal(weight_settle(0, 1), 1);
+}
+
+/* C_m = P_m x R_m: 1.0 x 2 a second at priority 0, 10 x 2 at priority 100. */
+static void test_bucket(void **state) {
+    struct bucket bucket;
+
+    bucket_init(&bucket, 0, 2, 3, 5 * SECOND);
+    for (int i = 0; i < 6; i++)
+        assert_true(bucket_take(&bucket, 5 * SECOND));
+    assert_false(bucket_take(&bucket, 5 * SECOND));
+    assert_int_equal(bucket_wait(&bucket, 5 * SECOND), SECOND / 2);
+    assert_false(bucket_take(&bucket, 4 * SECOND)); /* time never goes back */
+    assert_true(bucket_take(&bucket, 5 * SECOND + SECOND / 2));
+    for (uint64_t t = 1; t <= 1000; t++) /* looked at often, nothing is lost */
+        assert_int_equal(bucket_take(&bucket, 5 * SECOND + SECOND / 2 + t * 1000), t % 500 == 0);
+    bucket_init(&bucket, 100, 2, 1, 0);
+    for (int i = 0; i < 20; i++)
+        assert_true(bucket_take(&bucket, 0));
+    assert_false(bucket_take(&bucket, 0));
+    bucket_init(&bucket, 0, 0, 10, 0);
+    assert_false(bucket_take(&bucket, 1000 * SECOND));
+    assert_true(bucket_wait(&bucket, 0) == UINT64_MAX);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_no_contention),      cmocka_unit_test(test_by_score), cmocka_unit_test(test_floor_and_cap),
+        cmocka_unit_test(test_modes),              cmocka_unit_test(test_refused),  cmocka_unit_test(test_like_the_naive_one),
+        cmocka_unit_test(test_monotone),           cmocka_unit_test(test_large),    cmocka_unit_test(test_weight),
+        cmocka_unit_test(test_hysteresis),         cmocka_unit_test(test_bucket),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
