@@ -214,8 +214,7 @@ static int client_fiber(void *userdata) {
 /* --- to the client ----------------------------------------------------------------------------------------------- */
 
 static int send_output(struct pump *pump) {
-    char *data = malloc(PIECE_SIZE + 1);
-    _cleanup_free_ char *owned = data;
+    _cleanup_free_ char *data = malloc(PIECE_SIZE + 1);
     bool binary = pump->socket->binary;
     enum stream_channel channel = STREAM_OUTPUT;
 

@@ -228,15 +228,15 @@ static bool has_arch_capabilities(const struct kvm_cpuid2 *cpuid) {
 
 /* What QEMU does for `-cpu host`, where it asserts instead of failing. */
 static void host_model_check(struct probe *probe) {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry;
-    } request = { .head.nmsrs = 1, .entry.index = MSR_ARCH_CAPABILITIES };
+    _Alignas(struct kvm_msrs) uint8_t room[sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)] = { 0 };
+    struct kvm_msrs *request = (struct kvm_msrs *) room;
 
-    if (!has_arch_capabilities(probe->cpuid) || ioctl(probe->kvm, KVM_GET_MSRS, &request) != 1 ||
-        request.entry.data == 0)
+    request->nmsrs = 1;
+    request->entries[0].index = MSR_ARCH_CAPABILITIES;
+    if (!has_arch_capabilities(probe->cpuid) || ioctl(probe->kvm, KVM_GET_MSRS, request) != 1 ||
+        request->entries[0].data == 0)
         return;
-    if (ioctl(probe->processor, KVM_SET_MSRS, &request) != 1)
+    if (ioctl(probe->processor, KVM_SET_MSRS, request) != 1)
         fail("KVM announces the register 0x10a and then refuses to set it, so QEMU's host processor model "
              "cannot start");
 }

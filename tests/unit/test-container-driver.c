@@ -995,8 +995,6 @@ static int case_files(void *userdata) {
     struct test test;
     struct stream *stream = NULL;
     struct error error = ERROR_INIT;
-    _cleanup_free_ char *archive = command_output("cd /tmp && mkdir -p polder-cp && echo data > polder-cp/f && "
-                                                  "tar -c --format=pax polder-cp && rm -r polder-cp");
     enum stream_channel channel;
     char data[4096];
     long size;
