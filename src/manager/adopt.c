@@ -511,6 +511,23 @@ static void adopt_trouble(const char *what, struct error *trouble) {
     error_clear(trouble);
 }
 
+/* A store that never held anything, beside instances that are here: its file system is not mounted, or it was moved
+ * away. They would be ended as nobody's, so nothing is touched until somebody decides. */
+static int refuse_strange_store(struct manager *manager, struct error *error) {
+    _cleanup_list_ char **found = NULL;
+    _cleanup_free_ char *problem = NULL;
+    int r;
+
+    if (manager->audit_sequence > 0 || map_count(manager->by_uuid) > 0)
+        return 0;
+    r = sweep_directory(manager, "i", true, false, &found);
+    if (r < 0 || !found)
+        return r < 0 ? error_errno(error, r, "looking for instances in %s", manager->configuration.run_path) : 0;
+    problem = text_format("%s is new and empty, but instances are here; bring their store back, or remove %s and the like",
+                          manager->configuration.state_path, found[0]);
+    return error_set(error, ERROR_CORRUPT_STORE, problem ? problem : "it is empty", "with the store that is missing");
+}
+
 static int load_all(struct manager *manager, struct error *error) {
     int r = load_instances(manager, error);
 
@@ -518,7 +535,7 @@ static int load_all(struct manager *manager, struct error *error) {
         r = load_audit_sequence(manager, error);
     if (r >= 0)
         r = load_idempotency(manager, error);
-    return r;
+    return r < 0 ? r : refuse_strange_store(manager, error);
 }
 
 int adopt_all(struct manager *manager, struct error *error) {

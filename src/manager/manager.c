@@ -281,12 +281,12 @@ void manager_free(struct manager *manager) {
     if (!manager)
         return;
     free_waiting(manager);
-    free_instances(manager);
     for (size_t i = 0; i < manager->driver_count; i++) {
         if (manager->drivers[i].driver->close && !error_is_set(&manager->drivers[i].unavailable))
             manager->drivers[i].driver->close(manager->drivers[i].data);
         error_clear(&manager->drivers[i].unavailable);
     }
+    free_instances(manager); /* to which a driver holds on until it is closed */
     idempotency_free(manager);
     fiber_unref(manager->writer);
     fiber_unref(manager->sweeper);

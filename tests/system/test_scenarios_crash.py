@@ -190,32 +190,39 @@ class Walk:
         assert runs == expected, f"killed at {where}: it is called {one['status']['state']}, but is {runs}"
 
 
-def walk(make_daemon, request, short):
+def walk(make_daemon, request, chosen):
+    """Crashes at each pass of which chosen(name, seen before) says so."""
     daemon = make_daemon(log_level="info")
     steps = Walk(daemon, request)
     passes = steps.passes()
     assert passes, "nothing was recorded"
     seen = set()
     for name, number in passes:
-        if short and (name in seen or name.startswith("store-")):
-            continue
-        seen.add(name)
-        steps.crash_at(name, number)
+        if chosen(name, name in seen):
+            seen.add(name)
+            steps.crash_at(name, number)
     daemon.start()
-    return len(passes)
+    return seen
 
 
 @pytest.mark.parametrize("name", list(REQUESTS))
 def test_short_walk(make_daemon, failpoints, name):
     """Each point once."""
-    walk(make_daemon, REQUESTS[name], short=True)
+    walk(make_daemon, REQUESTS[name], lambda point, again: not again and not point.startswith("store-"))
+
+
+@pytest.mark.parametrize("name", ["create-and-start", "stop"])
+def test_nothing_is_acknowledged_before_its_commit(make_daemon, failpoints, name):
+    """Right before and right after each commit: an answer that was given holds (I1)."""
+    seen = walk(make_daemon, REQUESTS[name], lambda point, _: point in ("store-before-commit", "store-after-commit"))
+    assert len(seen) == 2, seen
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", list(REQUESTS))
 def test_full_walk(make_daemon, failpoints, name):
     """Each pass of each point, those of the store's files too."""
-    walk(make_daemon, REQUESTS[name], short=False)
+    walk(make_daemon, REQUESTS[name], lambda point, again: True)
 
 
 # ---- images ----
@@ -300,6 +307,7 @@ def test_what_was_acknowledged_survives(make_daemon):
     import random
     import time
     daemon = make_daemon().start()
+    place = daemon.state.stat().st_ino
     numbers = itertools.count()
     for round_number in range(10):
         acknowledged = []
@@ -323,10 +331,33 @@ def test_what_was_acknowledged_survives(make_daemon):
         daemon.start()
         eventually(lambda: not [one for one in daemon.get("/v1/operations")["operations"] if one["state"] == "running"])
         daemon.check_clean()
+        assert daemon.state.stat().st_ino == place, "somebody else removed this test's directory while it ran"
         for name, state in dict(acknowledged).items():
-            found = daemon.state_of(name)
+            reply = daemon.request("GET", f"/v1/instances/{name}")
+            found = reply.json["status"]["state"] if reply.status == 200 else reply
             # The one that was acknowledged running may have been told to stop when the daemon died.
             assert found == state or (state, found) == ("running", "stopped"), (name, state, found)
+
+
+def test_store_that_is_missing(make_daemon):
+    """Its file system is not mounted, or somebody tidied up: instances that only the missing store knows are no orphans.
+    Nothing of them is touched, and with the store everything is as it was."""
+    daemon = make_daemon().start()
+    daemon.create("web", start=True)
+    before = daemon.instance("web")["status"]
+    daemon.stop()
+    away = daemon.directory / "away"
+    daemon.state.rename(away)
+    assert daemon.spawn().wait_gone() == 1
+    assert "is new and empty, but instances are here" in daemon.log(), daemon.log()
+    life = next((daemon.run / "i").glob("*/fake")).read_text().split()
+    assert life[0] == "running"
+    shutil.rmtree(daemon.state)
+    away.rename(daemon.state)
+    daemon.start()
+    after = daemon.instance("web")["status"]
+    assert all(after[field] == before[field] for field in ("state", "pid", "started", "restarts")), (before, after)
+    daemon.check_clean()
 
 
 def test_running_instances_outlive_the_daemon(daemon):
