@@ -58,6 +58,8 @@ static const struct {
                "\"resources\":{\"type\":\"array\",\"items\":{\"type\":\"string\"}}}}" },
     { "Version", "{\"type\":\"object\",\"properties\":{\"version\":{\"type\":\"string\"},"
                  "\"api\":{\"type\":\"string\"}}}" },
+    { "Advice", "{\"type\":\"object\",\"description\":\"the kind, why, a score per kind and criterion, and what would "
+                "change the answer\"}" },
     { "Node", "{\"type\":\"object\",\"description\":\"host, capacity, what is promised and what is real\"}" },
     { "Findings", "{\"type\":\"array\",\"items\":{\"type\":\"object\",\"properties\":{"
                   "\"level\":{\"type\":\"string\",\"enum\":[\"ok\",\"note\",\"warning\",\"error\"]},"

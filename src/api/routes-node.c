@@ -24,7 +24,7 @@ static int handle_health(struct request *request, struct error *error _unused_) 
 static int handle_index(struct request *request, struct error *error _unused_) {
     return reply_words(request, NULL, "{\"version\":\"" POLDER_VERSION "\",\"resources\":[\"/v1/instances\","
         "\"/v1/images\",\"/v1/operations\",\"/v1/events\",\"/v1/node\",\"/v1/networks\",\"/v1/doctor\","
-        "\"/v1/lifecycle\",\"/v1/audit\",\"/v1/version\",\"/v1/openapi.json\",\"/metrics\"]}");
+        "\"/v1/advice\",\"/v1/lifecycle\",\"/v1/audit\",\"/v1/version\",\"/v1/openapi.json\",\"/metrics\"]}");
 }
 
 static int handle_version(struct request *request, struct error *error _unused_) {
@@ -118,6 +118,45 @@ static int handle_audit(struct request *request, struct error *error) {
     return manager_audit_emit(request->manager, request->actor, query->after, (size_t) query->limit, &emitter, error);
 }
 
+struct advice_query {
+    char *image, *weights;
+    uint64_t cpus, memory;
+    bool untrusted, own_kernel, graphics;
+};
+#define ADVICE(row_name, row_type, row_help, ...)                                                            \
+    { .name = #row_name, .type = row_type, .offset = offsetof(struct advice_query, row_name), .change = CHANGE_LIVE, \
+      .help = row_help, __VA_ARGS__ }
+static const struct field advice_query_fields[] = {
+    ADVICE(image, FIELD_TEXT, "Image it would start from; none stands for any OCI image.", .maximum = 255),
+    ADVICE(cpus, FIELD_CPUS, "Processors it would use.", .minimum = 10, .maximum = 1024000, .initial = "1"),
+    ADVICE(memory, FIELD_SIZE, "Memory it would use; 0 stands for each kind's default.", .or_zero = true,
+           .minimum = 4 << 20, .maximum = UINT64_C(64) << 40),
+    ADVICE(untrusted, FIELD_BOOLEAN, "It runs code of strangers: security counts at least 8."),
+    ADVICE(own_kernel, FIELD_BOOLEAN, "It needs a kernel of its own."),
+    ADVICE(graphics, FIELD_BOOLEAN, "It needs a screen."),
+    ADVICE(weights, FIELD_TEXT, "What counts how much, 0 to 10: performance, resources, security, compatibility, cost.",
+           .maximum = 200),
+};
+static const struct table advice_query_table = TABLE("advice-query", struct advice_query, advice_query_fields);
+
+static int handle_advice(struct request *request, struct error *error) {
+    const struct advice_query *query = request->query;
+    struct emitter emitter = reply_emitter(request);
+    struct need need;
+    int r = 0;
+
+    need_init(&need);
+    need.cpus = query->cpus;
+    need.memory = query->memory;
+    need.untrusted = query->untrusted;
+    need.own_kernel = query->own_kernel;
+    need.graphics = query->graphics;
+    need.disk = !query->image && (query->graphics || query->own_kernel);
+    if (query->weights)
+        r = need_parse_weights(query->weights, &need, error);
+    return r < 0 ? r : manager_advise_emit(request->manager, query->image, &need, &emitter, error);
+}
+
 struct fsck_body {
     bool deep, repair;
 };
@@ -150,6 +189,8 @@ const struct route node_routes[] = {
       ROUTE_QUICK },
     { "GET", "/v1/node", handle_node, PERMISSION_VIEW, "The node: what is promised and what is real", NULL, NULL,
       "Node", ROUTE_QUICK },
+    { "GET", "/v1/advice", handle_advice, PERMISSION_VIEW, "Which kind suits a need on this node, and why",
+      &advice_query_table, NULL, "Advice", ROUTE_QUICK },
     { "GET", "/v1/doctor", handle_doctor, PERMISSION_VIEW, "What this host can do, why not, and what to do", NULL,
       NULL, "Findings", 0 },
     { "GET", "/v1/lifecycle", handle_lifecycle, PERMISSION_VIEW, "The table of states", NULL, NULL, "Lifecycle",

@@ -310,27 +310,6 @@ int instance_readdress(struct instance *instance, struct error *error) {
     return r;
 }
 
-/* The kind for `auto`, from what the image is and what the host can do, and why. */
-static int choose_kind(struct manager *manager, const struct image *image, int *ret, char **ret_why,
-                       struct error *error) {
-    _cleanup_error_ struct error no_container = ERROR_INIT;
-
-    if (!image)
-        return error_set(error, ERROR_MISSING_FIELD, "kind");
-    if (image->type != IMAGE_OCI) {
-        *ret = KIND_VM;
-        *ret_why = strdup("the image is a disk with its own boot loader: only a full machine starts it unmodified");
-    } else if (manager_driver_available(manager, KIND_CONTAINER, &no_container) >= 0) {
-        *ret = KIND_CONTAINER;
-        *ret_why = strdup("an OCI image starts fastest and packs densest as a container; ask for microvm to give it a "
-                          "kernel of its own");
-    } else {
-        *ret = KIND_MICROVM;
-        *ret_why = strdup("an OCI image, and this host cannot run containers now");
-    }
-    return *ret_why ? 0 : error_errno(error, -ENOMEM, "choosing the kind");
-}
-
 static int suits(const struct image *image, enum kind kind, struct error *error) {
     if (!image || (image->type == IMAGE_OCI) == (kind == KIND_CONTAINER || kind == KIND_MICROVM))
         return 0;
@@ -357,23 +336,33 @@ static int find_image_for(struct manager *manager, const struct instance_spec *s
     return 0;
 }
 
+/* A medium alone stands in for an image: the machine gets it and an empty disk, as if the ISO were the image. */
+static int find_medium(struct manager *manager, const struct instance_spec *spec, const struct image **ret,
+                       struct error *error) {
+    int r = storage_image_find(manager->storage, spec->cdrom, ret, error);
+
+    if (r >= 0 && (*ret)->type != IMAGE_ISO)
+        return error_set(error, ERROR_BAD_VALUE, "cdrom", spec->cdrom, "this image is no ISO");
+    return r;
+}
+
 static int choose_image(struct manager *manager, struct instance *instance, const struct image **ret,
                         struct error *error) {
+    const struct instance_spec *spec = &instance->spec;
     int r;
 
-    if (text_is_empty(instance->spec.image)) {
-        if (instance->spec.kind == KIND_FAKE || (instance->spec.kind == KIND_VM && instance->spec.cdrom))
-            return 0;
-        return error_set(error, ERROR_MISSING_FIELD, "image");
-    }
-    if (instance->spec.kind == KIND_FAKE)
+    if (spec->kind == KIND_FAKE)
         return 0;
-    r = find_image_for(manager, &instance->spec, ret, error);
-    if (r >= 0) {
-        instance->assigned.image_digest = strdup((*ret)->digest);
-        r = instance->assigned.image_digest ? 0 : -ENOMEM;
-    }
-    return r;
+    if (!text_is_empty(spec->image))
+        r = find_image_for(manager, spec, ret, error);
+    else if (spec->cdrom && (spec->kind == KIND_VM || spec->kind == KIND_AUTO))
+        r = find_medium(manager, spec, ret, error);
+    else
+        return error_set(error, ERROR_MISSING_FIELD, "image");
+    if (r < 0)
+        return r;
+    instance->assigned.image_digest = strdup((*ret)->digest);
+    return instance->assigned.image_digest ? 0 : error_errno(error, -ENOMEM, "choosing the image");
 }
 
 static int fits_node(struct manager *manager, const struct instance *instance, struct error *error) {
@@ -428,7 +417,8 @@ static int decide(struct manager *manager, struct instance *instance, struct jso
         return r;
     assigned->kind = instance->spec.kind;
     if (assigned->kind == KIND_AUTO)
-        r = choose_kind(manager, image, &assigned->kind, &assigned->why_kind, error);
+        r = image ? advise_kind(manager, image, &instance->spec, (enum kind *) &assigned->kind, &assigned->why_kind, error)
+                  : error_set(error, ERROR_MISSING_FIELD, "kind");
     if (r >= 0)
         r = suits(image, assigned->kind, error);
     if (r >= 0)

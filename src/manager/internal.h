@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/map.h"
+#include "engine/advisor.h"
 #include "engine/engine.h"
 #include "manager/instance.h"
 #include "manager/manager.h"
@@ -68,6 +69,7 @@ struct manager {
     bool explain_stale;
     bool writing, urgent, stopping, ready;
     uint64_t started; /* wall time */
+    uint64_t start_mean[KIND_COUNT]; /* microseconds that the drivers' starts take; 0: none yet */
 };
 
 const struct manager_configuration *manager_configuration(const struct manager *manager);
@@ -86,6 +88,12 @@ void idempotency_expire(struct manager *manager);
 int instance_readdress(struct instance *instance, struct error *error);
 /* The one check of a final spec with its kind decided, before every commit. */
 int instance_admissible(struct manager *manager, const struct instance *instance, struct error *error);
+
+/* --- advice --------------------------------------------------------------------------------------------------- */
+void advice_note_start(struct manager *manager, enum kind kind, uint64_t duration);
+/* The kind for `auto` and why (allocated). NOT_SUPPORTED. */
+int advise_kind(struct manager *manager, const struct image *image, const struct instance_spec *spec, enum kind *ret,
+                char **ret_why, struct error *error);
 
 /* --- registry ------------------------------------------------------------------------------------------------- */
 struct instance *registry_find(struct manager *manager, const char *name); /* live, by name or uuid; borrowed */

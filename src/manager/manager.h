@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "drivers/driver.h"
+#include "engine/advisor.h"
 #include "host/facts.h"
 #include "manager/actor.h"
 #include "manager/events.h"
@@ -146,6 +147,10 @@ int manager_image_emit(struct manager *manager, const char *name, struct emitter
 /* --- node ---------------------------------------------------------------------------------------------------------- */
 
 void manager_node_emit(struct manager *manager, struct emitter *emitter); /* promised versus real, versions, host */
+/* Which kind suits the need here, and why; the image (or NULL) tells what it can be started as. NOT_FOUND, NOT_SUPPORTED,
+ * BAD_VALUE. */
+int manager_advise_emit(struct manager *manager, const char *image, struct need *need, struct emitter *emitter,
+                        struct error *error);
 int manager_doctor_emit(struct manager *manager, struct emitter *emitter, struct error *error); /* fiber */
 int manager_fsck_emit(struct manager *manager, const struct actor *actor, bool deep, bool repair,
                       struct emitter *emitter, struct error *error); /* fiber */

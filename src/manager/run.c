@@ -142,6 +142,7 @@ static int start_steps(struct instance *instance, struct operation *operation, c
                        struct error *error) {
     struct driver_start options = start ? *start : (struct driver_start){ 0 };
     int r = manager_driver_available(instance->manager, instance->assigned.kind, error);
+    uint64_t begun;
 
     options.restore = instance->status.state == STATE_SUSPENDED;
     if (r >= 0)
@@ -151,11 +152,14 @@ static int start_steps(struct instance *instance, struct operation *operation, c
     if (!options.restore)
         (void) run_saved(instance, true); /* from here on the disk changes: that memory must never come back */
     operation_progress(operation, options.restore ? "restoring" : "starting", 0, 0);
+    begun = clock_now();
     r = start_driver(instance, &options, error);
     if (r < 0) {
         start_undo(instance, options.restore, r, error);
         return r;
     }
+    if (!options.restore)
+        advice_note_start(instance->manager, instance->assigned.kind, clock_now() - begun);
     start_note(instance);
     r = instance_advance(instance, EVENT_STARTED, error);
     if (r >= 0 && run_arm_timeout(instance) < 0)
