@@ -102,6 +102,8 @@ static int run_image_show(struct invocation *invocation, struct error *error) {
         r = path ? client_request(client, "GET", path, NULL, &response, error) : error_set(error, ERROR_NO_MEMORY, "");
         if (r == 0)
             r = output_object(invocation, response.json, "digest", error);
+        if (r < 0)
+            suggest_image(invocation, invocation->arguments[i], false, error);
     }
     return r;
 }
@@ -344,6 +346,8 @@ static int run_image_rm(struct invocation *invocation, struct error *error) {
                  : error_set(error, ERROR_NO_MEMORY, "");
         if (r == 0)
             puts(invocation->arguments[i]);
+        else
+            suggest_image(invocation, invocation->arguments[i], false, error);
     }
     return r;
 }
@@ -361,7 +365,10 @@ static int run_image_tag(struct invocation *invocation, struct error *error) {
     emit_object_end(&emitter);
     if (r < 0 || !path || body.failed)
         return r < 0 ? r : error_set(error, ERROR_NO_MEMORY, "");
-    return client_request(client, "POST", path, body.data, &response, error);
+    r = client_request(client, "POST", path, body.data, &response, error);
+    if (r < 0)
+        suggest_image(invocation, invocation->arguments[0], false, error);
+    return r;
 }
 
 static int run_image_prune(struct invocation *invocation, struct error *error) {
@@ -391,11 +398,11 @@ static int run_image_prune(struct invocation *invocation, struct error *error) {
     { .name = flag_name, .type = FLAG_TEXT, .offset = offsetof(struct image_options, member),                  \
       .value = placeholder, .help = text }
 static const char *const kernels[] = { "cloud", "generic", NULL };
-static const char *const variants[] = { "container", "disk", NULL };
+static const char *const variants[] = { "container", "disk", "both", NULL };
 static const char *const types[] = { "disk", "iso", "rootfs", "oci", "docker-archive", NULL };
 static const struct flag pull_flags[] = {
     IMAGE_TEXT("name", name, "NAME", "Its name here; default: made from the source."),
-    IMAGE_TEXT("platform", platform, "OS/ARCHITECTURE", "For images of several platforms."),
+    IMAGE_TEXT("platform", platform, "OS/ARCHITECTURE", "Which one of an image for several platforms; default: this host's."),
     { .name = "authfile", .type = FLAG_TEXT, .offset = offsetof(struct image_options, auth_file), .value = "FILE",
       .complete = COMPLETE_FILES, .help = "Credentials as podman and skopeo keep them." },
     IMAGE_TEXT("creds", credentials, "USER:PASSWORD", "Credentials; a file keeps them out of 'ps'."),
@@ -405,16 +412,16 @@ static const struct flag pull_flags[] = {
 static const struct flag import_flags[] = {
     IMAGE_TEXT("name", name, "NAME", "Its name here; default: the file's."),
     IMAGE_TEXT("checksum", checksum, "sha256:DIGITS", "What the file must hash to."),
-    IMAGE_TEXT("format", format, "FORMAT", "Disk format; default: by the header."),
+    IMAGE_TEXT("format", format, "FORMAT", "Disk format: qcow2, raw, vmdk, vdi, vhdx or vpc; default: by the header."),
     { .name = "type", .type = FLAG_TEXT, .offset = offsetof(struct image_options, type), .value = "TYPE",
-      .choices = types, .help = "What it is; default: by the file's name." },
+      .choices = types, .help = "What it is: disk, iso, rootfs, oci or docker-archive; default: by the file's name." },
 };
 static const struct flag build_flags[] = {
     IMAGE_TEXT("name", name, "NAME", "Its name here; default: made from the source."),
     { .name = "kernel", .type = FLAG_TEXT, .offset = offsetof(struct image_options, kernel), .value = "KERNEL",
       .choices = kernels, .help = "Kernel of a disk: cloud (no graphics) or generic." },
     { .name = "variant", .type = FLAG_TEXT, .offset = offsetof(struct image_options, variant), .value = "VARIANT",
-      .choices = variants, .help = "A root for containers, or a disk for a vm." },
+      .choices = variants, .help = "Of Debian: container (a root file system), disk (for a vm) or both; default: both." },
 };
 static const struct flag prune_flags[] = {
     { .name = "all", .letter = 'a', .type = FLAG_SWITCH, .offset = offsetof(struct image_options, all),
@@ -450,7 +457,7 @@ static const struct command image_show = {
     .run = run_image_show,
 };
 static const struct command image_rm = {
-    .name = "rm", .group = GROUP_IMAGES, .summary = "Remove names of images, or images", .usage = "IMAGE...",
+    .name = "rm", .group = GROUP_IMAGES, .summary = "Remove a name of an image; with its last name, the image", .usage = "IMAGE...",
     .minimum = 1, .maximum = UINT_MAX, .complete = COMPLETE_IMAGES, .run = run_image_rm,
 };
 static const struct command image_tag = {

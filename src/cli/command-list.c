@@ -30,6 +30,12 @@ static bool is_up(struct json_object *row) {
     return state >= 0 && state_is_active((enum state) state);
 }
 
+static char *cell_state(struct json_object *row) {
+    bool unresponsive = json_boolean(json_member(row, "status"), "unresponsive", false);
+
+    return strdup(unresponsive && is_up(row) ? "unresponsive" : state_of(row));
+}
+
 static char *cell_kind(struct json_object *row) {
     return strdup(json_path_text(row, "assigned.kind", json_path_text(row, "spec.kind", "")));
 }
@@ -83,6 +89,8 @@ static char *cell_reason(struct json_object *row) {
 }
 
 static const char *colour_state(const char *text) {
+    if (text_equal(text, "unresponsive"))
+        return "red";
     switch (state_from_name(text)) {
     case STATE_RUNNING:
         return "green";
@@ -101,7 +109,7 @@ static const char *colour_state(const char *text) {
 static const struct column instance_columns[] = {
     { .title = "NAME", .path = "name" },
     { .title = "KIND", .cell = cell_kind },
-    { .title = "STATE", .path = "status.state", .colour = colour_state },
+    { .title = "STATE", .cell = cell_state, .colour = colour_state },
     { .title = "NODE", .path = "assigned.node" },
     { .title = "IP", .cell = cell_address },
     { .title = "CPU", .cell = cell_cpus, .right = true },
@@ -163,11 +171,16 @@ static int run_show(struct invocation *invocation, struct error *error) {
 #define LIST_FLAG(flag_name, member, placeholder, text)                                                      \
     { .name = flag_name, .type = FLAG_TEXT, .offset = offsetof(struct list_options, member),                   \
       .value = placeholder, .help = text }
+static const char *const kinds[] = { "container", "microvm", "vm", "fake", NULL };
+static const char *const states[] = { "created",   "queued",   "starting", "running",   "paused", "suspending",
+                                      "suspended", "stopping", "stopped",  "migrating", "failed", "deleted", NULL };
 static const struct flag ls_flags[] = {
     { .name = "all", .letter = 'a', .type = FLAG_SWITCH, .offset = offsetof(struct list_options, all),
       .help = "All states; that is what is shown anyway (for docker's habit)." },
-    LIST_FLAG("kind", kind, "KIND", "Only this kind."),
-    LIST_FLAG("state", state, "STATE", "Only those in this state."),
+    { .name = "kind", .type = FLAG_TEXT, .offset = offsetof(struct list_options, kind), .value = "KIND",
+      .choices = kinds, .help = "Only this kind: container, microvm, vm or fake." },
+    { .name = "state", .type = FLAG_TEXT, .offset = offsetof(struct list_options, state), .value = "STATE",
+      .choices = states, .help = "Only those in this state, such as running; 'polder lifecycle' has them all." },
     { .name = "label", .letter = 'l', .type = FLAG_TEXT, .offset = offsetof(struct list_options, label),
       .value = "KEY[=VALUE]", .help = "Only those with this label." },
     LIST_FLAG("name", name, "PREFIX", "Only names that start with this."),

@@ -40,7 +40,8 @@ static int build_body(struct invocation *invocation, const char *image, char **r
         emit_key_text(&emitter, "name", options->name);
     emit_key(&emitter, "spec");
     emit_object(&emitter);
-    emit_key_text(&emitter, "image", image);
+    if (image)
+        emit_key_text(&emitter, "image", image);
     invocation_emit_spec(invocation, &emitter);
     if (invocation->rest_count > 0)
         emit_key_list(&emitter, "command", invocation->rest);
@@ -78,17 +79,14 @@ static int pull_image(struct invocation *invocation, const char *image, char **r
     return *ret_name ? 0 : error_set(error, ERROR_NO_MEMORY, "");
 }
 
-static bool is_missing_image(const struct error *error) {
-    return error->code == ERROR_NOT_FOUND && text_equal(error->parameters[0], "image");
-}
-
 static int create(struct invocation *invocation, const char *path, const char *image, struct response *ret,
                   struct error *error) {
     const struct run_options *options = invocation->options;
     _cleanup_free_ char *body = NULL;
     int r = build_body(invocation, image, &body, error);
 
-    return r < 0 ? r : change_run(invocation, "POST", path, body, options->name ? options->name : image, ret, error);
+    return r < 0 ? r : change_run(invocation, "POST", path, body, options->name ? options->name : image ? image : "instance",
+                               ret, error);
 }
 
 /* Creates it, pulling the image first or on demand. */
@@ -96,11 +94,14 @@ static int create_with_image(struct invocation *invocation, const char *path, st
                              struct error *error) {
     const struct run_options *options = invocation->options;
     const char *image = invocation->arguments[0], *policy = options->pull ? options->pull : "missing";
-    bool can_pull = text_starts(image, "docker://");
+    bool can_pull = image && text_starts(image, "docker://");
     _cleanup_free_ char *pulled = NULL;
     int r;
 
-    if (!strcmp(policy, "always")) {
+    if (!image && !invocation->spec.cdrom)
+        return error_set(error, ERROR_USAGE, "name an image, as in 'polder run busybox', or a medium to boot a vm from "
+                                             "(--cdrom); 'polder image ls' shows what is here");
+    if (image && !strcmp(policy, "always")) {
         r = pull_image(invocation, image, &pulled, error);
         return r < 0 ? r : create(invocation, path, pulled, ret, error);
     }
@@ -108,9 +109,7 @@ static int create_with_image(struct invocation *invocation, const char *path, st
     if (r == 0 || !is_missing_image(error))
         return r;
     if (!can_pull || !strcmp(policy, "never")) {
-        show_note("there is no image '%s' here; get it with 'polder image pull %s%s', or see 'polder image ls'", image,
-                  can_pull || strstr(image, "://") ? "" : strchr(image, '/') ? "docker://" : "docker://docker.io/library/",
-                  image);
+        suggest_image(invocation, error->parameters[1], true, error);
         return r;
     }
     error_clear(error);
@@ -246,14 +245,14 @@ static const struct flag run_flags[] = {
     { .name = "name", .type = FLAG_TEXT, .offset = offsetof(struct run_options, name), .value = "NAME",
       .help = "Its name; without one it is invented." },
     { .name = "pull", .type = FLAG_TEXT, .offset = offsetof(struct run_options, pull), .value = "WHEN",
-      .choices = pull_choices, .help = "When a docker:// image is pulled: missing, always or never." },
+      .choices = pull_choices, .help = "When a docker:// image is pulled: missing (default), always or never." },
     { .name = "detach", .letter = 'd', .type = FLAG_SWITCH, .offset = offsetof(struct run_options, detach),
       .help = "Start it in the background and print its name." },
 };
 
 const struct command command_run = {
     .name = "run", .group = GROUP_INSTANCES, .summary = "Create an instance and start it",
-    .usage = "IMAGE [--] [COMMAND...]",
+    .usage = "IMAGE [--] [COMMAND...] | --cdrom IMAGE",
     .description = "Runs in the foreground with the instance's output, as docker does: the exit status is that of its main "
                    "process; 125 if polder itself failed, 126 if the command cannot be executed, 127 if it is not found. "
                    "A vm is started in the background. With -t, ctrl-p ctrl-q detaches.",
@@ -261,15 +260,15 @@ const struct command command_run = {
                 "  polder run -it --rm --kind microvm busybox sh\n"
                 "  polder run -d --name web --publish 8080:80 --memory 128M docker://docker.io/library/nginx\n",
     .flags = run_flags, .flag_count = ELEMENTS(run_flags), .options_size = sizeof(struct run_options),
-    .common = COMMON_SPEC | COMMON_WAIT | COMMON_DRY_RUN | COMMON_QUIET | COMMON_OUTPUT, .minimum = 1, .maximum = 1,
+    .common = COMMON_SPEC | COMMON_WAIT | COMMON_DRY_RUN | COMMON_QUIET | COMMON_OUTPUT, .maximum = 1,
     .takes_rest = true, .fail_status = FAIL_STATUS, .complete = COMPLETE_IMAGES, .run = run_run,
 };
 
 const struct command command_create = {
     .name = "create", .group = GROUP_INSTANCES, .summary = "Create an instance without starting it",
-    .usage = "IMAGE [--] [COMMAND...]",
+    .usage = "IMAGE [--] [COMMAND...] | --cdrom IMAGE",
     .examples = "  polder create --name db --kind vm --cpus 2 --memory 2G debian\n",
     .flags = run_flags, .flag_count = ELEMENTS(run_flags) - 1, .options_size = sizeof(struct run_options),
-    .common = COMMON_SPEC | COMMON_WAIT | COMMON_DRY_RUN | COMMON_QUIET | COMMON_OUTPUT, .minimum = 1, .maximum = 1,
+    .common = COMMON_SPEC | COMMON_WAIT | COMMON_DRY_RUN | COMMON_QUIET | COMMON_OUTPUT, .maximum = 1,
     .takes_rest = true, .complete = COMPLETE_IMAGES, .run = run_create,
 };

@@ -136,7 +136,7 @@ static const struct flag set_flags[] = {
 
 const struct command command_set = {
     .name = "set", .group = GROUP_INSTANCES, .summary = "Change instances, running ones too",
-    .usage = "INSTANCE... FLAGS",
+    .usage = "INSTANCE...",
     .description = "Lists such as --publish replace what was there; --env and --label change one key. What cannot change "
                    "while it runs is refused and says so.",
     .examples = "  polder set web --memory 512M --cpus 2\n  polder set web --rename shop --unset timeout\n",

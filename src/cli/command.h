@@ -76,7 +76,7 @@ struct invocation {
     struct instance_spec spec;
     uint64_t spec_given;     /* bit per row of instance_spec_table */
     struct client *client;   /* made at the first request */
-    char *suggestion;        /* the name that was meant, perhaps */
+    char *suggestion;        /* told after the error: the name that was meant, perhaps, or what to do */
 };
 
 struct command {
@@ -105,7 +105,7 @@ extern const struct command *const commands[]; /* NULL-terminated */
 /* Words are a command line without the program's name. Sets up the invocation; USAGE errors. */
 int command_parse(int count, char **words, struct invocation *ret, struct error *error);
 void invocation_done(struct invocation *invocation);
-/* The error, and the name that was perhaps meant. */
+/* The error, and what was perhaps meant or can be done. */
 void invocation_show_error(struct invocation *invocation, const struct error *error);
 const struct command *command_find(const struct command *const *list, const char *name);
 

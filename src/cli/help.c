@@ -7,6 +7,7 @@
 #include "base/text.h"
 
 #define FLAG_COLUMN 34
+#define LINE_WIDTH 110
 
 static bool words_of(const struct command *const *list, const struct command *command, const char *prefix, char *text,
                      size_t size) {
@@ -43,6 +44,31 @@ void help_overview(FILE *file) {
     fputs("\n'polder COMMAND --help' tells more. Start with: polder image build busybox && polder run busybox\n", file);
 }
 
+/* Words within LINE_WIDTH; each further line starts `indent` blanks in. The first one begins at `column`. */
+static void wrap(const char *text, int column, int indent, FILE *file) {
+    bool blank = false;
+
+    while (*text) {
+        int length = (int) strcspn(text, " \n");
+
+        if (column > indent && column + blank + length > LINE_WIDTH) {
+            fprintf(file, "\n%*s", indent, "");
+            column = indent;
+            blank = false;
+        }
+        fprintf(file, "%s%.*s", blank ? " " : "", length, text);
+        column += blank + length;
+        text += length;
+        blank = *text == ' ';
+        if (*text == '\n') {
+            fprintf(file, "\n%*s", indent, "");
+            column = indent;
+        }
+        text += *text != '\0';
+    }
+    fputc('\n', file);
+}
+
 static void help_flag(const struct flag_view *view, FILE *file) {
     char names[128];
     int length = 0;
@@ -54,7 +80,24 @@ static void help_flag(const struct flag_view *view, FILE *file) {
         length += snprintf(names + length, sizeof(names) - (size_t) length, ", --%s", view->alias);
     if (view->value)
         snprintf(names + length, sizeof(names) - (size_t) length, " %s", view->value);
-    fprintf(file, "  %-*s %s\n", FLAG_COLUMN, names, view->help);
+    if (strlen(names) > FLAG_COLUMN)
+        fprintf(file, "  %s\n%*s", names, FLAG_COLUMN + 3, "");
+    else
+        fprintf(file, "  %-*s ", FLAG_COLUMN, names);
+    wrap(view->help, FLAG_COLUMN + 3, FLAG_COLUMN + 3, file);
+}
+
+static void help_usage(const struct command *command, const char *words, FILE *file) {
+    const char *usage = command->children ? "COMMAND" : command->usage ? command->usage : "";
+
+    fprintf(file, "%s.\n\nUsage: %s%s%s%s\n", command->summary, words, command->children ? "" : " [FLAGS]", *usage ? " " : "",
+            usage);
+    if (command->alias) {
+        fputs("Also called: ", file);
+        for (const char *c = command->alias; *c; c++)
+            fputs(*c == ' ' ? ", " : (char[]){ *c, '\0' }, file);
+        fputc('\n', file);
+    }
 }
 
 void help_command(const struct command *command, FILE *file) {
@@ -63,12 +106,11 @@ void help_command(const struct command *command, FILE *file) {
     char words[96];
 
     command_words(command, words, sizeof(words));
-    fprintf(file, "%s.\n\nUsage: %s %s\n", command->summary, words,
-            command->children ? "COMMAND" : command->usage ? command->usage : "");
-    if (command->alias)
-        fprintf(file, "Also called: %s\n", command->alias);
-    if (command->description)
-        fprintf(file, "\n%s\n", command->description);
+    help_usage(command, words, file);
+    if (command->description) {
+        fputc('\n', file);
+        wrap(command->description, 0, 0, file);
+    }
     if (command->children) {
         fputs("\nCommands:\n", file);
         for (size_t i = 0; command->children[i]; i++)

@@ -55,6 +55,9 @@ int main(int count, char **arguments) {
     _cleanup_error_ struct error error = ERROR_INIT;
     int r;
 
+    /* As every other program is asked. */
+    if (count > 1 && (text_equal(arguments[1], "--version") || text_equal(arguments[1], "-V")))
+        arguments[1] = (char *) "version";
     r = command_parse(count - 1, arguments + 1, &invocation, &error);
     if (r == 0)
         r = run(&invocation, &error);

@@ -63,13 +63,60 @@ void suggest_instance(struct invocation *invocation, const char *name, const str
     names[count] = NULL;
     near = text_suggest(name, names);
     if (near && !invocation->suggestion)
-        invocation->suggestion = strdup(near);
+        invocation->suggestion = text_format("did you mean '%s'?", near);
+}
+
+bool is_missing_image(const struct error *error) {
+    return error->code == ERROR_NOT_FOUND && text_equal(error->parameters[0], "image");
+}
+
+/* Names and, for what has a tag, the names without it. Texts are borrowed from the list. */
+static size_t image_names(struct json_object *list, const char **names, size_t size) {
+    size_t count = 0;
+
+    for (size_t i = 0; json_object_is_type(list, json_type_array) && i < json_object_array_length(list); i++) {
+        struct json_object *aliases = json_member(json_object_array_get_idx(list, i), "aliases");
+        for (size_t j = 0; json_object_is_type(aliases, json_type_array) && j < json_object_array_length(aliases); j++)
+            if (count < size)
+                names[count++] = json_object_get_string(json_object_array_get_idx(aliases, j));
+    }
+    return count;
+}
+
+/* What is built here is not pulled; the rest is taken from where docker takes it. */
+static char *how_to_get(const char *name) {
+    const char *slash = strchr(name, '/');
+    bool has_host = slash && memchr(name, '.', (size_t) (slash - name));
+    const char *place = strstr(name, "://") || has_host ? "" : slash ? "docker.io/" : "docker.io/library/";
+
+    if (text_equal(name, "busybox") || text_starts(name, "debian:"))
+        return text_format("make it with 'polder image build %s'", name);
+    return text_format("get it with 'polder image pull %s%s%s'; 'polder image ls' shows what is here",
+                       strstr(name, "://") ? "" : "docker://", place, name);
+}
+
+void suggest_image(struct invocation *invocation, const char *name, bool may_get, const struct error *error) {
+    _cleanup_response_ struct response response = RESPONSE_INIT;
+    _cleanup_error_ struct error ignored = ERROR_INIT;
+    const char *names[NAMES_MAX], *near;
+    struct client *client;
+
+    if (!is_missing_image(error) || invocation->suggestion ||
+        invocation_client(invocation, &client, &ignored) < 0 ||
+        client_request(client, "GET", "/v1/images", NULL, &response, &ignored) < 0)
+        return;
+    names[image_names(json_member(response.json, "images"), names, NAMES_MAX - 1)] = NULL;
+    near = text_suggest(name, names);
+    if (near)
+        invocation->suggestion = text_format("did you mean '%s'?", near);
+    else if (may_get)
+        invocation->suggestion = how_to_get(name);
 }
 
 void invocation_show_error(struct invocation *invocation, const struct error *error) {
     show_error(error, invocation->language);
     if (invocation->suggestion)
-        show_note("did you mean '%s'?", invocation->suggestion);
+        show_note("%s", invocation->suggestion);
     free(STEAL_PTR(invocation->suggestion));
 }
 
@@ -97,10 +144,28 @@ static void draw_bar(const struct progress *progress, const char *step, uint64_t
     fflush(stderr);
 }
 
-/* A bar on a terminal; elsewhere a line for each step. */
+/* What an operation does, in words: operations of later daemons keep their type. */
+static const struct {
+    const char *type, *words;
+} activities[] = {
+    { "instance.create", "creating" },   { "instance.start", "starting" },     { "instance.stop", "stopping" },
+    { "instance.restart", "restarting" }, { "instance.pause", "pausing" },     { "instance.resume", "resuming" },
+    { "instance.suspend", "suspending" }, { "instance.delete", "deleting" },   { "instance.undelete", "undeleting" },
+    { "instance.kill", "signalling" },    { "instance.change", "changing" },   { "image.add", "getting" },
+};
+
+static const char *activity_of(const char *type) {
+    for (size_t i = 0; i < ELEMENTS(activities); i++)
+        if (text_equal(activities[i].type, type))
+            return activities[i].words;
+    return type;
+}
+
+/* A bar on a terminal; elsewhere a line for each step: "starting web", "getting debian:bookworm: unpacking". */
 static void progress_show(struct progress *progress, struct json_object *operation) {
     struct json_object *counts = json_member(operation, "progress");
-    const char *step = json_text(operation, "step", json_text(operation, "type", ""));
+    const char *activity = activity_of(json_text(operation, "type", ""));
+    const char *step = json_text(operation, "step", activity);
 
     if (progress->quiet)
         return;
@@ -109,7 +174,7 @@ static void progress_show(struct progress *progress, struct json_object *operati
                  (uint64_t) json_integer(counts, "total", 0));
         progress->drawn = true;
     } else if (!text_equal(step, progress->step)) {
-        show_note("%s: %s", progress->subject, step);
+        show_note(text_equal(step, activity) ? "%s %s" : "%s %s: %s", activity, progress->subject, step);
     }
     free(progress->step);
     progress->step = strdup(step);

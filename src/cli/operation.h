@@ -22,3 +22,6 @@ int invocation_client(struct invocation *invocation, struct client **ret, struct
 char *instance_path(const char *name, const char *suffix);
 /* For NOT_FOUND of an instance: remembers the nearest name, which is told after the error. */
 void suggest_instance(struct invocation *invocation, const char *name, const struct error *error);
+/* The same for an image; where no name is near, how to get it (unless that was asked for). */
+void suggest_image(struct invocation *invocation, const char *name, bool may_get, const struct error *error);
+bool is_missing_image(const struct error *error);

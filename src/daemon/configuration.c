@@ -16,20 +16,25 @@
 #define CONFIGURATION_MAX 65536
 #define PERCENT_MAX 100000
 
+static const char *check_absolute(const char *text) {
+    return text[0] == '/' ? NULL : "give an absolute path";
+}
+
 #define AT(member) offsetof(struct configuration, member)
 static const struct field fields[] = {
     { .name = "state", .type = FIELD_TEXT, .offset = AT(state), .maximum = 4096, .initial = "/var/lib/polder",
-      .value = "DIR", .help = "where instances, images and the store are kept" },
-    { .name = "run", .type = FIELD_TEXT, .offset = AT(run), .maximum = 64, .initial = "/run/polder", .value = "DIR",
+      .check = check_absolute, .value = "DIR", .help = "where instances, images and the store are kept" },
+    { .name = "run", .type = FIELD_TEXT, .offset = AT(run), .maximum = 64, .initial = "/run/polder",
+      .check = check_absolute, .value = "DIR",
       .help = "where sockets and what a reboot may forget are kept (a short path: sockets live in it)" },
     { .name = "libexec", .type = FIELD_TEXT, .offset = AT(libexec), .maximum = 4096, .initial = POLDER_LIBEXEC,
-      .value = "DIR", .help = "where the helper programs are" },
+      .check = check_absolute, .value = "DIR", .help = "where the helper programs are" },
     { .name = "group", .type = FIELD_TEXT, .offset = AT(group), .maximum = 64, .initial = "polder", .value = "GROUP",
       .help = "members may use the socket, which makes them equal to root" },
     { .name = "subnet", .type = FIELD_TEXT, .offset = AT(subnet), .maximum = 32, .value = "A.B.C.D/N",
       .help = "of the default network; chosen so that it collides with nothing when absent" },
-    { .name = "mount_roots", .type = FIELD_LIST, .offset = AT(mount_roots), .maximum = 64, .value = "DIR …",
-      .help = "host directories beneath which --volume may take its source" },
+    { .name = "mount_roots", .type = FIELD_LIST, .offset = AT(mount_roots), .maximum = 64, .check = check_absolute,
+      .value = "DIR …", .help = "host directories beneath which --volume may take its source; blanks stand between them" },
     { .name = "fake_driver", .type = FIELD_BOOLEAN, .offset = AT(fake_driver), .initial = "false",
       .help = "offer --kind fake: instances without processes, for tests and demonstrations" },
     { .name = "no_network", .type = FIELD_BOOLEAN, .offset = AT(no_network), .initial = "false",
@@ -79,6 +84,27 @@ static char *strip(char *text) {
     return text;
 }
 
+/* Several directories may stand on one line, as the help says. */
+static int set_list(const struct field *field, const char *value, struct configuration *configuration,
+                    struct error *error) {
+    _cleanup_free_ char *copy = strdup(value);
+    char *position = copy, *part;
+    int r = copy ? 0 : error_errno(error, -ENOMEM, "reading the configuration");
+
+    while (r >= 0 && (part = strsep(&position, " \t")))
+        if (*part)
+            r = table_decode_text(&configuration_table, field->name, part, configuration, error);
+    return r;
+}
+
+int configuration_set(const char *name, const char *value, struct configuration *configuration, struct error *error) {
+    const struct field *field = table_find(&configuration_table, name);
+
+    if (field && field->type == FIELD_LIST)
+        return set_list(field, value, configuration, error);
+    return table_decode_text(&configuration_table, name, value, configuration, error);
+}
+
 static int read_line(const char *path, unsigned number, char *line, struct configuration *configuration,
                      struct error *error) {
     _cleanup_error_ struct error reason = ERROR_INIT;
@@ -95,7 +121,7 @@ static int read_line(const char *path, unsigned number, char *line, struct confi
     *equals = '\0';
     value = strip(equals + 1);
     name = strip(name);
-    if (table_decode_text(&configuration_table, name, value, configuration, &reason) < 0) {
+    if (configuration_set(name, value, configuration, &reason) < 0) {
         _cleanup_free_ char *sentence = error_sentence(&reason, LANGUAGE_ENGLISH);
         return line_error(error, path, number, sentence);
     }

@@ -29,5 +29,7 @@ struct manager_configuration;
 
 /* Defaults, then the file (absent is fine unless `explicit`), which must not be writable by others. Errors name the line. */
 int configuration_read(const char *path, bool explicit_path, struct configuration *configuration, struct error *error);
+/* One setting in its text form; lists grow, by each of the parts that blanks divide. Errors: those of table_decode_text. */
+int configuration_set(const char *name, const char *value, struct configuration *configuration, struct error *error);
 /* What the manager takes of it; texts are borrowed. */
 void configuration_apply(const struct configuration *configuration, struct manager_configuration *ret);

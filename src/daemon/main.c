@@ -88,7 +88,7 @@ static int take_option(struct configuration *configuration, int argc, char **arg
     value = field->type == FIELD_BOOLEAN ? "true" : argument_value(argc, argv, position);
     if (!value)
         return usage("a value is missing after", option);
-    if (table_decode_text(&configuration_table, name, value, configuration, &error) < 0) {
+    if (configuration_set(name, value, configuration, &error) < 0) {
         _cleanup_free_ char *sentence = error_sentence(&error, LANGUAGE_ENGLISH);
         fprintf(stderr, "polderd: %s\n", sentence);
         return -EINVAL;

@@ -56,6 +56,8 @@ uint64_t host_measure_tsc_khz(void);
  * paging within a deadline. Fiber. Never fails: the reason is kept in facts. The answer is cached beneath run_path for
  * this boot. */
 void host_probe_kvm(struct host_facts *facts, const char *run_path, const char *libexec_path);
+/* Polder's own helper programs beneath libexec_path: each that is missing is named with what it is needed for. */
+int host_helper_findings(const char *libexec_path, struct findings *findings);
 /* Kernel features, programs, limits. */
 int host_findings(const struct host_facts *facts, const struct cgroup_host *cgroups, const char *state_path,
                   struct findings *findings);

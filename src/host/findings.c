@@ -292,6 +292,40 @@ static int find_programs(const struct survey *survey) {
                         there.data, NULL);
 }
 
+/* What the installation of Polder itself brings; the paths are names beneath its directory. */
+static const struct program helpers[] = {
+    { "polder-enter", NULL, FINDING_ERROR, "containers" },
+    { "polder-guest", NULL, FINDING_ERROR, "microVMs, and copying into and out of containers" },
+    { "polder-kvm-probe", NULL, FINDING_WARNING, "knowing whether KVM works" },
+    { "polder-mkinitramfs", NULL, FINDING_ERROR, "microVMs" },
+    { "polder-seed", NULL, FINDING_ERROR, "cloud-init in virtual machines" },
+    { "polder-worker", NULL, FINDING_ERROR, "images" },
+    { "polder-build-busybox", NULL, FINDING_WARNING, "polder image build busybox" },
+    { "polder-build-debian", NULL, FINDING_WARNING, "polder image build debian:…" },
+};
+
+int host_helper_findings(const char *libexec_path, struct findings *findings) {
+    bool complete = true;
+    int r = 0;
+
+    for (size_t i = 0; r >= 0 && i < ELEMENTS(helpers); i++) {
+        _cleanup_free_ char *path = text_format("%s/%s", libexec_path, helpers[i].path), *text = NULL, *reason = NULL;
+
+        if (path && access(path, X_OK) == 0)
+            continue;
+        complete = false;
+        text = path ? text_format("%s is not there", path) : NULL;
+        reason = text_format("needed for %s", helpers[i].use);
+        r = text && reason ? findings_add(findings, helpers[i].missing, "programs", text, reason,
+                                          "install Polder completely (meson install), or correct 'libexec' in the "
+                                          "configuration")
+                           : -ENOMEM;
+    }
+    if (r < 0 || !complete)
+        return r;
+    return findings_add(findings, FINDING_OK, "programs", "Polder's own helper programs are installed", libexec_path, NULL);
+}
+
 /* --- limits and room ------------------------------------------------------------------------------------ */
 
 static int find_open_files(const struct survey *survey) {

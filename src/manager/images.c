@@ -100,12 +100,28 @@ int manager_image_add(struct manager *manager, const struct actor *actor, const 
     return r < 0 ? error_errno(error, r, "adding an image") : 0;
 }
 
+/* The storage knows users of an image by their uuid; people know names. */
+static int name_the_user(struct manager *manager, const char *image, int r, struct error *error) {
+    const struct instance *user;
+    _cleanup_free_ char *text = NULL;
+
+    if (!error || error->code != ERROR_IN_USE || !error->parameters[2])
+        return r;
+    user = map_get(manager->by_uuid, error->parameters[2]);
+    text = user ? text_format("the instance '%s'%s", user->name,
+                              user->status.state == STATE_DELETED ? ", which is in the trash" : "") : NULL;
+    if (!text)
+        return r;
+    error_clear(error);
+    return error_set(error, ERROR_IN_USE, "image", image, text);
+}
+
 /* Instances in any state, the trash too, keep their image. The storage refuses by its pins. */
 int manager_image_remove(struct manager *manager, const struct actor *actor, const char *name, struct error *error) {
     int r = authorise(actor, "default", PERMISSION_IMAGES, name, error);
 
     if (r >= 0)
-        r = storage_image_remove(manager->storage, name, error);
+        r = name_the_user(manager, name, storage_image_remove(manager->storage, name, error), error);
     if (r >= 0) {
         audit_note(manager, actor, "image.remove", name, "ok");
         events_publish(manager->events, "image.removed", name, NULL);

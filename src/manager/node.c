@@ -140,6 +140,8 @@ int manager_doctor_emit(struct manager *manager, struct emitter *emitter, struct
     if (r >= 0)
         r = host_findings(&manager->facts, manager->cgroups, manager->configuration.state_path, &findings);
     if (r >= 0)
+        r = host_helper_findings(manager->configuration.libexec_path, &findings);
+    if (r >= 0)
         r = storage_findings(manager->storage, &findings);
     if (r >= 0 && manager->network)
         r = network_findings(manager->network, &findings);

@@ -169,7 +169,7 @@ int instance_spec_validate(const struct instance_spec *spec, enum kind kind, str
     int r = 0;
 
     /* A boot medium stands in for an image, and a fake instance needs none. */
-    if (text_is_empty(spec->image) && kind != KIND_FAKE && !(kind == KIND_VM && spec->cdrom))
+    if (text_is_empty(spec->image) && kind != KIND_FAKE && !((kind == KIND_VM || kind == KIND_AUTO) && spec->cdrom))
         return error_set(error, ERROR_MISSING_FIELD, "image");
     if (!spec->network)
         return error_set(error, ERROR_MISSING_FIELD, "network");

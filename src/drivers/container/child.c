@@ -12,6 +12,9 @@
 #include "base/clock.h"
 #include "base/fiber.h"
 
+#define STARTER_TIME (2 * CLOCK_SECOND)
+#define STARTER_STEP (20 * CLOCK_MILLISECOND)
+
 static struct child *child_of(struct stream *stream) {
     return CONTAINER_OF(stream, struct child, stream);
 }
@@ -45,12 +48,28 @@ static int wait_readable(struct child *child, uint64_t deadline) {
     return fiber_wait_fd(set, EPOLLIN, deadline);
 }
 
+/* Whose words are the first? They are held for the moment until that is known: a process that was started is seen at
+ * once, a failed start ends. */
+static bool is_talk_of_starter(struct child *child) {
+    uint64_t deadline = deadline_in(STARTER_TIME);
+    int r = -ETIMEDOUT;
+
+    if (child->heard || !child->is_starting)
+        return false;
+    child->heard = true;
+    while (child->status < 0 && r == -ETIMEDOUT && clock_now() < deadline && child->is_starting(child))
+        r = process_wait(&child->process, deadline_in(STARTER_STEP), &child->status);
+    return child->status >= 0 && child->start_failed(child);
+}
+
 static long child_read(struct stream *stream, enum stream_channel *ret_channel, void *data, size_t size,
                        uint64_t deadline) {
     struct child *child = child_of(stream);
 
     for (;;) {
         long got = try_read(&child->output, data, size);
+        if (got > 0 && child->terminal && is_talk_of_starter(child))
+            continue;
         if (got > 0) {
             *ret_channel = STREAM_OUTPUT;
             return got;
@@ -60,6 +79,8 @@ static long child_read(struct stream *stream, enum stream_channel *ret_channel, 
         if (got == -ENODATA && child->terminal)
             return 0;
         got = try_read(&child->errors, data, size);
+        if (got > 0 && is_talk_of_starter(child))
+            continue;
         if (got > 0) {
             *ret_channel = STREAM_ERRORS;
             return got;

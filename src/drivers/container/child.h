@@ -18,6 +18,11 @@ struct child {
     int (*signal)(struct child *child, int number);
     /* Turns the end into the caller's view. NULL: the status is the code. */
     int (*finish)(struct child *child, int *ret_code, struct error *error);
+    /* Both or neither. Is what starts the process still at it, or the process gone already? And, after the end: did it
+     * fail to start the process? Then what came is its own words, which `finish` puts better, and is dropped. */
+    bool (*is_starting)(struct child *child);
+    bool (*start_failed)(struct child *child);
+    bool heard;   /* something was read */
     /* Frees the rest of the structure that holds the child, itself included, after the process is gone. */
     void (*destroy)(struct child *child);
 };

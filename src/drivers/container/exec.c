@@ -72,6 +72,38 @@ static int exec_signal(struct child *child, int number) {
     return process_signal(&process, number);
 }
 
+/* crun and what it forks have one program file; a process in the container has another. */
+static bool exec_is_starting(struct child *child) {
+    struct exec *exec = exec_of(child);
+    char text[16] = "", path[32];
+    struct stat crun, process;
+    int pid = pread(exec->pid, text, sizeof(text) - 1, 0) > 0 ? atoi(text) : 0;
+
+    if (pid <= 1)
+        return true;
+    snprintf(path, sizeof(path), "/proc/%d/exe", child->process.pid);
+    if (stat(path, &crun) < 0)
+        return true;
+    snprintf(path, sizeof(path), "/proc/%d/exe", pid);
+    return stat(path, &process) < 0 || (process.st_dev == crun.st_dev && process.st_ino == crun.st_ino);
+}
+
+static bool exec_start_failed(struct child *child) {
+    struct stat messages;
+
+    return child->status != 0 && fstat(exec_of(child)->messages, &messages) == 0 && messages.st_size > 0;
+}
+
+/* "open executable: Operation not permitted" -> the last part; a directory is told as what it is. */
+static int not_executable(const char *command, const char *message, struct error *error) {
+    const char *reason = text_starts(message, "open executable: ") ? message + strlen("open executable: ") : message;
+    _cleanup_free_ char *text = text_escape(reason, strcspn(reason, "\n"), false);
+
+    if (text_equal(text, "Operation not permitted"))
+        return error_set(error, ERROR_NOT_EXECUTABLE, command, "it is no regular file");
+    return error_set(error, ERROR_NOT_EXECUTABLE, command, text ? text : "");
+}
+
 static int exec_finish(struct child *child, int *ret_code, struct error *error) {
     struct exec *exec = exec_of(child);
     char message[MESSAGE_MAX] = "";
@@ -85,8 +117,7 @@ static int exec_finish(struct child *child, int *ret_code, struct error *error) 
         return error_set(error, ERROR_NO_COMMAND, exec->command);
     }
     *ret_code = 126;
-    _cleanup_free_ char *text = text_escape(message, strcspn(message, "\n"), false);
-    return error_set(error, ERROR_NOT_EXECUTABLE, exec->command, text ? text : "");
+    return not_executable(exec->command, message, error);
 }
 
 /* The process must not be harder to kill for want of memory than the container is. */
@@ -253,6 +284,8 @@ static int exec_new(const struct exec_request *request, struct exec **ret) {
     child_init(&exec->child);
     exec->child.signal = exec_signal;
     exec->child.finish = exec_finish;
+    exec->child.is_starting = exec_is_starting;
+    exec->child.start_failed = exec_start_failed;
     exec->child.destroy = exec_destroy;
     exec->command = strdup(request->arguments && *request->arguments ? *request->arguments : "");
     exec->description = memfd_create("process", MFD_CLOEXEC);
