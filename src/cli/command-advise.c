@@ -135,14 +135,9 @@ static char *simulator_path(void) {
     return NULL;
 }
 
-struct simulate_options {
-    bool roadef;
-};
-
 static int run_simulate(struct invocation *invocation, struct error *error) {
-    const struct simulate_options *options = invocation->options;
     _cleanup_free_ char *path = simulator_path();
-    _cleanup_free_ char **words = calloc(invocation->rest_count + 3, sizeof(char *));
+    _cleanup_free_ char **words = calloc(invocation->rest_count + 2, sizeof(char *));
     size_t count = 0;
 
     if (!words)
@@ -150,18 +145,11 @@ static int run_simulate(struct invocation *invocation, struct error *error) {
     if (!path)
         return error_set(error, ERROR_HOST_LACKS, "polder-simulate", "it is installed with polder: install Polder again");
     words[count++] = (char *) "polder-simulate";
-    if (options->roadef)
-        words[count++] = (char *) "roadef";
     for (size_t i = 0; i < invocation->rest_count; i++)
         words[count++] = invocation->rest[i];
     execv(path, words);
     return error_errno(error, -errno, "starting %s", path);
 }
-
-static const struct flag simulate_flags[] = {
-    { .name = "roadef", .type = FLAG_SWITCH, .offset = offsetof(struct simulate_options, roadef),
-      .help = "The mode roadef: machine reassignment of the ROADEF/EURO challenge 2012." },
-};
 
 const struct command command_simulate = {
     .name = "simulate", .group = GROUP_MORE, .summary = "Replay traces through the engine, and compare policies",
@@ -170,6 +158,5 @@ const struct command command_simulate = {
                    "placement, machine reassignment, consolidation. 'polder simulate help' names the modes, 'polder "
                    "simulate MODE --help' their options.",
     .examples = "polder simulate help\npolder simulate queue --policy fcfs,sjf --backfill easy log.swf.gz",
-    .flags = simulate_flags, .flag_count = ELEMENTS(simulate_flags), .options_size = sizeof(struct simulate_options),
     .takes_rest = true, .run = run_simulate,
 };

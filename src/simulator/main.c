@@ -7,7 +7,7 @@
 #include "base/text.h"
 #include "simulator/mode.h"
 
-static const struct mode *const modes[] = { NULL };
+static const struct mode *const modes[] = { &queue_mode, NULL };
 
 static int usage(FILE *stream) {
     fputs("Usage: polder simulate MODE [OPTIONS] FILE...\n\nModes:\n", stream);
@@ -35,7 +35,7 @@ int main(int count, char **words) {
         return usage(stdout);
     mode = mode_find(words[1]);
     if (!mode) {
-        fprintf(stderr, "polder simulate: there is no mode '%s'\n", words[1]);
+        fprintf(stderr, "polder simulate: there is no mode '%.80s'\n", words[1]);
         return usage(stderr);
     }
     if (count > 2 && (text_equal(words[2], "--help") || text_equal(words[2], "-h"))) {

@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* The pass: who starts now. First those at the head of the order while they fit; then, by kind of backfilling, others that
+ * fit. EASY (Lifka 1995) gives the first that does not fit a reservation: the "shadow" time at which enough of what runs will
+ * have ended, if estimates hold, and the "extra" room that is left over then. One behind it may go ahead if it ends before
+ * the shadow, or needs no more than the extra. */
+#include <errno.h>
+#include <string.h>
+
+#include "engine/queue-internal.h"
+
+struct pass {
+    struct queue *queue;
+    int64_t now;
+    queue_decided decided;
+    void *userdata;
+};
+
+static int start(const struct pass *pass, uint32_t handle) {
+    int r = queue_start(pass->queue, handle, pass->now);
+
+    if (r >= 0)
+        pass->decided(pass->userdata, handle, QUEUE_RUNNING);
+    return r;
+}
+
+/* What outlived its estimate gives its room back, though it still runs. */
+static void expire(struct queue *queue, int64_t now) {
+    size_t count = 0;
+
+    while (count < queue->running_count && queue->running[count].end <= now) {
+        uint32_t handle = queue->running[count++].handle;
+        queue->free = demand_sum(queue->free, queue->wants[handle].demand);
+        queue->entries[handle].state = QUEUE_EXPIRED;
+    }
+    queue->running_count -= count;
+    memmove(queue->running, queue->running + count, queue->running_count * sizeof(*queue->running));
+}
+
+/* Starts from the head on while they fit. */
+static int start_head(const struct pass *pass) {
+    struct queue *queue = pass->queue;
+
+    for (;;) {
+        struct order_position position = { 0 };
+        const struct order_slot *slot = order_at(&queue->waiting, &position);
+        if (!slot || !demand_fits(queue->wants[slot->handle].demand, queue->free))
+            return 0;
+        int r = start(pass, slot->handle);
+        if (r < 0)
+            return r;
+    }
+}
+
+struct reservation {
+    int64_t shadow;
+    struct demand extra;
+};
+
+static struct reservation reserve(const struct queue *queue, uint32_t head, int64_t now) {
+    struct demand room = queue->free, wanted = queue->wants[head].demand;
+    int64_t time = now;
+    size_t i = 0;
+
+    while (i < queue->running_count) {
+        int64_t end = queue->running[i].end;
+        if (end > time && demand_fits(wanted, room))
+            break;
+        time = end > now ? end : now + 1; /* overdue: expected at any moment */
+        for (; i < queue->running_count && queue->running[i].end <= time; i++)
+            room = demand_sum(room, queue->wants[queue->running[i].handle].demand);
+    }
+    return (struct reservation){ time, demand_fits(wanted, room) ? demand_difference(room, wanted)
+                                                                 : (struct demand){ 0 } };
+}
+
+/* May it go ahead? Uses up the extra room, if it ends after the shadow. */
+static bool goes_ahead(const struct queue *queue, uint32_t handle, int64_t now, struct reservation *reservation) {
+    const struct order_least *want = &queue->wants[handle];
+
+    if (!demand_fits(want->demand, queue->free))
+        return false;
+    if (time_after(now, want->time) <= reservation->shadow)
+        return true;
+    if (!demand_fits(want->demand, reservation->extra))
+        return false;
+    reservation->extra = demand_difference(reservation->extra, want->demand);
+    return true;
+}
+
+/* Can nobody in this block go ahead? */
+static bool block_is_out(const struct order_block *block, const struct queue *queue, int64_t now,
+                         const struct reservation *reservation) {
+    const struct order_least *least = &block->least;
+
+    if (!demand_fits(least->demand, queue->free))
+        return true;
+    return time_after(now, least->time) > reservation->shadow && !demand_fits(least->demand, reservation->extra);
+}
+
+/* The handles behind the head that might go ahead, in order. */
+static int candidates(struct queue *queue, int64_t now, const struct reservation *reservation, size_t skip,
+                      uint32_t **ret, size_t *ret_count) {
+    uint32_t *handles = queue_scratch(queue, (queue->waiting.count + 1) * sizeof(*handles));
+    size_t count = 0;
+
+    if (!handles)
+        return -ENOMEM;
+    for (size_t b = 0; b < queue->waiting.block_count; b++) {
+        struct order_block *block = queue->waiting.blocks[b];
+        if (block_is_out(block, queue, now, reservation))
+            continue;
+        struct order_least least = { { UINT64_MAX, UINT64_MAX }, INT64_MAX };
+        for (size_t s = 0; s < block->count; s++) {
+            const struct order_least *want = &queue->wants[block->slots[s].handle];
+            struct reservation trial = *reservation;
+            if (want->demand.cpus < least.demand.cpus)
+                least.demand.cpus = want->demand.cpus;
+            if (want->demand.memory < least.demand.memory)
+                least.demand.memory = want->demand.memory;
+            if (want->time < least.time)
+                least.time = want->time;
+            if ((b > 0 || s >= skip) && goes_ahead(queue, block->slots[s].handle, now, &trial))
+                handles[count++] = block->slots[s].handle;
+        }
+        block->least = least;
+    }
+    *ret = handles;
+    *ret_count = count;
+    return 0;
+}
+
+/* Insertion sort by expected time that keeps the order of equals: they are few, and mostly sorted under sjf. */
+static void sort_by_time(const struct queue *queue, uint32_t *handles, size_t count) {
+    for (size_t i = 1; i < count; i++) {
+        uint32_t handle = handles[i];
+        int64_t time = queue->wants[handle].time;
+        size_t at = i;
+        for (; at > 0 && queue->wants[handles[at - 1]].time > time; at--)
+            handles[at] = handles[at - 1];
+        handles[at] = handle;
+    }
+}
+
+static int start_ahead(const struct pass *pass, enum backfill backfill) {
+    struct queue *queue = pass->queue;
+    struct order_position position = { 0 };
+    const struct order_slot *head = order_at(&queue->waiting, &position);
+    struct reservation reservation = { TIME_FOREVER, queue->free };
+    uint32_t *handles;
+    size_t count;
+    int r;
+
+    if (!head || queue->waiting.count == 1)
+        return 0;
+    if (backfill != BACKFILL_GREEDY)
+        reservation = reserve(queue, head->handle, pass->now);
+    r = candidates(queue, pass->now, &reservation, 1, &handles, &count);
+    if (r < 0)
+        return r;
+    if (backfill == BACKFILL_EASY_SJBF)
+        sort_by_time(queue, handles, count);
+    for (size_t i = 0; r >= 0 && i < count; i++)
+        if (goes_ahead(queue, handles[i], pass->now, &reservation))
+            r = start(pass, handles[i]);
+    return r;
+}
+
+/* --- conservative --- */
+
+int backfill_plan_one(struct queue *queue, uint32_t handle, int64_t now) {
+    struct queue_entry *entry = &queue->entries[handle];
+    const struct order_least *want = &queue->wants[handle];
+
+    entry->planned = profile_earliest(&queue->plan, now, want->time, want->demand);
+    return entry->planned >= TIME_FOREVER ? 0
+                                          : profile_take(&queue->plan, entry->planned,
+                                                         time_after(entry->planned, want->time), want->demand);
+}
+
+void backfill_unplan(struct queue *queue, uint32_t handle) {
+    struct queue_entry *entry = &queue->entries[handle];
+
+    if (entry->planned >= TIME_FOREVER)
+        return;
+    if (profile_give(&queue->plan, entry->planned, time_after(entry->planned, queue->wants[handle].time),
+                     queue->wants[handle].demand) < 0)
+        queue->plan_lost = true;
+    queue->plan_loose = true;
+}
+
+static int plan_running(struct queue *queue, int64_t now) {
+    int r = profile_start(&queue->plan, now, queue->options.capacity);
+
+    for (size_t i = 0; r >= 0 && i < queue->running_count; i++) {
+        int64_t end = queue->running[i].end > now ? queue->running[i].end : now + 1;
+        r = profile_take(&queue->plan, now, end, queue->wants[queue->running[i].handle].demand);
+    }
+    return r;
+}
+
+/* All reservations anew, or, where something only ended early, each in turn moved to its earliest moment. */
+static int plan_all(struct queue *queue, int64_t now) {
+    bool anew = queue->plan_lost || queue->options.policy->changes;
+    struct order_position position = { 0 };
+    const struct order_slot *slot;
+    int r = 0;
+
+    profile_advance(&queue->plan, now);
+    if (!anew && !queue->plan_loose)
+        return 0;
+    if (anew)
+        r = plan_running(queue, now);
+    for (; r >= 0 && (slot = order_at(&queue->waiting, &position)); position.slot++) {
+        if (!anew)
+            backfill_unplan(queue, slot->handle);
+        r = backfill_plan_one(queue, slot->handle, now);
+    }
+    queue->plan_lost = queue->plan_loose = false;
+    return r;
+}
+
+static int start_planned(const struct pass *pass) {
+    struct queue *queue = pass->queue;
+    struct order_position position = { 0 };
+    const struct order_slot *slot;
+    uint32_t *handles;
+    size_t count = 0;
+    int r = plan_all(queue, pass->now);
+
+    handles = queue_scratch(queue, (queue->waiting.count + 1) * sizeof(*handles));
+    if (r < 0 || !handles)
+        return r < 0 ? r : -ENOMEM;
+    for (; (slot = order_at(&queue->waiting, &position)); position.slot++)
+        if (queue->entries[slot->handle].planned <= pass->now)
+            handles[count++] = slot->handle;
+    for (size_t i = 0; r >= 0 && i < count; i++) {
+        if (demand_fits(queue->wants[handles[i]].demand, queue->free))
+            r = start(pass, handles[i]);
+        else
+            queue->plan_lost = true; /* something outlived its estimate */
+    }
+    return r;
+}
+
+/* --- preemption --- */
+
+/* A burst of round robin is not cut short; others give way at once. */
+static bool keeps_running(const struct queue *queue, const struct queue_entry *entry, int64_t now) {
+    if (!queue->options.policy->by_arrival)
+        return false;
+    return (double) (now - entry->started) < queue->options.parameters.quantum * (double) queue->options.second &&
+           entry->started < now;
+}
+
+/* Running ones come first among equals: a change costs. */
+static bool comes_first(const struct queue *queue, int64_t running_key, uint64_t rank, const struct order_slot *slot) {
+    if (running_key != slot->key)
+        return running_key < slot->key;
+    return !queue->options.policy->by_arrival || rank < slot->id;
+}
+
+/* Stops those of the running that come after one that waits and does not fit, the last first. */
+static int make_room(const struct pass *pass, uint32_t head) {
+    struct queue *queue = pass->queue;
+    struct order_slot first = { queue->entries[head].key, queue->entries[head].rank, head };
+
+    while (!demand_fits(queue->wants[head].demand, queue->free)) {
+        uint32_t victim = UINT32_MAX;
+        int64_t worst = INT64_MIN;
+        for (size_t i = 0; i < queue->running_count; i++) {
+            uint32_t handle = queue->running[i].handle;
+            const struct queue_entry *entry = &queue->entries[handle];
+            int64_t key = queue_key(queue, handle, pass->now);
+            if (keeps_running(queue, entry, pass->now) || comes_first(queue, key, entry->rank, &first))
+                continue;
+            if (victim == UINT32_MAX || key > worst || (key == worst && entry->rank > queue->entries[victim].rank)) {
+                victim = handle;
+                worst = key;
+            }
+        }
+        if (victim == UINT32_MAX)
+            return 0;
+        int r = queue_stop(queue, victim, pass->now);
+        if (r < 0)
+            return r;
+        pass->decided(pass->userdata, victim, QUEUE_WAITING);
+    }
+    return 1;
+}
+
+/* Could stopping every running one that comes after `head` make room? */
+static bool room_can_be_made(const struct queue *queue, uint32_t head, int64_t now) {
+    struct order_slot first = { queue->entries[head].key, queue->entries[head].rank, head };
+    struct demand room = queue->free;
+
+    for (size_t i = 0; i < queue->running_count; i++) {
+        uint32_t handle = queue->running[i].handle;
+        const struct queue_entry *entry = &queue->entries[handle];
+        if (!keeps_running(queue, entry, now) &&
+            !comes_first(queue, queue_key(queue, handle, now), entry->rank, &first))
+            room = demand_sum(room, queue->wants[handle].demand);
+    }
+    return demand_fits(queue->wants[head].demand, room);
+}
+
+static int preempt(const struct pass *pass) {
+    struct queue *queue = pass->queue;
+
+    for (;;) {
+        struct order_position position = { 0 };
+        const struct order_slot *slot = order_at(&queue->waiting, &position);
+        if (!slot || !room_can_be_made(queue, slot->handle, pass->now))
+            return 0;
+        uint32_t head = slot->handle;
+        int r = make_room(pass, head);
+        if (r > 0)
+            r = start(pass, head);
+        if (r <= 0 && queue->entries[head].state != QUEUE_RUNNING)
+            return r;
+    }
+}
+
+int queue_pass(struct queue *queue, int64_t now, queue_decided decided, void *userdata) {
+    struct pass pass = { queue, now, decided, userdata };
+    enum backfill backfill = queue->options.backfill;
+    int r;
+
+    if (queue->options.expires)
+        expire(queue, now);
+    r = queue_rescore(queue, now);
+    if (r < 0)
+        return r;
+    if (queue->options.policy->preempts) {
+        r = preempt(&pass);
+        if (r < 0 || backfill == BACKFILL_NONE)
+            return r;
+    }
+    if (backfill == BACKFILL_CONSERVATIVE)
+        return start_planned(&pass);
+    r = start_head(&pass);
+    if (r < 0 || backfill == BACKFILL_NONE)
+        return r;
+    return start_ahead(&pass, backfill);
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/cleanup.h"
+
+/* How long will it run? What was asked for is an upper bound and mostly far too long; what the same user's or class's last
+ * ones took is nearer. */
+
+enum estimate {
+    ESTIMATE_REQUESTED,
+    ESTIMATE_ACTUAL,    /* clairvoyant: in simulations alone */
+    ESTIMATE_TSAFRIR,   /* "predicted": mean of the owner's last two run times */
+    ESTIMATE_HISTORY,   /* mean share of the request that the owner's runs of the same request used, else as above */
+    ESTIMATE_COUNT,
+};
+
+extern const char *const estimate_names[ESTIMATE_COUNT + 1];
+
+struct predictor;
+int predictor_new(enum estimate kind, struct predictor **ret);
+void predictor_free(struct predictor *predictor);
+DEFINE_CLEANUP(struct predictor *, predictor_free)
+#define _cleanup_predictor_ _cleanup_(predictor_freep)
+
+/* The expected run time of what `owner` (a user, a class) submits now, at least 1, never above `requested`; `actual` is used
+ * by ESTIMATE_ACTUAL alone. Tsafrir, Etsion, Feitelson, "Backfilling using system-generated predictions rather than
+ * user runtime estimates", 2007: the whole part of the mean of the owner's last two run times. */
+int64_t predictor_guess(const struct predictor *predictor, uint64_t owner, uint64_t cpus, int64_t requested,
+                        int64_t actual);
+/* Something of `owner` ended after `run`. -ENOMEM. */
+int predictor_learn(struct predictor *predictor, uint64_t owner, uint64_t cpus, int64_t requested, int64_t run);
+
+/* It still runs at the end of its estimate: the next one. `first` is the prediction it began with, *corrections counts
+ * from 0. The steps are 1, 5, 15, 30 minutes, 1, 2, 5, 10, 20, 50, 100 hours above the first, capped by the request.
+ * `second` is the length of a second in the caller's unit. */
+int64_t estimate_correct(int64_t first, unsigned *corrections, int64_t requested, int64_t second);

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* Entries are numbered by handles. A waiting one is in `waiting`, sorted by the key that its policy gave it when it came,
+ * or, for policies whose order changes with time, when a pass last scored all of them; a running one is in `running`, sorted
+ * by its expected end. `free` is the capacity less what runs. */
+#include "engine/queue.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "engine/queue-internal.h"
+
+const char *const backfill_names[BACKFILL_COUNT + 1] = { "none", "easy", "easy-sjbf", "conservative", "greedy", NULL };
+
+int queue_new(const struct queue_options *options, struct queue **ret) {
+    _cleanup_queue_ struct queue *queue = calloc(1, sizeof(*queue));
+
+    if (!queue)
+        return -ENOMEM;
+    queue->options = *options;
+    queue->free = options->capacity;
+    queue->scored_at = INT64_MIN;
+    queue->usage.half_life = options->parameters.decay * (double) options->second;
+    if (profile_start(&queue->plan, 0, options->capacity) < 0)
+        return -ENOMEM;
+    queue->plan_lost = true;
+    *ret = STEAL_PTR(queue);
+    return 0;
+}
+
+void queue_free(struct queue *queue) {
+    if (!queue)
+        return;
+    free(queue->entries);
+    free(queue->wants);
+    free(queue->vacant);
+    free(queue->running);
+    free(queue->scratch);
+    order_done(&queue->waiting);
+    usage_done(&queue->usage);
+    profile_done(&queue->plan);
+    free(queue);
+}
+
+void *queue_scratch(struct queue *queue, size_t size) {
+    if (size > queue->scratch_size) {
+        void *scratch = realloc(queue->scratch, size * 2);
+        if (!scratch)
+            return NULL;
+        queue->scratch = scratch;
+        queue->scratch_size = size * 2;
+    }
+    return queue->scratch;
+}
+
+/* Room for one more of everything that an entry needs, so that later steps cannot fail halfway. */
+static int reserve_entry(struct queue *queue) {
+    size_t room;
+
+    if (queue->vacant_count > 0 || queue->entry_count < queue->entry_room)
+        return 0;
+    room = queue->entry_room ? queue->entry_room + queue->entry_room / 2 : 64;
+    struct queue_entry *entries = reallocarray(queue->entries, room, sizeof(*entries));
+    if (!entries)
+        return -ENOMEM;
+    queue->entries = entries;
+    struct order_least *wants = reallocarray(queue->wants, room, sizeof(*wants));
+    if (!wants)
+        return -ENOMEM;
+    queue->wants = wants;
+    uint32_t *vacant = reallocarray(queue->vacant, room, sizeof(*vacant));
+    if (!vacant)
+        return -ENOMEM;
+    queue->vacant = vacant;
+    queue->entry_room = room;
+    return 0;
+}
+
+int64_t queue_key(const struct queue *queue, uint32_t handle, int64_t now) {
+    const struct queue_entry *entry = &queue->entries[handle];
+    const struct queue_options *options = &queue->options;
+    struct policy_input input = {
+        .now = now,
+        .submitted = entry->submitted,
+        .estimate = queue->wants[handle].time,
+        .done = entry->done + (entry->state == QUEUE_RUNNING ? now - entry->started : 0),
+        .demand = queue->wants[handle].demand,
+        .capacity = options->capacity,
+        .priority = entry->priority,
+        .tag = entry->tag,
+        .usage = usage_of(&queue->usage, entry->owner, now),
+        .second = options->second,
+    };
+    return policy_key(options->policy, &options->parameters, &input);
+}
+
+static int join_waiting(struct queue *queue, uint32_t handle) {
+    struct queue_entry *entry = &queue->entries[handle];
+    struct order_slot slot = { entry->key, entry->rank, handle };
+
+    entry->state = QUEUE_WAITING;
+    return order_add(&queue->waiting, &slot, queue->wants[handle].demand, queue->wants[handle].time);
+}
+
+int queue_submit(struct queue *queue, const struct queue_request *request, int64_t now, uint32_t *ret_handle) {
+    uint32_t handle;
+    int r;
+
+    if (!demand_fits(request->demand, queue->options.capacity))
+        return -ENOSPC;
+    if (reserve_entry(queue) < 0)
+        return -ENOMEM;
+    handle = queue->vacant_count > 0 ? queue->vacant[--queue->vacant_count] : (uint32_t) queue->entry_count++;
+    queue->wants[handle] = (struct order_least){ request->demand, request->estimate < 1 ? 1 : request->estimate };
+    double weight = request->weight > 0 ? request->weight : queue->options.parameters.weight;
+    queue->entries[handle] = (struct queue_entry){
+        .id = request->id,
+        .owner = request->owner,
+        .rank = queue->options.policy->by_arrival ? queue->sequence++ : request->id,
+        .submitted = request->submitted,
+        .expected_end = TIME_FOREVER,
+        .priority = request->priority,
+        .planned = TIME_FOREVER,
+        .weight = weight,
+        .tag = policy_next_tag(queue->virtual_time, queue->options.parameters.quantum, weight),
+        .userdata = request->userdata,
+    };
+    queue->entries[handle].key =
+        queue_key(queue, handle, queue->options.policy->changes && queue->scored_at > INT64_MIN ? queue->scored_at : now);
+    r = join_waiting(queue, handle);
+    if (r >= 0 && queue->options.backfill == BACKFILL_CONSERVATIVE && !queue->plan_lost)
+        r = backfill_plan_one(queue, handle, now);
+    if (r >= 0)
+        *ret_handle = handle;
+    return r;
+}
+
+static size_t running_place(const struct queue *queue, int64_t end, uint32_t handle) {
+    size_t low = 0, high = queue->running_count;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        const struct running_slot *slot = &queue->running[middle];
+        if (slot->end < end || (slot->end == end && slot->handle < handle))
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static int running_add(struct queue *queue, uint32_t handle) {
+    int64_t end = queue->entries[handle].expected_end;
+
+    if (queue->running_count == queue->running_room) {
+        size_t room = queue->running_room ? queue->running_room * 2 : 64;
+        struct running_slot *running = reallocarray(queue->running, room, sizeof(*running));
+        if (!running)
+            return -ENOMEM;
+        queue->running = running;
+        queue->running_room = room;
+    }
+    size_t at = running_place(queue, end, handle);
+    memmove(queue->running + at + 1, queue->running + at, (queue->running_count - at) * sizeof(*queue->running));
+    queue->running[at] = (struct running_slot){ end, handle };
+    queue->running_count++;
+    return 0;
+}
+
+static void running_drop(struct queue *queue, uint32_t handle) {
+    size_t at = running_place(queue, queue->entries[handle].expected_end, handle);
+
+    queue->running_count--;
+    memmove(queue->running + at, queue->running + at + 1, (queue->running_count - at) * sizeof(*queue->running));
+}
+
+int queue_start(struct queue *queue, uint32_t handle, int64_t now) {
+    struct queue_entry *entry = &queue->entries[handle];
+    int64_t left = queue->wants[handle].time;
+
+    order_remove(&queue->waiting, entry->key, entry->rank);
+    if (left < TIME_FOREVER && entry->done > 0)
+        left = left > entry->done ? left - entry->done : 1;
+    entry->state = QUEUE_RUNNING;
+    entry->started = now;
+    entry->expected_end = time_after(now, left);
+    queue->free = demand_difference(queue->free, queue->wants[handle].demand);
+    if (entry->tag > queue->virtual_time)
+        queue->virtual_time = entry->tag;
+    return running_add(queue, handle);
+}
+
+/* Its owner used a share of the capacity since it started. */
+static int charge(struct queue *queue, uint32_t handle, int64_t now) {
+    const struct queue_entry *entry = &queue->entries[handle];
+    struct demand demand = queue->wants[handle].demand, capacity = queue->options.capacity;
+    double time = (double) (now - entry->started) / (double) queue->options.second;
+
+    if (capacity.cpus == 0)
+        return 0;
+    return usage_add(&queue->usage, entry->owner, now, time * (double) demand.cpus / (double) capacity.cpus);
+}
+
+static int running_leave(struct queue *queue, uint32_t handle, int64_t now) {
+    running_drop(queue, handle);
+    queue->free = demand_sum(queue->free, queue->wants[handle].demand);
+    return charge(queue, handle, now);
+}
+
+int queue_stop(struct queue *queue, uint32_t handle, int64_t now) {
+    struct queue_entry *entry = &queue->entries[handle];
+    int r = running_leave(queue, handle, now);
+
+    if (r < 0)
+        return r;
+    entry->done += now - entry->started;
+    entry->state = QUEUE_WAITING;
+    entry->key = queue_key(queue, handle, now);
+    return join_waiting(queue, handle);
+}
+
+int queue_remove(struct queue *queue, uint32_t handle, int64_t now) {
+    struct queue_entry *entry = &queue->entries[handle];
+    bool conservative = queue->options.backfill == BACKFILL_CONSERVATIVE && !queue->plan_lost;
+    int r = 0;
+
+    if (entry->state == QUEUE_WAITING) {
+        order_remove(&queue->waiting, entry->key, entry->rank);
+        if (conservative)
+            backfill_unplan(queue, handle);
+    } else if (entry->state == QUEUE_RUNNING) {
+        r = running_leave(queue, handle, now);
+        if (conservative && entry->expected_end > now) {
+            r = profile_give(&queue->plan, now, entry->expected_end, queue->wants[handle].demand);
+            queue->plan_loose = true;
+        }
+    }
+    entry->state = QUEUE_ABSENT;
+    queue->vacant[queue->vacant_count++] = handle;
+    return r;
+}
+
+int queue_extend(struct queue *queue, uint32_t handle, int64_t estimate, int64_t now) {
+    struct queue_entry *entry = &queue->entries[handle];
+
+    queue->wants[handle].time = estimate;
+    if (entry->state != QUEUE_RUNNING)
+        return 0;
+    running_drop(queue, handle);
+    entry->expected_end = time_after(entry->started, estimate);
+    queue->plan_lost = true;
+    return running_add(queue, handle);
+}
+
+int queue_burst(struct queue *queue, uint32_t handle, int64_t now) {
+    struct queue_entry *entry = &queue->entries[handle];
+    double burst = (double) (now - entry->started) / (double) queue->options.second;
+    int r = charge(queue, handle, now);
+
+    entry->tag = policy_next_tag(entry->tag, burst, entry->weight);
+    entry->rank = queue->options.policy->by_arrival ? queue->sequence++ : entry->rank;
+    entry->done += now - entry->started;
+    entry->started = now;
+    return r;
+}
+
+int queue_rescore(struct queue *queue, int64_t now) {
+    struct order_slot *slots;
+    struct order_position position = { 0 };
+    const struct order_slot *slot;
+    size_t count = 0;
+
+    if (!queue->options.policy->changes || queue->waiting.count == 0)
+        return 0;
+    if (queue->scored_at == now || (queue->scored_at > INT64_MIN && now - queue->scored_at < queue->options.refresh))
+        return 0;
+    queue->scored_at = now;
+    slots = queue_scratch(queue, queue->waiting.count * sizeof(*slots));
+    if (!slots)
+        return -ENOMEM;
+    for (; (slot = order_at(&queue->waiting, &position)); position.slot++) {
+        slots[count] = *slot;
+        slots[count].key = queue->entries[slot->handle].key = queue_key(queue, slot->handle, now);
+        count++;
+    }
+    return order_rebuild(&queue->waiting, slots, queue->wants, count);
+}
+
+const struct queue_entry *queue_entry(const struct queue *queue, uint32_t handle) {
+    return &queue->entries[handle];
+}
+
+struct demand queue_free_room(const struct queue *queue, int64_t now) {
+    struct demand room = queue->free;
+
+    for (size_t i = 0; queue->options.expires && i < queue->running_count && queue->running[i].end <= now; i++)
+        room = demand_sum(room, queue->wants[queue->running[i].handle].demand);
+    return room;
+}
+
+size_t queue_waiting(const struct queue *queue) {
+    return queue->waiting.count;
+}
+
+size_t queue_running(const struct queue *queue) {
+    return queue->running_count;
+}
+
+size_t queue_size(const struct queue *queue) {
+    return sizeof(*queue) +
+           queue->entry_room * (sizeof(*queue->entries) + sizeof(*queue->wants) + sizeof(*queue->vacant)) +
+           queue->waiting.block_count * sizeof(struct order_block) + queue->running_room * sizeof(*queue->running) +
+           queue->plan.room * sizeof(*queue->plan.steps) + queue->scratch_size;
+}
+
+static enum queue_reason reason_of(const struct queue *queue, uint32_t handle, bool first, struct demand room) {
+    const struct demand *demand = &queue->wants[handle].demand;
+
+    if (demand->cpus > room.cpus)
+        return QUEUE_REASON_CPUS;
+    if (demand->memory > room.memory)
+        return QUEUE_REASON_MEMORY;
+    return first ? QUEUE_REASON_NONE : QUEUE_REASON_ORDER;
+}
+
+ssize_t queue_forecast(struct queue *queue, int64_t now, struct queue_forecast *ret, size_t limit) {
+    _cleanup_profile_ struct profile profile = { 0 };
+    struct order_position position = { 0 };
+    const struct order_slot *slot;
+    struct demand room = queue_free_room(queue, now);
+    size_t count = 0;
+    int r = queue_rescore(queue, now);
+
+    if (r >= 0)
+        r = profile_start(&profile, now, queue->options.capacity);
+    for (size_t i = 0; r >= 0 && i < queue->running_count; i++) {
+        int64_t end = queue->running[i].end > now ? queue->running[i].end : now + (queue->options.expires ? 0 : 1);
+        r = profile_take(&profile, now, end, queue->wants[queue->running[i].handle].demand);
+    }
+    for (; r >= 0 && count < limit && (slot = order_at(&queue->waiting, &position)); position.slot++) {
+        const struct order_least *want = &queue->wants[slot->handle];
+        int64_t start = profile_earliest(&profile, now, want->time, want->demand);
+        ret[count] = (struct queue_forecast){ slot->handle, count + 1, start,
+                                              reason_of(queue, slot->handle, count == 0, room) };
+        r = start < TIME_FOREVER ? profile_take(&profile, start, time_after(start, want->time), want->demand) : 0;
+        count++;
+    }
+    return r < 0 ? r : (ssize_t) count;
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/estimate.h"
+#include "engine/queue.h"
+#include "simulator/swf.h"
+
+/* A log's jobs on virtual time through the engine's queue. */
+
+enum semantics {
+    /* All that ends at a moment, then all that comes, then one pass. */
+    SEMANTICS_BATCH,
+    /* As pyss: corrections of estimates, then each submission with a pass of its own, then each end with one; what has outlived
+     * its estimate holds nothing; under EASY no pass follows a submission that does not fit. */
+    SEMANTICS_PYSS,
+    /* As RLScheduler: the best at a decision point is chosen and blocks until it fits; meanwhile, with backfilling, others
+     * that fit in order of arrival if they are expected to end strictly before the moment at which it was expected to start. */
+    SEMANTICS_RLSCHEDULER,
+    SEMANTICS_COUNT,
+};
+extern const char *const semantics_names[SEMANTICS_COUNT + 1];
+
+struct queue_run {
+    const struct swf_job *jobs; /* sorted by submission */
+    size_t count;
+    uint64_t processors;
+    const struct policy *policy;
+    struct policy_parameters parameters;
+    enum backfill backfill;
+    enum estimate estimate;
+    enum semantics semantics;
+};
+
+struct queue_outcome {
+    int64_t *starts;  /* first start of each job; owned */
+    int64_t *ends;
+    double bsld, root_square_bsld; /* means over all jobs of max(1, (wait + run) / max(run, 10 s)), and root of the square's */
+    double wait, flow;             /* means, s */
+    int64_t wait_95, wait_maximum;
+    double utilisation;
+    uint64_t preemptions, corrections;
+    size_t waiting_maximum;
+};
+
+/* -ENOMEM, -ENOSPC for a job above the machine's size. */
+int queue_simulate(const struct queue_run *run, struct queue_outcome *ret);
+/* queue_simulate for SEMANTICS_RLSCHEDULER, which needs no engine queue: fills starts and ends. */
+int rlscheduler_simulate(const struct queue_run *run, struct queue_outcome *outcome);
+void queue_outcome_done(struct queue_outcome *outcome);
+#define _cleanup_outcome_ _cleanup_(queue_outcome_done)
