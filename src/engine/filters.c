@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "engine/filters.h"
+
+#include "base/text.h"
+
+static const struct {
+    const char *name, *sentence;
+} rows[FILTER_COUNT] = {
+#define FILTER_ROW(name, word, sentence) { word, sentence },
+    FILTERS(FILTER_ROW)
+#undef FILTER_ROW
+};
+
+const char *filter_name(enum filter filter) {
+    return filter < FILTER_COUNT ? rows[filter].name : "passed";
+}
+
+const char *filter_sentence(enum filter filter) {
+    return filter < FILTER_COUNT ? rows[filter].sentence : "passed";
+}
+
+static bool traits_pass(const struct node *node, const struct shape *shape) {
+    uint64_t missing = 0;
+
+    for (unsigned i = 0; i < TRAIT_WORDS; i++)
+        missing |= (shape->traits[i] & ~node->traits[i]) | (shape->refused[i] & node->traits[i]);
+    return missing == 0;
+}
+
+static bool gpus_pass(const struct node *node, const struct shape *shape) {
+    unsigned enough = 0;
+
+    for (unsigned i = 0; i < node->gpus; i++)
+        enough += node->gpu_free[i] >= shape->gpu_milli;
+    return enough >= shape->gpus;
+}
+
+enum filter filter_static(const struct nodes *nodes, const struct node *node, const struct shape *shape) {
+    if (node->closed)
+        return FILTER_CLOSED;
+    if (node->taints & ~shape->tolerated)
+        return FILTER_TAINT;
+    if (!traits_pass(node, shape))
+        return FILTER_TRAIT;
+    if (shape->gpu_models && !(shape->gpu_models >> node->gpu_model & 1))
+        return FILTER_GPU_MODEL;
+    if (shape->gpus && !gpus_pass(node, shape))
+        return FILTER_GPU;
+    if (node_physical(shape->cpus, nodes_ratio_cpu(nodes, node, shape->kind)) > node->free_cpus)
+        return FILTER_CPU;
+    if (node_physical(shape->memory, nodes_ratio_memory(nodes, node, shape->kind)) > node->free_memory)
+        return FILTER_MEMORY;
+    return FILTER_PASSED;
+}
+
+void filter_fewest(const struct nodes *nodes, const struct placement_request *request, uint32_t *ret_fewest) {
+    for (unsigned i = 0; i < request->constraint_count; i++) {
+        const struct constraint *constraint = &request->constraints[i];
+        ret_fewest[i] = constraint->type == CONSTRAINT_SPREAD
+                            ? nodes_group_fewest(nodes, constraint->group, constraint->level)
+                            : nodes_group_size(nodes, constraint->group);
+    }
+}
+
+enum filter filter_constraints(const struct nodes *nodes, uint32_t node, const struct placement_request *request,
+                               const uint32_t *fewest) {
+    for (unsigned i = 0; i < request->constraint_count; i++) {
+        const struct constraint *constraint = &request->constraints[i];
+        uint32_t near = nodes_group_near(nodes, constraint->group, constraint->level, node);
+        bool own = request->group == (int32_t) constraint->group;
+
+        switch (constraint->type) {
+        case CONSTRAINT_AFFINITY:
+            if (near == 0 && !(own && fewest[i] == 0))
+                return FILTER_AFFINITY;
+            break;
+        case CONSTRAINT_ANTI_AFFINITY:
+            if (near > 0)
+                return FILTER_ANTI_AFFINITY;
+            break;
+        case CONSTRAINT_SPREAD:
+            /* A node without a domain of that level is nowhere: it cannot help to spread. */
+            if (near >= fewest[i] + constraint->skew ||
+                (constraint->level != LEVEL_NODE && nodes_get(nodes, node)->domains[constraint->level] == 0))
+                return FILTER_SPREAD;
+            break;
+        }
+    }
+    return FILTER_PASSED;
+}
+
+static int refuse_pair(const struct nodes *nodes, const struct constraint *near, const struct constraint *away,
+                       struct error *error) {
+    const char *group = nodes_number_name(nodes, NAMES_GROUPS, near->group);
+    _cleanup_free_ char *text =
+        text_format("it must be in one %s with '%s' and in another %s than '%s'", node_level_name(near->level), group,
+                    node_level_name(away->level), group);
+
+    return error_set(error, ERROR_BAD_REQUEST, text);
+}
+
+static int check_traits(const struct nodes *nodes, const struct shape *shape, struct error *error) {
+    for (unsigned i = 0; i < TRAITS_MAX; i++)
+        if ((shape->traits[i / 64] & shape->refused[i / 64]) >> (i % 64) & 1) {
+            _cleanup_free_ char *text =
+                text_format("'%s' is both asked for and refused", nodes_number_name(nodes, NAMES_TRAITS, i));
+            return error_set(error, ERROR_BAD_REQUEST, text);
+        }
+    return 0;
+}
+
+int filter_check_request(const struct nodes *nodes, const struct placement_request *request, struct error *error) {
+    const struct constraint *all = request->constraints;
+    int r = check_traits(nodes, &request->shape, error);
+
+    if (r < 0)
+        return r;
+    if (request->constraint_count > CONSTRAINTS_MAX)
+        return error_set(error, ERROR_TOO_LARGE, "the list of constraints", "8");
+    for (unsigned i = 0; i < request->constraint_count; i++) {
+        if (all[i].type == CONSTRAINT_SPREAD && all[i].skew == 0)
+            return error_set(error, ERROR_BAD_VALUE, "skew", "0", "a spread lets domains differ by at least 1");
+        /* In one node means in one rack and zone as well: what keeps away in the wider domain excludes it. */
+        for (unsigned j = 0; j < request->constraint_count; j++)
+            if (all[i].type == CONSTRAINT_AFFINITY && all[j].type == CONSTRAINT_ANTI_AFFINITY &&
+                all[i].group == all[j].group && all[i].level <= all[j].level)
+                return refuse_pair(nodes, &all[i], &all[j], error);
+    }
+    return 0;
+}

@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "engine/placement.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/text.h"
+
+void placement_init(struct placement *placement, struct nodes *nodes, const struct placement_options *options) {
+    *placement = (struct placement){ .nodes = nodes };
+    if (options)
+        placement->options = *options;
+    if (!placement->options.score)
+        placement->options.score = score_find("best");
+}
+
+void placement_done(struct placement *placement) {
+    views_done(&placement->views);
+    fragments_done(&placement->none);
+}
+
+void placement_request_init(struct placement_request *request, const char *name) {
+    memset(request, 0, sizeof(*request));
+    request->name = name;
+    request->shape.kind = KIND_CONTAINER;
+    request->group = -1;
+}
+
+static int number(struct nodes *nodes, enum node_names names, const char *name, struct error *error) {
+    int r = nodes_number(nodes, names, name, true);
+
+    if (r == -ENOSPC)
+        return error_set(error, ERROR_EXHAUSTED, "numbers for names");
+    return r < 0 ? error_errno(error, r, "remembering '%s'", name) : r;
+}
+
+int placement_require(struct nodes *nodes, struct placement_request *request, const char *trait, struct error *error) {
+    int r = number(nodes, NAMES_TRAITS, trait, error);
+
+    if (r >= 0)
+        request->shape.traits[r / 64] |= UINT64_C(1) << (r % 64);
+    return r < 0 ? r : 0;
+}
+
+int placement_refuse(struct nodes *nodes, struct placement_request *request, const char *trait, struct error *error) {
+    int r = number(nodes, NAMES_TRAITS, trait, error);
+
+    if (r >= 0)
+        request->shape.refused[r / 64] |= UINT64_C(1) << (r % 64);
+    return r < 0 ? r : 0;
+}
+
+int placement_tolerate(struct nodes *nodes, struct placement_request *request, const char *taint, struct error *error) {
+    int r = number(nodes, NAMES_TAINTS, taint, error);
+
+    if (r >= 0)
+        request->shape.tolerated |= UINT64_C(1) << r;
+    return r < 0 ? r : 0;
+}
+
+int placement_want_model(struct nodes *nodes, struct placement_request *request, const char *model,
+                         struct error *error) {
+    int r = number(nodes, NAMES_MODELS, model, error);
+
+    if (r >= 0)
+        request->shape.gpu_models |= UINT64_C(1) << r;
+    return r < 0 ? r : 0;
+}
+
+int placement_join(struct nodes *nodes, struct placement_request *request, const char *group, struct error *error) {
+    int r = number(nodes, NAMES_GROUPS, group, error);
+
+    if (r >= 0)
+        request->group = r;
+    return r < 0 ? r : 0;
+}
+
+int placement_constrain(struct nodes *nodes, struct placement_request *request, enum constraint_type type,
+                        const char *group, enum node_level level, uint32_t skew, struct error *error) {
+    int r;
+
+    if (request->constraint_count == CONSTRAINTS_MAX)
+        return error_set(error, ERROR_TOO_LARGE, "the list of constraints", "8");
+    r = number(nodes, NAMES_GROUPS, group, error);
+    if (r < 0)
+        return r;
+    request->constraints[request->constraint_count++] =
+        (struct constraint){ .type = type, .level = level, .group = (unsigned) r, .skew = skew };
+    return 0;
+}
+
+/* ---- could it ever run ---- */
+
+/* What an empty, open node of this capacity would answer. */
+static enum filter filter_empty(const struct nodes *nodes, const struct node *node, const struct shape *shape) {
+    struct node empty = *node;
+
+    empty.closed = false;
+    empty.free_cpus = node->cpus;
+    empty.free_memory = node->memory;
+    for (unsigned i = 0; i < node->gpus; i++)
+        empty.gpu_free[i] = GPU_WHOLE;
+    return filter_static(nodes, &empty, shape);
+}
+
+static int refuse_amount(const struct placement *placement, const struct placement_request *request,
+                         enum filter filter, struct error *error) {
+    const struct shape *shape = &request->shape;
+    uint64_t most = 0;
+
+    for (uint32_t i = 0; i < nodes_count(placement->nodes); i++) {
+        const struct node *node = nodes_get(placement->nodes, i);
+        unsigned __int128 value = node->gpus;
+        if (filter == FILTER_CPU)
+            value = (unsigned __int128) node->cpus * nodes_ratio_cpu(placement->nodes, node, shape->kind) / 100;
+        else if (filter == FILTER_MEMORY)
+            value = (unsigned __int128) node->memory * nodes_ratio_memory(placement->nodes, node, shape->kind) / 100;
+        most = value > most ? (uint64_t) value : most;
+    }
+    _cleanup_free_ char *wanted = filter == FILTER_CPU      ? text_format_cpus(shape->cpus / 1000)
+                                  : filter == FILTER_MEMORY ? text_format_size(shape->memory)
+                                                            : text_format("%u", shape->gpus);
+    _cleanup_free_ char *limit = filter == FILTER_CPU      ? text_format_cpus(most / 1000)
+                                 : filter == FILTER_MEMORY ? text_format_size(most)
+                                                           : text_format("%" PRIu64, most);
+    return error_set(error, ERROR_IMPOSSIBLE, filter == FILTER_CPU ? "CPUs" : filter == FILTER_MEMORY ? "memory" : "GPUs",
+                     wanted, limit);
+}
+
+/* The filter that no node passes among those that pass all before it: the one to name. */
+static enum filter hardest_filter(const struct placement *placement, const struct shape *shape) {
+    enum filter furthest = FILTER_CLOSED;
+
+    for (uint32_t i = 0; i < nodes_count(placement->nodes); i++) {
+        enum filter failed = filter_empty(placement->nodes, nodes_get(placement->nodes, i), shape);
+        if (failed == FILTER_PASSED)
+            return FILTER_PASSED;
+        furthest = failed > furthest ? failed : furthest;
+    }
+    return furthest;
+}
+
+/* The trait asked for that the fewest nodes have is the one to name. */
+static int refuse_trait(const struct placement *placement, const struct shape *shape, struct error *error) {
+    const char *name = "all traits that it asks for";
+    size_t fewest = SIZE_MAX;
+
+    for (unsigned trait = 0; trait < TRAITS_MAX; trait++) {
+        size_t having = 0;
+        if (!(shape->traits[trait / 64] >> (trait % 64) & 1))
+            continue;
+        for (uint32_t i = 0; i < nodes_count(placement->nodes); i++)
+            having += nodes_get(placement->nodes, i)->traits[trait / 64] >> (trait % 64) & 1;
+        if (having < fewest) {
+            fewest = having;
+            name = fewest == 0 ? nodes_number_name(placement->nodes, NAMES_TRAITS, trait) : name;
+        }
+    }
+    return error_set(error, ERROR_NOT_FOUND, "node with", name);
+}
+
+int placement_check(const struct placement *placement, const struct placement_request *request, struct error *error) {
+    enum filter failed;
+    int r = filter_check_request(placement->nodes, request, error);
+
+    if (r < 0)
+        return r;
+    if (request->shape.gpus && (request->shape.gpu_milli == 0 || request->shape.gpu_milli > GPU_WHOLE))
+        return error_set(error, ERROR_OUT_OF_RANGE, "gpu_milli", "1", "1000", "the request");
+    failed = hardest_filter(placement, &request->shape);
+    switch (failed) {
+    case FILTER_PASSED:
+        return 0;
+    case FILTER_TRAIT:
+        return refuse_trait(placement, &request->shape, error);
+    case FILTER_TAINT:
+        return error_set(error, ERROR_NOT_FOUND, "node without taints that it does not tolerate among", "all nodes");
+    case FILTER_GPU_MODEL:
+        return error_set(error, ERROR_NOT_FOUND, "node with a GPU of", "the models that it asks for");
+    case FILTER_GPU:
+    case FILTER_CPU:
+    case FILTER_MEMORY:
+        return refuse_amount(placement, request, failed, error);
+    default:
+        return error_set(error, ERROR_NOT_FOUND, "node", "at all");
+    }
+}
+
+/* ---- deciding ---- */
+
+static struct score_input score_input(const struct placement *placement, const struct placement_request *request,
+                                      uint64_t now) {
+    struct score_input input = { .nodes = placement->nodes, .now = now, .until = request->until,
+                                 .resolution = placement->options.resolution,
+                                 .fragments = placement->options.fragments ? placement->options.fragments
+                                                                           : &placement->none };
+
+    nodes_scale(placement->nodes, &input.scale);
+    if (input.resolution == 0)
+        input.resolution = input.scale.gpus > 0 ? 100 : 10000;
+    return input;
+}
+
+/* Keeps the best, first of equals first. */
+static void offer(struct placement_decision *decision, uint32_t node, int32_t score, unsigned room) {
+    unsigned at = decision->candidate_count;
+
+    if (at == room) {
+        if (decision->candidates[at - 1].score >= score)
+            return;
+        at--;
+    } else {
+        decision->candidate_count++;
+    }
+    for (; at > 0 && decision->candidates[at - 1].score < score; at--)
+        decision->candidates[at] = decision->candidates[at - 1];
+    decision->candidates[at] = (struct placement_candidate){ node, score };
+}
+
+/* Nodes in the order of their rank, whole blocks left out where nothing could be better than what is known. */
+static void scan(struct placement *placement, const struct placement_request *request, const struct view *view,
+                 unsigned room, struct placement_decision *decision) {
+    uint32_t fewest[CONSTRAINTS_MAX];
+    int32_t least = -1;
+
+    filter_fewest(placement->nodes, request, fewest);
+    for (size_t block = 0; block * VIEW_BLOCK < view->count; block++) {
+        if (view->best[block] <= least)
+            continue;
+        size_t end = (block + 1) * VIEW_BLOCK;
+        end = end < view->count ? end : view->count;
+        for (size_t i = block * VIEW_BLOCK; i < end; i++) {
+            if (view->values[i] <= least)
+                continue;
+            if (request->constraint_count > 0) {
+                enum filter failed = filter_constraints(placement->nodes, (uint32_t) i, request, fewest);
+                if (failed != FILTER_PASSED) {
+                    decision->refused[failed]++;
+                    continue;
+                }
+            }
+            offer(decision, (uint32_t) i, view->values[i], room);
+            if (decision->candidate_count == room)
+                least = decision->candidates[room - 1].score;
+        }
+    }
+}
+
+static uint64_t mix(uint64_t value) {
+    value = (value ^ value >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
+    value = (value ^ value >> 27) * UINT64_C(0x94D049BB133111EB);
+    return value ^ value >> 31;
+}
+
+/* Each that passes has the same chance. */
+static void draw(struct placement *placement, const struct placement_request *request, const struct view *view,
+                 struct placement_decision *decision) {
+    uint64_t state = mix(placement->options.seed + (decision->number + 1) * UINT64_C(0x9E3779B97F4A7C15));
+    uint32_t fewest[CONSTRAINTS_MAX], seen = 0;
+
+    filter_fewest(placement->nodes, request, fewest);
+    for (size_t i = 0; i < view->count; i++) {
+        if (view->values[i] < 0)
+            continue;
+        enum filter failed = filter_constraints(placement->nodes, (uint32_t) i, request, fewest);
+        if (failed != FILTER_PASSED) {
+            decision->refused[failed]++;
+            continue;
+        }
+        state = mix(state + UINT64_C(0x9E3779B97F4A7C15));
+        if ((uint64_t) ((unsigned __int128) state * ++seen >> 64) == 0) {
+            decision->candidates[0] = (struct placement_candidate){ (uint32_t) i, view->values[i] };
+            decision->candidate_count = 1;
+        }
+    }
+}
+
+static void choose(struct placement *placement, const struct placement_request *request, uint64_t now,
+                   struct placement_decision *decision) {
+    struct score_input input = score_input(placement, request, now);
+
+    if (decision->candidate_count == 0)
+        return;
+    decision->node = decision->candidates[0].node;
+    decision->score = decision->candidates[0].score;
+    if (request->shape.gpus > 0) {
+        const struct node *node = nodes_get(placement->nodes, decision->node);
+        struct node_share share;
+        share_init(placement->nodes, node, &request->shape, &share);
+        placement->options.score->value(&input, node, &request->shape, &share);
+        decision->gpus = share.gpus;
+    }
+}
+
+/* "random" draws the GPU as well, where one is shared. */
+static void draw_gpu(const struct placement *placement, const struct placement_request *request,
+                     struct placement_decision *decision) {
+    uint64_t state = mix(placement->options.seed ^ mix(decision->number));
+    const struct node *node = nodes_get(placement->nodes, decision->node);
+    uint32_t seen = 0;
+
+    for (unsigned i = 0; i < node->gpus; i++) {
+        if (node->gpu_free[i] < request->shape.gpu_milli)
+            continue;
+        state = mix(state + UINT64_C(0x9E3779B97F4A7C15));
+        if ((uint64_t) ((unsigned __int128) state * ++seen >> 64) == 0)
+            decision->gpus = (uint16_t) (1 << i);
+    }
+}
+
+int placement_decide(struct placement *placement, const struct placement_request *request, uint64_t now, bool full,
+                     struct placement_decision *ret) {
+    const struct score *score = placement->options.score;
+    struct score_input input = score_input(placement, request, now);
+    const struct view *view;
+    int r;
+
+    *ret = (struct placement_decision){ .node = NODE_NONE, .number = placement->decisions,
+                                        .position = nodes_position(placement->nodes) };
+    r = views_get(&placement->views, &input, score, &request->shape, &view);
+    if (r < 0)
+        return r;
+    memcpy(ret->refused, view->refused, sizeof(view->refused));
+    if (score->random)
+        draw(placement, request, view, ret);
+    else
+        scan(placement, request, view, full ? PLACEMENT_CANDIDATES : 1, ret);
+    choose(placement, request, now, ret);
+    if (score->random && ret->node != NODE_NONE && request->shape.gpus == 1)
+        draw_gpu(placement, request, ret);
+    placement->decisions++;
+    return 0;
+}
+
+static int take(struct placement *placement, const struct placement_request *request, uint32_t node, uint16_t gpus,
+                uint32_t *ret_slot) {
+    struct node_share share;
+
+    share_init(placement->nodes, nodes_get(placement->nodes, node), &request->shape, &share);
+    share.gpus = gpus;
+    share.group = request->group;
+    share.until = request->until;
+    return nodes_take(placement->nodes, node, &share, ret_slot);
+}
+
+int placement_take(struct placement *placement, const struct placement_request *request, uint32_t node,
+                   uint32_t *ret_slot) {
+    const struct node *chosen = nodes_get(placement->nodes, node);
+
+    if (filter_static(placement->nodes, chosen, &request->shape) != FILTER_PASSED && !chosen->closed)
+        return -ENOSPC;
+    return take(placement, request, node, gpus_tightest(chosen, &request->shape), ret_slot);
+}
+
+int placement_place(struct placement *placement, const struct placement_request *request, uint64_t now, bool full,
+                    struct placement_decision *ret, uint32_t *ret_slot) {
+    int r = placement_decide(placement, request, now, full, ret);
+
+    *ret_slot = NODE_NONE;
+    if (r < 0 || ret->node == NODE_NONE)
+        return r;
+    return take(placement, request, ret->node, ret->gpus, ret_slot);
+}

@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* `polder simulate placement`: the protocol of FGD's evaluation. Nodes in one random order, which is their rank; pods
+ * shuffled, then more drawn with replacement until their requests reach the share of the GPUs that was asked for; each
+ * pod is placed at once or dropped, none leaves. Random numbers are splitmix64, so a seed means the same everywhere.
+ * Runs (a score with a seed) are independent: any number of workers gives the same table. */
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/text.h"
+#include "simulator/mode.h"
+#include "simulator/openb.h"
+
+#define SCORES_MAX 16
+#define ARRIVALS_MAX 8
+#define SEEDS_MAX 1000
+#define JOBS_MAX 64
+
+struct settings {
+    const char *nodes, *pods;
+    const struct score *scores[SCORES_MAX];
+    size_t score_count;
+    uint64_t arrivals[ARRIVALS_MAX]; /* percent, rising */
+    size_t arrival_count;
+    uint64_t seeds, jobs;
+    bool json;
+};
+
+/* Of one run: thousandths of GPU promised when arrivals reached each of the settings, pods placed and dropped. */
+struct result {
+    uint64_t allocated[ARRIVALS_MAX];
+    uint64_t placed, dropped;
+};
+
+struct work {
+    const struct settings *settings;
+    const struct openb *openb;
+    struct result *results; /* [score][seed] */
+    pthread_mutex_t lock;
+    size_t next, count;
+    int failure;
+};
+
+static uint64_t draw(uint64_t *state) {
+    uint64_t value = *state += UINT64_C(0x9E3779B97F4A7C15);
+
+    value = (value ^ value >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
+    value = (value ^ value >> 27) * UINT64_C(0x94D049BB133111EB);
+    return value ^ value >> 31;
+}
+
+static size_t draw_below(uint64_t *state, size_t limit) {
+    return (size_t) ((unsigned __int128) draw(state) * limit >> 64);
+}
+
+static void shuffle(uint64_t *state, uint32_t *order, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        order[i] = (uint32_t) i;
+    for (size_t i = count; i > 1; i--) {
+        size_t other = draw_below(state, i);
+        uint32_t swap = order[i - 1];
+        order[i - 1] = order[other];
+        order[other] = swap;
+    }
+}
+
+static int add_nodes(const struct openb *openb, uint64_t *state, struct nodes *nodes) {
+    _cleanup_free_ uint32_t *order = calloc(openb->node_count, sizeof(*order));
+    int r = order ? 0 : -ENOMEM;
+
+    if (order)
+        shuffle(state, order, openb->node_count);
+    for (size_t i = 0; i < openb->node_count && r >= 0; i++) {
+        const struct openb_node *node = &openb->nodes[order[i]];
+        const struct node_description description = { .name = node->name, .cpus = node->cpus, .memory = node->memory,
+                                                      .gpus = node->gpus, .gpu_model = node->model };
+        r = nodes_add(nodes, &description, NULL);
+    }
+    return r;
+}
+
+/* What each pod asks for, in the numbers of this table; the usual ones make the measure of fragments. */
+static int make_requests(const struct openb *openb, struct nodes *nodes, struct placement_request *requests,
+                         struct fragments *fragments) {
+    int r = 0;
+
+    for (size_t i = 0; i < openb->pod_count && r >= 0; i++) {
+        const struct openb_pod *pod = &openb->pods[i];
+        _cleanup_list_ char **models = NULL;
+        placement_request_init(&requests[i], "pod");
+        requests[i].shape.cpus = pod->cpus;
+        requests[i].shape.memory = pod->memory;
+        requests[i].shape.gpus = pod->gpus;
+        requests[i].shape.gpu_milli = pod->gpu_milli;
+        r = list_split(pod->models, "|", &models);
+        for (char **model = models; r >= 0 && model && *model; model++)
+            r = placement_want_model(nodes, &requests[i], *model, NULL);
+        if (r >= 0)
+            r = fragments_add(fragments, &requests[i].shape);
+    }
+    fragments_keep(fragments, 95);
+    return r;
+}
+
+struct arrivals {
+    uint64_t capacity, asked, allocated; /* thousandths of GPU */
+    size_t reached;
+};
+
+static int arrive(struct placement *placement, const struct settings *settings, struct arrivals *arrivals,
+                  const struct placement_request *request, struct result *result) {
+    uint64_t wanted = (uint64_t) request->shape.gpus * request->shape.gpu_milli;
+    struct placement_decision decision;
+    uint32_t slot;
+    int r = placement_place(placement, request, 0, false, &decision, &slot);
+
+    if (r < 0)
+        return r;
+    arrivals->asked += wanted;
+    arrivals->allocated += slot == NODE_NONE ? 0 : wanted;
+    result->placed += slot != NODE_NONE;
+    result->dropped += slot == NODE_NONE;
+    while (arrivals->reached < settings->arrival_count &&
+           arrivals->asked * 100 >= arrivals->capacity * settings->arrivals[arrivals->reached])
+        result->allocated[arrivals->reached++] = arrivals->allocated;
+    return 0;
+}
+
+static int simulate(const struct work *work, struct placement *placement, const struct placement_request *requests,
+                    uint64_t *state, struct result *result) {
+    const struct settings *settings = work->settings;
+    size_t count = work->openb->pod_count;
+    _cleanup_free_ uint32_t *order = calloc(count, sizeof(*order));
+    struct arrivals arrivals = { 0 };
+    uint64_t most;
+    int r = order ? 0 : -ENOMEM;
+
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < work->openb->node_count; i++)
+        arrivals.capacity += work->openb->nodes[i].gpus * (uint64_t) GPU_WHOLE;
+    most = settings->arrivals[settings->arrival_count - 1] * arrivals.capacity;
+    shuffle(state, order, count);
+    for (size_t i = 0; i < count && r >= 0; i++)
+        r = arrive(placement, settings, &arrivals, &requests[order[i]], result);
+    while (r >= 0 && arrivals.reached < settings->arrival_count) {
+        const struct placement_request *request = &requests[draw_below(state, count)];
+        if ((arrivals.asked + request->shape.gpu_milli) * 100 > most)
+            break;
+        r = arrive(placement, settings, &arrivals, request, result);
+    }
+    for (; arrivals.reached < settings->arrival_count; arrivals.reached++)
+        result->allocated[arrivals.reached] = arrivals.allocated;
+    return r;
+}
+
+static int run_one(const struct work *work, size_t which) {
+    uint64_t seed = which % work->settings->seeds, state = seed;
+    _cleanup_free_ struct placement_request *requests = calloc(work->openb->pod_count, sizeof(*requests));
+    _cleanup_fragments_ struct fragments fragments = { 0 };
+    _cleanup_placement_ struct placement placement = { 0 };
+    _cleanup_nodes_ struct nodes *nodes = NULL;
+    int r = requests ? nodes_new(&nodes) : -ENOMEM;
+
+    draw(&state);
+    if (r >= 0)
+        r = add_nodes(work->openb, &state, nodes);
+    if (r >= 0)
+        r = make_requests(work->openb, nodes, requests, &fragments);
+    if (r < 0)
+        return r;
+    const struct placement_options options = { .score = work->settings->scores[which / work->settings->seeds],
+                                               .seed = seed, .fragments = &fragments };
+    placement_init(&placement, nodes, &options);
+    return simulate(work, &placement, requests, &state, &work->results[which]);
+}
+
+static void *worker(void *userdata) {
+    struct work *work = userdata;
+
+    for (;;) {
+        pthread_mutex_lock(&work->lock);
+        size_t which = work->failure < 0 ? work->count : work->next++;
+        pthread_mutex_unlock(&work->lock);
+        if (which >= work->count)
+            return NULL;
+        int r = run_one(work, which);
+        if (r < 0) {
+            pthread_mutex_lock(&work->lock);
+            work->failure = r;
+            pthread_mutex_unlock(&work->lock);
+        }
+    }
+}
+
+static int run_all(struct work *work, struct error *error) {
+    pthread_t threads[JOBS_MAX];
+    size_t started = 0;
+
+    pthread_mutex_init(&work->lock, NULL);
+    while (started + 1 < work->settings->jobs && pthread_create(&threads[started], NULL, worker, work) == 0)
+        started++;
+    worker(work);
+    while (started > 0)
+        pthread_join(threads[--started], NULL);
+    pthread_mutex_destroy(&work->lock);
+    return work->failure < 0 ? error_errno(error, work->failure, "placing") : 0;
+}
+
+/* Percent of all GPUs, the mean over the seeds. */
+static double mean_share(const struct work *work, size_t score, size_t arrival) {
+    uint64_t sum = 0, capacity = 0;
+
+    for (uint64_t seed = 0; seed < work->settings->seeds; seed++)
+        sum += work->results[score * work->settings->seeds + seed].allocated[arrival];
+    for (size_t i = 0; i < work->openb->node_count; i++)
+        capacity += work->openb->nodes[i].gpus * (uint64_t) GPU_WHOLE;
+    return 100.0 * (double) sum / ((double) capacity * (double) work->settings->seeds);
+}
+
+static void print_table(const struct work *work) {
+    printf("%-16s", "SCORE");
+    for (size_t i = 0; i < work->settings->arrival_count; i++)
+        printf("  AT %" PRIu64 "%%", work->settings->arrivals[i]);
+    putchar('\n');
+    for (size_t score = 0; score < work->settings->score_count; score++) {
+        printf("%-16s", work->settings->scores[score]->name);
+        for (size_t i = 0; i < work->settings->arrival_count; i++)
+            printf("  %7.2f", mean_share(work, score, i));
+        putchar('\n');
+    }
+}
+
+static int print_json(const struct work *work, struct error *error) {
+    _cleanup_buffer_ struct buffer text = BUFFER_INIT;
+    struct emitter emitter = EMITTER_INIT(&text);
+
+    emit_array(&emitter);
+    for (size_t score = 0; score < work->settings->score_count; score++)
+        for (size_t i = 0; i < work->settings->arrival_count; i++) {
+            char share[32];
+            snprintf(share, sizeof(share), "%.4f", mean_share(work, score, i));
+            emit_object(&emitter);
+            emit_key_text(&emitter, "score", work->settings->scores[score]->name);
+            emit_key_unsigned(&emitter, "arrivals", work->settings->arrivals[i]);
+            emit_key_unsigned(&emitter, "seeds", work->settings->seeds);
+            emit_key(&emitter, "allocated");
+            emit_raw(&emitter, share);
+            emit_object_end(&emitter);
+        }
+    emit_array_end(&emitter);
+    if (text.failed)
+        return error_errno(error, -ENOMEM, "printing");
+    puts(text.data);
+    return 0;
+}
+
+static int take_scores(struct settings *settings, const char *value, struct error *error) {
+    _cleanup_list_ char **names = NULL;
+    int r = list_split(value, ",", &names);
+
+    if (r < 0)
+        return error_errno(error, r, "reading --score");
+    settings->score_count = 0;
+    for (char **name = names; name && *name; name++) {
+        const struct score *score = score_find(*name);
+        if (!score)
+            return error_set(error, ERROR_NOT_FOUND, "score", *name);
+        if (settings->score_count == SCORES_MAX)
+            return error_set(error, ERROR_TOO_LARGE, "--score", "16 names");
+        settings->scores[settings->score_count++] = score;
+    }
+    return settings->score_count ? 0 : error_set(error, ERROR_USAGE, "--score names no score");
+}
+
+static int take_number(const char *option, const char *value, uint64_t most, uint64_t *ret, struct error *error) {
+    char limit[24];
+
+    if (text_parse_u64(value, ret) >= 0 && *ret >= 1 && *ret <= most)
+        return 0;
+    snprintf(limit, sizeof(limit), "%" PRIu64, most);
+    return error_set(error, ERROR_OUT_OF_RANGE, option, "1", limit, value);
+}
+
+static int take_arrivals(struct settings *settings, const char *value, struct error *error) {
+    _cleanup_list_ char **parts = NULL;
+    int r = list_split(value, ",", &parts);
+
+    if (r < 0)
+        return error_errno(error, r, "reading --arrivals");
+    settings->arrival_count = 0;
+    for (char **part = parts; part && *part; part++) {
+        size_t at = settings->arrival_count;
+        if (at == ARRIVALS_MAX)
+            return error_set(error, ERROR_TOO_LARGE, "--arrivals", "8 numbers");
+        r = take_number("--arrivals", *part, 1000, &settings->arrivals[at], error);
+        if (r < 0)
+            return r;
+        if (at > 0 && settings->arrivals[at] <= settings->arrivals[at - 1])
+            return error_set(error, ERROR_BAD_VALUE, "--arrivals", value, "the numbers must rise");
+        settings->arrival_count++;
+    }
+    return settings->arrival_count ? 0 : error_set(error, ERROR_USAGE, "--arrivals names no percentage");
+}
+
+static int take_option(struct settings *settings, const char *option, const char *value, struct error *error) {
+    if (text_equal(option, "--nodes"))
+        settings->nodes = value;
+    else if (text_equal(option, "--pods"))
+        settings->pods = value;
+    else if (text_equal(option, "--score"))
+        return take_scores(settings, value, error);
+    else if (text_equal(option, "--arrivals"))
+        return take_arrivals(settings, value, error);
+    else if (text_equal(option, "--seeds"))
+        return take_number(option, value, SEEDS_MAX, &settings->seeds, error);
+    else if (text_equal(option, "--jobs"))
+        return take_number(option, value, JOBS_MAX, &settings->jobs, error);
+    else if (text_equal(option, "-o") && (text_equal(value, "json") || text_equal(value, "table")))
+        settings->json = text_equal(value, "json");
+    else {
+        _cleanup_free_ char *text = text_format("there is no option '%s %s'", option, value);
+        return error_set(error, ERROR_USAGE, text);
+    }
+    return 0;
+}
+
+static int read_settings(struct settings *settings, int count, char **words, struct error *error) {
+    int r;
+
+    for (int i = 0; i < count; i += 2) {
+        if (i + 1 == count) {
+            _cleanup_free_ char *text = text_format("'%s' lacks its value", words[i]);
+            return error_set(error, ERROR_USAGE, text);
+        }
+        r = take_option(settings, words[i], words[i + 1], error);
+        if (r < 0)
+            return r;
+    }
+    if (!settings->nodes || !settings->pods)
+        return error_set(error, ERROR_USAGE, "--nodes FILE and --pods FILE are needed");
+    if (settings->score_count == 0)
+        for (size_t i = 0; i < scores_count && i < SCORES_MAX; i++)
+            settings->scores[settings->score_count++] = &scores[i];
+    return 0;
+}
+
+static int run(int count, char **words, struct error *error) {
+    struct settings settings = { .arrivals = { 100, 130 }, .arrival_count = 2, .seeds = 10, .jobs = 1 };
+    _cleanup_openb_ struct openb openb = { 0 };
+    int r;
+
+    r = read_settings(&settings, count, words, error);
+    if (r >= 0)
+        r = openb_read_nodes(&openb, settings.nodes, error);
+    if (r >= 0)
+        r = openb_read_pods(&openb, settings.pods, error);
+    if (r < 0)
+        return r;
+    uint64_t gpus = 0;
+    for (size_t i = 0; i < openb.node_count; i++)
+        gpus += openb.nodes[i].gpus;
+    uint64_t asked = 0;
+    for (size_t i = 0; i < openb.pod_count; i++)
+        asked += (uint64_t) openb.pods[i].gpus * openb.pods[i].gpu_milli;
+    if (gpus == 0 || asked == 0)
+        return error_set(error, ERROR_BAD_SOURCE, gpus ? settings.pods : settings.nodes, "nothing in it has a GPU");
+    struct work work = { .settings = &settings, .openb = &openb, .count = settings.score_count * settings.seeds };
+    _cleanup_free_ struct result *results = calloc(work.count, sizeof(*results));
+    if (!results)
+        return error_errno(error, -ENOMEM, "placing");
+    work.results = results;
+    r = run_all(&work, error);
+    if (r < 0)
+        return r;
+    if (settings.json)
+        return print_json(&work, error);
+    print_table(&work);
+    return 0;
+}
+
+const struct mode placement_mode = {
+    .name = "placement",
+    .summary = "where instances would be placed: GPU-cluster traces, scores side by side",
+    .help = "--nodes FILE --pods FILE [OPTIONS]\n\n"
+            "Fills the nodes with the pods (openb CSV, plain or packed) and prints the percentage of GPUs allocated.\n\n"
+            "  --score S,...        first, best, worst, dot, l1, l2, pack, spread, random, gpu-clustering, gpu-packing,\n"
+            "                       fgd (default: all)\n"
+            "  --arrivals P,...     percentages of the GPUs asked for at which to look (100,130)\n"
+            "  --seeds N            how many random orders to average (10)\n"
+            "  --jobs N             workers (1); the result is the same for any number\n"
+            "  -o table|json\n",
+    .run = run,
+};

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "test.h"
+
+#include <string.h>
+
+#include "engine/placement.h"
+
+#define GIB (UINT64_C(1) << 30)
+#define CPU UINT64_C(1000000)
+
+static void add_node(struct nodes *nodes, const char *name, uint64_t cpus, uint64_t gib, unsigned gpus,
+                     const char *rack, char *const *traits, char *const *taints) {
+    const struct node_description description = { .name = name, .cpus = cpus * CPU, .memory = gib * GIB, .gpus = gpus,
+                                                  .gpu_model = "T4", .rack = rack, .traits = traits,
+                                                  .taints = taints };
+
+    assert_int_equal(nodes_add(nodes, &description, NULL), 0);
+}
+
+static struct placement_request request_of(uint64_t cpus, uint64_t gib, unsigned gpus, unsigned milli) {
+    struct placement_request request;
+
+    placement_request_init(&request, "test");
+    request.shape.cpus = cpus * CPU;
+    request.shape.memory = gib * GIB;
+    request.shape.gpus = gpus;
+    request.shape.gpu_milli = milli;
+    return request;
+}
+
+static uint32_t place(struct placement *placement, const struct placement_request *request) {
+    struct placement_decision decision;
+    uint32_t slot;
+
+    assert_int_equal(placement_place(placement, request, 0, true, &decision, &slot), 0);
+    return decision.node;
+}
+
+static int32_t value(const char *name, struct nodes *nodes, const struct fragments *fragments, uint32_t node,
+                     const struct placement_request *request, uint16_t *ret_gpus) {
+    struct score_input input = { .nodes = nodes, .resolution = 100, .fragments = fragments };
+    struct node_share share;
+
+    nodes_scale(nodes, &input.scale);
+    share_init(nodes, nodes_get(nodes, node), &request->shape, &share);
+    int32_t score = score_find(name)->value(&input, nodes_get(nodes, node), &request->shape, &share);
+    if (ret_gpus)
+        *ret_gpus = share.gpus;
+    return score;
+}
+
+/* Two nodes: 8 CPUs and 2 GPUs; 4 CPUs and 2 GPUs, of which 1.5 are free. Asked: 2 CPUs and half a GPU. */
+static void test_scores_by_hand(void **state) {
+    struct fragments fragments = { 0 };
+    struct nodes *nodes = NULL;
+    uint32_t slot;
+    uint16_t gpus;
+
+    assert_int_equal(nodes_new(&nodes), 0);
+    add_node(nodes, "big", 8, 16, 2, NULL, NULL, NULL);
+    add_node(nodes, "small", 4, 16, 2, NULL, NULL, NULL);
+    const struct node_share half = { .gpus = 2, .gpu_milli = 500, .group = -1 };
+    assert_int_equal(nodes_take(nodes, 1, &half, &slot), 0);
+    struct placement_request request = request_of(2, 1, 1, 500);
+    /* 100 (1 - (6/8 + 1500/2000) / 2) = 25; 100 (1 - (2/8 + 1000/2000) / 2) = 62.5 */
+    assert_int_equal(value("best", nodes, &fragments, 0, &request, NULL), 25);
+    assert_int_equal(value("best", nodes, &fragments, 1, &request, &gpus), 62);
+    assert_int_equal(gpus, 2); /* the one in use is the tightest */
+    assert_int_equal(value("worst", nodes, &fragments, 0, &request, NULL), 75);
+    assert_int_equal(value("worst", nodes, &fragments, 1, &request, NULL), 37);
+    /* 100 (1 - (1 x 1/4 + 1 x 1/4) / 2) = 75; 100 (1 - (1/2 x 1/4 + 3/4 x 1/4) / 2) = 84.375 */
+    assert_int_equal(value("dot", nodes, &fragments, 0, &request, NULL), 75);
+    assert_int_equal(value("dot", nodes, &fragments, 1, &request, NULL), 84);
+    /* Idle node 25 + 0; the same kind of use 75 + floor(25 x 500/2000). */
+    assert_int_equal(value("gpu-clustering", nodes, &fragments, 0, &request, NULL), 25);
+    assert_int_equal(value("gpu-clustering", nodes, &fragments, 1, &request, NULL), 81);
+    /* All idle: 33 - 2; a GPU in use with 50 % left: 100 - 5. */
+    assert_int_equal(value("gpu-packing", nodes, &fragments, 0, &request, NULL), 31);
+    assert_int_equal(value("gpu-packing", nodes, &fragments, 1, &request, NULL), 95);
+    assert_true(value("pack", nodes, &fragments, 1, &request, NULL) > value("pack", nodes, &fragments, 0, &request, NULL));
+    assert_true(value("spread", nodes, &fragments, 0, &request, NULL) >
+                value("spread", nodes, &fragments, 1, &request, NULL));
+    nodes_free(nodes);
+}
+
+/* The usual request is one whole GPU with 4 CPUs. */
+static void test_fragments_by_hand(void **state) {
+    struct fragments fragments = { 0 };
+    struct fragment_state idle;
+    struct nodes *nodes = NULL;
+
+    assert_int_equal(nodes_new(&nodes), 0);
+    add_node(nodes, "one", 8, 16, 2, NULL, NULL, NULL);
+    struct placement_request usual = request_of(4, 1, 1, 1000), part = request_of(1, 1, 1, 300),
+                             greedy = request_of(5, 1, 1, 300);
+    assert_int_equal(fragments_add(&fragments, &usual.shape), 0);
+    fragments_keep(&fragments, 95);
+    fragment_state_of(nodes_get(nodes, 0), &idle);
+    assert_int_equal(fragments_amount(&fragments, &idle), 0);
+    /* 700 of one GPU become useless: 100 sigmoid(-0.7) = 33.18; with 3 CPUs left all 1700: 100 sigmoid(-1.7) = 15.4. */
+    assert_int_equal(value("fgd", nodes, &fragments, 0, &part, NULL), 33);
+    assert_int_equal(value("fgd", nodes, &fragments, 0, &greedy, NULL), 15);
+    assert_int_equal(value("fgd", nodes, &fragments, 0, &usual, NULL), 50);
+    fragments_done(&fragments);
+    nodes_free(nodes);
+}
+
+static void test_static_filters(void **state) {
+    char *fast[] = { (char *) "avx2", NULL }, *keep[] = { (char *) "db-only", NULL };
+    struct placement_decision decision;
+    struct placement placement;
+    struct nodes *nodes = NULL;
+    uint32_t slot;
+
+    assert_int_equal(nodes_new(&nodes), 0);
+    add_node(nodes, "closed", 8, 16, 1, NULL, fast, NULL);
+    add_node(nodes, "tainted", 8, 16, 1, NULL, fast, keep);
+    add_node(nodes, "slow", 8, 16, 1, NULL, NULL, NULL);
+    add_node(nodes, "no-gpu", 8, 16, 0, NULL, fast, NULL);
+    add_node(nodes, "few", 1, 16, 1, NULL, fast, NULL);
+    add_node(nodes, "tight", 8, 1, 1, NULL, fast, NULL);
+    add_node(nodes, "right", 8, 16, 1, NULL, fast, NULL);
+    nodes_close(nodes, 0, true);
+    placement_init(&placement, nodes, NULL);
+    struct placement_request request = request_of(2, 2, 1, 1000);
+    assert_int_equal(placement_require(nodes, &request, "avx2", NULL), 0);
+    assert_int_equal(placement_place(&placement, &request, 0, true, &decision, &slot), 0);
+    assert_string_equal(nodes_name(nodes, decision.node), "right");
+    assert_int_equal(decision.candidate_count, 1);
+    const enum filter once[] = { FILTER_CLOSED, FILTER_TAINT, FILTER_TRAIT, FILTER_GPU, FILTER_CPU, FILTER_MEMORY };
+    for (size_t i = 0; i < ELEMENTS(once); i++)
+        assert_int_equal(decision.refused[once[i]], 1);
+    assert_int_equal(place(&placement, &request), NODE_NONE); /* its GPU is taken */
+    nodes_give(nodes, slot);
+    assert_int_equal(place(&placement, &request), 6);
+    assert_int_equal(placement_tolerate(nodes, &request, "db-only", NULL), 0);
+    assert_int_equal(place(&placement, &request), 1);
+    placement_done(&placement);
+    nodes_free(nodes);
+}
+
+/* V = P x C: twelve containers of 1 CPU on 4 CPUs at 300 %, and then nothing more. */
+static void test_overcommit_per_kind(void **state) {
+    uint32_t ratios[KIND_COUNT];
+    struct placement placement;
+    struct nodes *nodes = NULL;
+
+    for (int kind = 0; kind < KIND_COUNT; kind++)
+        ratios[kind] = kind == KIND_CONTAINER ? 300 : 100;
+    const struct node_description description = { .name = "n", .cpus = 4 * CPU, .memory = 64 * GIB,
+                                                  .overcommit_cpu = ratios };
+    assert_int_equal(nodes_new(&nodes), 0);
+    assert_int_equal(nodes_add(nodes, &description, NULL), 0);
+    placement_init(&placement, nodes, NULL);
+    struct placement_request container = request_of(1, 1, 0, 0), vm = request_of(1, 1, 0, 0);
+    vm.shape.kind = KIND_VM;
+    for (int i = 0; i < 12; i++)
+        assert_int_equal(place(&placement, &container), 0);
+    assert_int_equal(place(&placement, &container), NODE_NONE);
+    assert_int_equal(place(&placement, &vm), NODE_NONE);
+    placement_done(&placement);
+    nodes_free(nodes);
+}
+
+static void test_constraints(void **state) {
+    struct placement_request web = request_of(1, 1, 0, 0), cache = request_of(1, 1, 0, 0), lone = request_of(1, 1, 0, 0);
+    struct placement placement;
+    struct nodes *nodes = NULL;
+
+    assert_int_equal(nodes_new(&nodes), 0);
+    add_node(nodes, "a1", 8, 16, 0, "a", NULL, NULL);
+    add_node(nodes, "a2", 8, 16, 0, "a", NULL, NULL);
+    add_node(nodes, "b1", 8, 16, 0, "b", NULL, NULL);
+    const struct placement_options options = { .score = score_find("first") };
+    placement_init(&placement, nodes, &options);
+    assert_int_equal(placement_join(nodes, &web, "web", NULL), 0);
+    assert_int_equal(placement_constrain(nodes, &web, CONSTRAINT_SPREAD, "web", LEVEL_RACK, 1, NULL), 0);
+    assert_int_equal(place(&placement, &web), 0);
+    assert_int_equal(place(&placement, &web), 2); /* rack a has one more than b */
+    assert_int_equal(place(&placement, &web), 0);
+    assert_int_equal(placement_constrain(nodes, &cache, CONSTRAINT_AFFINITY, "web", LEVEL_RACK, 0, NULL), 0);
+    assert_int_equal(placement_constrain(nodes, &cache, CONSTRAINT_ANTI_AFFINITY, "web", LEVEL_NODE, 0, NULL), 0);
+    assert_int_equal(place(&placement, &cache), 1); /* near web, but not beside it */
+    assert_int_equal(placement_join(nodes, &lone, "lone", NULL), 0);
+    assert_int_equal(placement_constrain(nodes, &lone, CONSTRAINT_ANTI_AFFINITY, "lone", LEVEL_NODE, 0, NULL), 0);
+    for (uint32_t i = 0; i < 3; i++)
+        assert_int_equal(place(&placement, &lone), i);
+    assert_int_equal(place(&placement, &lone), NODE_NONE);
+    placement_done(&placement);
+    nodes_free(nodes);
+}
+
+static void expect_refused(const struct placement *placement, const struct placement_request *request,
+                           enum error_code code, const char *part) {
+    _cleanup_error_ struct error error = ERROR_INIT;
+
+    assert_true(placement_check(placement, request, &error) < 0);
+    assert_int_equal(error.code, code);
+    _cleanup_free_ char *sentence = error_sentence(&error, LANGUAGE_ENGLISH);
+    assert_non_null(strstr(sentence, part));
+}
+
+static void test_impossible_and_contradictory(void **state) {
+    struct placement_request request = request_of(9, 1, 0, 0);
+    struct placement placement;
+    struct nodes *nodes = NULL;
+
+    assert_int_equal(nodes_new(&nodes), 0);
+    add_node(nodes, "n", 8, 16, 1, NULL, NULL, NULL);
+    placement_init(&placement, nodes, NULL);
+    expect_refused(&placement, &request, ERROR_IMPOSSIBLE, "more than 8");
+    request = request_of(1, 17, 0, 0);
+    expect_refused(&placement, &request, ERROR_IMPOSSIBLE, "16GiB");
+    request = request_of(1, 1, 2, 1000);
+    expect_refused(&placement, &request, ERROR_IMPOSSIBLE, "GPUs");
+    request = request_of(1, 1, 0, 0);
+    assert_int_equal(placement_require(nodes, &request, "sgx", NULL), 0);
+    expect_refused(&placement, &request, ERROR_NOT_FOUND, "sgx");
+    assert_int_equal(placement_refuse(nodes, &request, "sgx", NULL), 0);
+    expect_refused(&placement, &request, ERROR_BAD_REQUEST, "'sgx' is both");
+    request = request_of(1, 1, 0, 0);
+    assert_int_equal(placement_constrain(nodes, &request, CONSTRAINT_AFFINITY, "db", LEVEL_NODE, 0, NULL), 0);
+    assert_int_equal(placement_check(&placement, &request, NULL), 0);
+    assert_int_equal(placement_constrain(nodes, &request, CONSTRAINT_ANTI_AFFINITY, "db", LEVEL_ZONE, 0, NULL), 0);
+    expect_refused(&placement, &request, ERROR_BAD_REQUEST, "one node with 'db'");
+    placement_done(&placement);
+    nodes_free(nodes);
+}
+
+static uint32_t dice(uint64_t *seed, uint32_t limit) {
+    *seed = *seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (uint32_t) (*seed >> 33) % limit;
+}
+
+/* The naive second implementation: looks at every node each time, keeps nothing. */
+static uint32_t naive(const struct nodes *nodes, const char *score, const struct fragments *fragments,
+                      const struct placement_request *request) {
+    uint32_t best = NODE_NONE, fewest[CONSTRAINTS_MAX];
+    int32_t highest = -1;
+
+    filter_fewest(nodes, request, fewest);
+    for (uint32_t i = 0; i < nodes_count(nodes); i++) {
+        if (filter_static(nodes, nodes_get(nodes, i), &request->shape) != FILTER_PASSED ||
+            filter_constraints(nodes, i, request, fewest) != FILTER_PASSED)
+            continue;
+        int32_t now = value(score, (struct nodes *) nodes, fragments, i, request, NULL);
+        if (now > highest) {
+            highest = now;
+            best = i;
+        }
+    }
+    return best;
+}
+
+/* Random arrivals and departures decide as the naive one does, and no node ever promises more than it has. */
+static void compare_with_naive(const char *name, uint64_t seed) {
+    enum { NODES = 150, STEPS = 1500 };
+    struct fragments fragments = { 0 };
+    uint32_t slots[STEPS], held = 0;
+    struct placement placement;
+    struct nodes *nodes = NULL;
+
+    assert_int_equal(nodes_new(&nodes), 0);
+    for (unsigned i = 0; i < NODES; i++) {
+        char text[16], rack[16];
+        snprintf(text, sizeof(text), "n%u", i);
+        snprintf(rack, sizeof(rack), "r%u", i % 7);
+        add_node(nodes, text, 4 + dice(&seed, 3) * 4, 16, dice(&seed, 5), rack, NULL, NULL);
+    }
+    struct placement_request usual = request_of(2, 1, 1, 500);
+    assert_int_equal(fragments_add(&fragments, &usual.shape), 0);
+    const struct placement_options options = { .score = score_find(name), .fragments = &fragments, .resolution = 100 };
+    placement_init(&placement, nodes, &options);
+    for (unsigned step = 0; step < STEPS; step++) {
+        struct placement_decision decision;
+        uint32_t gpus = dice(&seed, 3), slot;
+        struct placement_request request =
+            request_of(1 + dice(&seed, 4), 1 + dice(&seed, 4), gpus, gpus == 1 ? 100 * (1 + dice(&seed, 10)) : 1000);
+        request.shape.gpu_milli = gpus ? request.shape.gpu_milli : 0;
+        if (dice(&seed, 4) == 0) {
+            char group[16];
+            snprintf(group, sizeof(group), "g%u", dice(&seed, 6));
+            assert_int_equal(placement_join(nodes, &request, group, NULL), 0);
+            assert_int_equal(placement_constrain(nodes, &request, dice(&seed, 2) ? CONSTRAINT_SPREAD : CONSTRAINT_ANTI_AFFINITY,
+                                                 group, dice(&seed, 2), 1, NULL), 0);
+        }
+        uint32_t expected = naive(nodes, name, &fragments, &request);
+        assert_int_equal(placement_place(&placement, &request, 0, dice(&seed, 2), &decision, &slot), 0);
+        assert_int_equal(decision.node, expected);
+        if (slot != NODE_NONE)
+            slots[held++] = slot;
+        if (held > 0 && dice(&seed, 3) == 0) {
+            uint32_t which = dice(&seed, held);
+            nodes_give(nodes, slots[which]);
+            slots[which] = slots[--held];
+        }
+    }
+    while (held > 0)
+        nodes_give(nodes, slots[--held]);
+    for (uint32_t i = 0; i < NODES; i++) {
+        assert_int_equal(nodes_get(nodes, i)->free_cpus, nodes_get(nodes, i)->cpus);
+        assert_int_equal(nodes_get(nodes, i)->free_memory, nodes_get(nodes, i)->memory);
+        assert_int_equal(nodes_get(nodes, i)->gpu_free_total, nodes_get(nodes, i)->gpus * GPU_WHOLE);
+    }
+    placement_done(&placement);
+    fragments_done(&fragments);
+    nodes_free(nodes);
+}
+
+static void test_like_the_naive_one(void **state) {
+    for (size_t i = 0; i < scores_count; i++)
+        if (!scores[i].random)
+            compare_with_naive(scores[i].name, 41 + i);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_scores_by_hand),
+        cmocka_unit_test(test_fragments_by_hand),
+        cmocka_unit_test(test_static_filters),
+        cmocka_unit_test(test_overcommit_per_kind),
+        cmocka_unit_test(test_constraints),
+        cmocka_unit_test(test_impossible_and_contradictory),
+        cmocka_unit_test(test_like_the_naive_one),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
