@@ -276,8 +276,12 @@ static int adopt_repair(struct machine *machine) {
         return -ESRCH;
     interrupted = text_equal(name, "postmigrate") || text_equal(name, "finish-migrate") ||
                   (text_equal(name, "paused") && suspend_note_read(machine->instance, &note, NULL) >= 0);
-    if (!interrupted)
+    if (!interrupted) {
+        /* The guest has gone on since, and so has its disk: that memory must never come back. */
+        if (text_equal(name, "running"))
+            suspend_remove(machine->instance);
         return 0;
+    }
     (void) machine_call(machine, "migrate_cancel", NULL, NULL, NULL);
     if (machine_call(machine, "cont", NULL, NULL, NULL) < 0)
         return 0;
