@@ -71,7 +71,7 @@ struct driver_exit {
 struct driver_events {
     /* The main process or machine ended. Sent once per start (or adopt). */
     void (*exited)(struct driver_instance *instance, const struct driver_exit *exit);
-    /* Something the status shows changed (guest addresses, hostname, agent up). */
+    /* Something the status shows changed (guest addresses, hostname, agent up, trouble). */
     void (*changed)(struct driver_instance *instance);
 };
 
@@ -111,6 +111,7 @@ struct driver_facts {
     char *hostname;    /* as the guest says, capped, not escaped */
     char **addresses;
     bool agent_up;     /* the guest agent has answered since the start */
+    const char *trouble; /* why the driver's own process does not answer, or NULL when it does; static */
 };
 
 struct driver {

@@ -91,18 +91,14 @@ static bool same_boot(const struct instance *instance) {
 
 /* It runs: keep it. An interrupted stop, pause or delete goes on later (wants_follow). */
 static void adopted_running(struct instance *instance, bool paused) {
-    struct driver_facts facts = { 0 };
-
     room_occupy(instance);
     instance_set_state(instance, paused ? STATE_PAUSED : STATE_RUNNING);
     instance_set_reason(instance, NULL);
     instance->control.queued = 0;
     instance->control.restarting = false;
-    if (instance->driver->facts)
-        instance->driver->facts(instance->driver_data, &instance->view, &facts);
-    instance->status.pid = facts.pid;
-    free(facts.hostname);
-    list_free(facts.addresses);
+    instance->status.pid = 0;
+    instance->status.unresponsive = false;
+    instance->manager->driver_events.changed(&instance->view);
     /* Started, but cut off before that was written: then it counts from now on. */
     instance->ran_since = clock_now();
     if (same_boot(instance) && instance->control.since > 0 && (uint64_t) instance->control.since < instance->ran_since &&

@@ -63,6 +63,24 @@ static void on_exited(struct driver_instance *view, const struct driver_exit *en
     run_ended(view, ended);
 }
 
+/* Says so once when it begins and once when it is over. What else the reason says is not touched. */
+static void take_trouble(struct instance *instance, const char *trouble) {
+    _cleanup_error_ struct error error = ERROR_INIT;
+    _cleanup_free_ char *object = NULL;
+
+    if (trouble)
+        (void) error_set(&error, ERROR_UNRESPONSIVE, trouble);
+    if (trouble || text_equal(instance->status.reason, error_wire(ERROR_UNRESPONSIVE)))
+        instance_set_reason(instance, &error);
+    if (instance->status.unresponsive == (trouble != NULL))
+        return;
+    instance->status.unresponsive = trouble != NULL;
+    object = instance_object(instance->name);
+    events_publish(instance->manager->events, trouble ? "instance.unresponsive" : "instance.responsive",
+                   object ? object : "instances", NULL);
+    manager_mark_dirty(instance->manager, instance);
+}
+
 /* Copies what the driver knows into the status; foreign strings are capped and escaped here, once. */
 static void on_changed(struct driver_instance *view) {
     struct instance *instance = view->manager_data;
@@ -80,6 +98,7 @@ static void on_changed(struct driver_instance *view) {
     if (facts.pid > 0)
         instance->status.pid = facts.pid;
     free(facts.hostname);
+    take_trouble(instance, facts.trouble);
     instance_touch(instance);
 }
 

@@ -331,6 +331,8 @@ static const struct field status_fields[] = {
            .help = "How it ended; -1 if that is not known."),
     STATUS("restarts", FIELD_INTEGER, restarts, .help = "How often it was started again by itself."),
     STATUS("out_of_memory", FIELD_BOOLEAN, out_of_memory, .help = "It was killed for using too much memory."),
+    STATUS("unresponsive", FIELD_BOOLEAN, unresponsive,
+           .help = "It is there, but what runs it does not answer; message says why."),
     STATUS("queue_position", FIELD_INTEGER, queue_position, .help = "Its place while it is queued, from 1."),
     STATUS("hostname", FIELD_TEXT, hostname, .maximum = 255, .help = "What the guest says it is called."),
     STATUS("addresses", FIELD_LIST, addresses, .maximum = 256,

@@ -126,6 +126,7 @@ struct instance_status {
     int64_t exit_code;  /* -1: none yet or unknown */
     int64_t restarts;
     bool out_of_memory;
+    bool unresponsive;  /* it runs, but what runs it does not answer; `message` says why */
     int64_t queue_position; /* from 1 while queued */
     char *hostname;     /* what the guest says it is called, escaped */
     char **addresses;   /* what the guest says */

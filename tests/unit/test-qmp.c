@@ -273,6 +273,47 @@ static void test_late(void) {
     fake_end(&fake);
 }
 
+/* A sign of life is asked for once until it came, and nothing waits for it, nor for what is only posted. */
+static int script_ping(struct fake *fake) {
+    char command[64];
+    uint64_t ping, other;
+
+    if (fake_greet(fake) < 0 || fake_hear(fake, command, &ping) < 0)
+        return -EPIPE;
+    assert_string_equal(command, "query-status");
+    if (fake_hear(fake, command, &other) < 0)
+        return -EPIPE;
+    assert_string_equal(command, "cont");
+    fake_say(fake, "{\"return\": {}, \"id\": %llu}\r\n", (unsigned long long) other);
+    fake->events = 100; /* both have come */
+    if (fiber_sleep(SHORT) < 0)
+        return -ECANCELED;
+    fake_say(fake, "{\"return\": {\"status\": \"running\"}, \"id\": %llu}\r\n", (unsigned long long) ping);
+    return fake_hear(fake, command, &ping);
+}
+
+static void test_ping(void) {
+    _cleanup_qmp_ struct qmp *qmp = NULL;
+    struct fake fake;
+
+    fake_start(&fake, script_ping);
+    assert_int_equal(fake_open(&fake, FAR, &qmp, NULL), 0);
+    assert_false(qmp_is_silent(qmp));
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(qmp_ping(qmp), 0);
+    assert_int_equal(qmp_post(qmp, "cont"), 0);
+    for (uint64_t end = deadline_in(FAR); fake.events < 100 && clock_now() < end;)
+        assert_int_equal(fiber_sleep(1000), 0);
+    assert_true(qmp_is_silent(qmp));
+    for (uint64_t end = deadline_in(FAR); qmp_is_silent(qmp) && clock_now() < end;)
+        assert_int_equal(fiber_sleep(1000), 0);
+    assert_false(qmp_is_silent(qmp));
+    fake_end(&fake);
+    while (qmp_is_open(qmp))
+        assert_int_equal(fiber_sleep(1000), 0);
+    assert_int_equal(qmp_ping(qmp), -ECONNRESET);
+}
+
 static int garbage(struct fake *fake, const char *text) {
     if (fake_greet(fake) < 0)
         return -EPIPE;
@@ -458,7 +499,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_lines), FIBER_TEST(test_no_greeting), FIBER_TEST(test_slow_bytes),
         FIBER_TEST(test_disorder),    FIBER_TEST(test_error),       FIBER_TEST(test_late),
         FIBER_TEST(test_garbage),     FIBER_TEST(test_descriptor),  FIBER_TEST(test_free_during_call),
-        FIBER_TEST(test_cancel),
+        FIBER_TEST(test_cancel),      FIBER_TEST(test_ping),
     };
 
     if (argc > 1)

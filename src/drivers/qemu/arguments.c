@@ -193,12 +193,42 @@ static void add_node(struct maker *maker, const char *driver, const char *name, 
     add(maker, "-blockdev", "%s", out.failed ? "" : out.data);
 }
 
-static void add_disk_nodes(struct maker *maker, const struct machine_disk *disk, int fd) {
-    const char *name = role_names[disk->role], *format = disk->qcow2 ? "qcow2" : "raw";
-    _cleanup_free_ char *file = text_format("%s-file", name), *base = text_format("%s-base", name),
-                        *base_file = text_format("%s-base-file", name);
+char *machine_io_limits(uint64_t read, uint64_t write) {
+    return text_format("{\"bps-read\":%llu,\"bps-write\":%llu}", (unsigned long long) read,
+                       (unsigned long long) write);
+}
 
-    if (!file || !base || !base_file) {
+/* Also when there is none: it may be set while the machine runs. */
+static void add_limits(struct maker *maker) {
+    _cleanup_free_ char *limits = machine_io_limits(maker->plan->io_read, maker->plan->io_write);
+
+    if (!limits)
+        maker->r = -ENOMEM;
+    add(maker, "-object", "{\"qom-type\":\"throttle-group\",\"id\":\"" MACHINE_LIMITS "\",\"limits\":%s}",
+        limits ? limits : "");
+}
+
+/* What the instance reads and writes is held back in QEMU: what its writes leave in the host's cache would
+ * escape a control group of version 1. */
+static bool is_limited(const struct machine_disk *disk) {
+    return disk->role == DISK_ROOT || disk->role == DISK_DATA;
+}
+
+static void add_limited(struct maker *maker, const char *name, const char *file, bool read_only) {
+    add(maker, "-blockdev",
+        "{\"driver\":\"throttle\",\"node-name\":\"%s\",\"throttle-group\":\"" MACHINE_LIMITS
+        "\",\"file\":\"%s\",\"read-only\":%s}",
+        name, file, read_only ? "true" : "false,\"discard\":\"unmap\"");
+}
+
+static void add_disk_nodes(struct maker *maker, const struct machine_disk *disk, int fd) {
+    const char *name = role_names[disk->role], *driver = disk->qcow2 ? "qcow2" : "raw";
+    bool limited = is_limited(disk);
+    _cleanup_free_ char *file = text_format("%s-file", name), *base = text_format("%s-base", name),
+                        *base_file = text_format("%s-base-file", name),
+                        *format = text_format("%s%s", name, limited ? "-format" : "");
+
+    if (!file || !base || !base_file || !format) {
         maker->r = -ENOMEM;
         return;
     }
@@ -209,7 +239,9 @@ static void add_disk_nodes(struct maker *maker, const struct machine_disk *disk,
     }
     add_descriptor(maker, fd);
     add_node(maker, "file", file, fd, NULL, NULL, disk->read_only);
-    add_node(maker, format, name, -1, file, disk->backing ? base : NULL, disk->read_only);
+    add_node(maker, driver, format, -1, file, disk->backing ? base : NULL, disk->read_only);
+    if (limited)
+        add_limited(maker, name, format, disk->read_only);
 }
 
 static void add_disk(struct maker *maker, unsigned index) {
@@ -293,6 +325,7 @@ int machine_arguments(const struct machine_plan *plan, char ***ret) {
     if (is_microvm(&maker))
         add(&maker, "-global", "virtio-mmio.force-legacy=false");
     add_ports(&maker);
+    add_limits(&maker);
     for (unsigned i = 0; i < plan->disk_count; i++)
         add_disk(&maker, i);
     add_network(&maker);

@@ -59,11 +59,17 @@ struct machine_plan {
     bool uefi;
     const char *mac; /* NULL: no network */
     bool vhost;
+    uint64_t io_read, io_write; /* bytes/s of its disks; 0: no limit */
     struct machine_disk disks[MACHINE_DISKS_MAX];
     unsigned disk_count;
     unsigned shares; /* virtiofs: descriptors MACHINE_FD_SHARES + n, with tags "m" and the number below */
     unsigned share_tags[MACHINE_SHARES_MAX];
 };
+
+/* The object that holds the limits of all disks of a machine; io_limits is the value of its property
+ * "limits". */
+#define MACHINE_LIMITS "limits"
+char *machine_io_limits(uint64_t read, uint64_t write);
 
 /* argv with the program's path first. -ENOMEM. */
 int machine_arguments(const struct machine_plan *plan, char ***ret);

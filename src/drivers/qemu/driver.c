@@ -57,6 +57,7 @@ void qemu_unref(struct qemu *qemu) {
     if (--qemu->references > 0)
         return;
     fiber_unref(qemu->warming);
+    fiber_unref(qemu->watching);
     free(qemu->kvm_reason);
     free(qemu);
 }
@@ -103,6 +104,8 @@ static void driver_close(void *data) {
         machine->instance->driver_data = NULL;
     }
     fiber_cancel(qemu->warming);
+    if (qemu->watching)
+        fiber_cancel(qemu->watching);
     qemu_unref(qemu);
 }
 
@@ -347,7 +350,7 @@ static void ask_microvm(struct machine *machine, uint64_t deadline) {
     if (machine_wait_end(machine, deadline) != -ETIMEDOUT)
         return;
     /* Killed inside first, so that what it wrote reaches its disk. */
-    if (guestport_signal(machine->port, SIGKILL) >= 0)
+    if (!machine->trouble && guestport_signal(machine->port, SIGKILL) >= 0)
         (void) machine_wait_end(machine, deadline_in(KILLED_DEADLINE));
 }
 
@@ -405,6 +408,10 @@ static int driver_signal(void *data _unused_, struct driver_instance *instance, 
         machine_kill(machine);
         return 0;
     }
+    if (number == SIGKILL && machine->trouble) {
+        machine_kill(machine);
+        return 0;
+    }
     r = guestport_signal(machine->port, number);
     if (r < 0 && number == SIGKILL) {
         machine_kill(machine);
@@ -413,15 +420,30 @@ static int driver_signal(void *data _unused_, struct driver_instance *instance, 
     return r < 0 ? error_set(error, ERROR_GUEST, "the guest agent does not answer") : 0;
 }
 
+/* A QEMU that did not answer in time does later what it was told, when nobody expects it any more: it is told
+ * the opposite right behind. */
+static int machine_turn(struct machine *machine, const char *command, const char *opposite,
+                        struct error *error) {
+    int r = machine_call(machine, command, NULL, NULL, error);
+
+    if ((r == -ETIMEDOUT || r == -ECANCELED) && qmp_is_open(machine->qmp))
+        (void) qmp_post(machine->qmp, opposite);
+    return r;
+}
+
 static int driver_pause(void *data _unused_, struct driver_instance *instance, struct error *error) {
     struct machine *machine = machine_of(instance);
 
-    return machine ? machine_call(machine, "stop", NULL, NULL, error) : no_machine(error);
+    int r = machine ? machine_turn(machine, "stop", "cont", error) : no_machine(error);
+
+    if (r >= 0)
+        machine->starved = false; /* now it stands still because it was asked to */
+    return r;
 }
 
 static int driver_resume(void *data _unused_, struct driver_instance *instance, struct error *error) {
     struct machine *machine = machine_of(instance);
-    int r = machine ? machine_call(machine, "cont", NULL, NULL, error) : no_machine(error);
+    int r = machine ? machine_turn(machine, "cont", "stop", error) : no_machine(error);
 
     if (r < 0)
         return r;
@@ -579,6 +601,7 @@ static void driver_facts(void *data _unused_, const struct driver_instance *inst
     if (!machine)
         return;
     ret->pid = machine->process.pid;
+    ret->trouble = machine->trouble;
     if (machine->port) {
         ret->agent_up = guestport_is_ready(machine->port);
         addresses = guestport_addresses(machine->port);

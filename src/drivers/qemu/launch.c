@@ -415,6 +415,8 @@ static void plan_init(struct launch *launch, const struct suspend_note *restored
     plan->memory = restored ? restored->memory : spec->memory;
     plan->cpus = restored ? restored->cpus : machine_processors(spec);
     plan->restore = restored != NULL;
+    plan->io_read = spec->io_read;
+    plan->io_write = spec->io_write;
     launch->machine->boot_memory = plan->memory;
     launch->machine->boot_cpus = plan->cpus;
     plan->graphics = plan->kind == KIND_VM && spec->graphics;

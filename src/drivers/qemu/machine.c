@@ -27,9 +27,11 @@
 #include "drivers/qemu/guestrequest.h"
 #include "drivers/qemu/identity.h"
 #include "drivers/qemu/socket.h"
+#include "drivers/qemu/watch.h"
 #include "host/cgroup.h"
 
 #define CONNECT_DEADLINE (30 * CLOCK_SECOND)
+#define ADOPT_DEADLINE (3 * CLOCK_SECOND) /* who does not answer by then is taken over without */
 #define RECONNECT_PAUSE (1 * CLOCK_SECOND)
 #define QUIT_DEADLINE (10 * CLOCK_SECOND)
 #define OFF_DEADLINE (30 * CLOCK_SECOND) /* between the acknowledged exit and the power-off */
@@ -121,7 +123,7 @@ void machine_mark(const struct machine *machine, const char *what) {
               (unsigned long long) (now / CLOCK_SECOND), (unsigned long long) (now % CLOCK_SECOND));
 }
 
-static void status_changed(struct machine *machine) {
+void machine_status_changed(struct machine *machine) {
     const struct driver_events *events = machine->qemu->context.events;
 
     if (!machine->quiet && !machine->ended && events && events->changed)
@@ -204,6 +206,16 @@ static void on_stop(struct machine *machine, struct json_object *data _unused_) 
 
 static void on_resume(struct machine *machine, struct json_object *data _unused_) {
     machine->paused = false;
+    machine->starved = false;
+}
+
+/* Other errors of a disk are told to the guest; for want of space QEMU stops it, and repeats the write
+ * later. */
+static void on_disk_error(struct machine *machine, struct json_object *data) {
+    if (!text_equal(json_text(data, "action", ""), "stop"))
+        return;
+    machine->starved = true;
+    watch_starved(machine);
 }
 
 /* The machine stands still now, as after a shutdown. */
@@ -223,7 +235,7 @@ static void on_migration(struct machine *machine, struct json_object *data) {
 
 static const struct event_row event_rows[] = {
     { "SHUTDOWN", on_shutdown },       { "STOP", on_stop },           { "RESUME", on_resume },
-    { "GUEST_PANICKED", on_panic },    { "MIGRATION", on_migration },
+    { "GUEST_PANICKED", on_panic },    { "MIGRATION", on_migration }, { "BLOCK_IO_ERROR", on_disk_error },
 };
 
 static void on_event(const char *name, struct json_object *data, void *userdata) {
@@ -236,7 +248,7 @@ static void on_event(const char *name, struct json_object *data, void *userdata)
         }
 }
 
-static int control_connect(struct machine *machine, struct error *error);
+static int control_connect(struct machine *machine, uint64_t deadline, struct error *error);
 
 /* QMP broke while QEMU lives: try again until it works or QEMU is gone. The machine itself is left alone. */
 static int connector_main(void *userdata) {
@@ -246,7 +258,7 @@ static int connector_main(void *userdata) {
         if (fiber_sleep(RECONNECT_PAUSE) < 0)
             break;
         if (!machine->ended)
-            (void) control_connect(machine, NULL);
+            (void) control_connect(machine, deadline_in(CONNECT_DEADLINE), NULL);
     }
     return 0;
 }
@@ -267,20 +279,20 @@ static void on_closed(void *userdata) {
 static const struct qmp_handlers qmp_handlers = { .event = on_event, .closed = on_closed };
 
 /* The console starts as output only, which a command line can say; input joins here. */
-static int console_join(struct machine *machine) {
+static int console_join(struct machine *machine, uint64_t deadline) {
     _cleanup_free_ char *arguments =
             text_format("{\"id\":\"console\",\"backend\":{\"type\":\"file\",\"data\":{\"in\":\"/dev/fdset/"
                         "%d\",\"out\":\"/dev/fdset/%d\","
                         "\"append\":true}}}",
                         MACHINE_FD_CONSOLE_IN, MACHINE_FD_CONSOLE_OUT);
 
-    return arguments ? qmp_call(machine->qmp, "chardev-change", arguments, -1, deadline_in(QMP_DEADLINE),
-                                NULL, NULL)
+    return arguments ? qmp_call(machine->qmp, "chardev-change", arguments, -1, deadline, NULL, NULL)
                      : -ENOMEM;
 }
 
 static void status_take(struct machine *machine, const char *status) {
     machine->paused = text_equal(status, "paused");
+    machine->starved = text_equal(status, "io-error");
     if (text_equal(status, "shutdown") || text_equal(status, "guest-panicked") ||
         text_equal(status, "internal-error")) {
         machine->halted = true;
@@ -289,21 +301,21 @@ static void status_take(struct machine *machine, const char *status) {
     }
 }
 
-static int control_connect(struct machine *machine, struct error *error) {
+static int control_connect(struct machine *machine, uint64_t deadline, struct error *error) {
     _cleanup_json_ struct json_object *status = NULL;
     int fd = socket_connect(machine->directory, "qmp.sock"), r;
 
     if (fd < 0)
         return error_errno(error, fd, "connecting to QEMU");
     qmp_free(STEAL_PTR(machine->qmp));
-    r = qmp_open_take(fd, &qmp_handlers, machine, deadline_in(CONNECT_DEADLINE), &machine->qmp, error);
+    r = qmp_open_take(fd, &qmp_handlers, machine, deadline, &machine->qmp, error);
     if (r < 0)
         return r;
-    r = qmp_call(machine->qmp, "query-status", NULL, -1, deadline_in(QMP_DEADLINE), &status, error);
+    r = qmp_call(machine->qmp, "query-status", NULL, -1, deadline, &status, error);
     if (r < 0)
         return r;
     status_take(machine, json_text(status, "status", ""));
-    (void) console_join(machine);
+    (void) console_join(machine, deadline);
     return 0;
 }
 
@@ -384,7 +396,7 @@ static void on_guest_ready(bool started, void *userdata) {
         guest_start_late(machine);
     machine_mark(machine, "the guest answers");
     machine_changed(machine);
-    status_changed(machine);
+    machine_status_changed(machine);
 }
 
 static const struct guestport_handlers port_handlers = {
@@ -401,7 +413,7 @@ static void on_serial_output(const void *data, size_t size, void *userdata) {
 }
 
 static void on_agent_changed(void *userdata) {
-    status_changed(userdata);
+    machine_status_changed(userdata);
 }
 
 /* --- the end -------------------------------------------------------------------------------------------- */
@@ -629,12 +641,15 @@ int machine_connect(struct machine *machine, bool adopted, struct error *error) 
     r = guest_connect(machine);
     if (r < 0)
         return error_errno(error, r, "connecting to the guest");
-    r = control_connect(machine, adopted ? NULL : error);
+    watch_begin(machine->qemu);
+    r = control_connect(machine, deadline_in(adopted ? ADOPT_DEADLINE : CONNECT_DEADLINE),
+                        adopted ? NULL : error);
     if (r >= 0)
         return 0;
     if (!adopted)
         return r;
     /* A QEMU that does not answer now is no reason to touch it. */
+    watch_give_up(machine);
     connector_start(machine);
     return 0;
 }

@@ -19,6 +19,7 @@ struct qemu {
     unsigned references; /* the manager's, each machine's, the warming fiber's */
     struct driver_context context;
     struct fiber *warming; /* finds out what follows, once */
+    struct fiber *watching; /* watch.c, while there are machines */
     bool kvm;
     char *kvm_reason;
     uint64_t tsc_khz;
@@ -51,6 +52,10 @@ struct machine {
     bool ended;    /* the process is gone */
     bool told;     /* … and so was the manager */
     bool paused;
+    const char *trouble; /* why QEMU does not answer, or NULL; watch.c */
+    unsigned missed;     /* looks in a row without an answer */
+    bool starved;        /* QEMU stopped the guest: the host has no room for what it writes */
+    unsigned starving;   /* looks since it was last told to go on */
     bool killing;  /* by us */
     bool stopping; /* somebody asked it to stop */
     bool halted;   /* QEMU says that the guest is off */
@@ -101,6 +106,8 @@ int machine_call(struct machine *machine, const char *command, const char *argum
 int machine_ask(struct machine *machine, const char *command, uint64_t deadline);
 /* Why QEMU ended before it was of use, as an error. */
 int machine_failure(struct machine *machine, struct error *error);
+/* Tells the manager that what driver_facts says has changed. */
+void machine_status_changed(struct machine *machine);
 /* Tells the manager an end that happened while the machine was quiet. */
 void machine_tell_late(struct machine *machine);
 /* How many virtual processors the wished share of CPUs takes. */

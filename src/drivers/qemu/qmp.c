@@ -38,6 +38,7 @@ struct qmp {
     bool closed;
     bool greeted;
     uint64_t last_id;
+    uint64_t ping; /* its id, while its answer is awaited; else 0 */
     struct qmp_wait *calls;
     struct fiber_queue greeting;
     struct fiber_mutex sending;
@@ -108,6 +109,7 @@ static void qmp_close(struct qmp *qmp) {
 static int take_object(struct qmp *qmp, struct json_object *object) {
     const char *event = json_text(object, "event", NULL);
     struct qmp_wait *wait;
+    uint64_t id;
 
     if (event) {
         if (qmp->handlers && qmp->handlers->event)
@@ -121,7 +123,10 @@ static int take_object(struct qmp *qmp, struct json_object *object) {
     }
     if (!json_member(object, "return") && !json_member(object, "error"))
         return -EBADMSG;
-    wait = wait_take(qmp, (uint64_t) json_integer(object, "id", 0));
+    id = (uint64_t) json_integer(object, "id", 0);
+    if (id == qmp->ping)
+        qmp->ping = 0;
+    wait = wait_take(qmp, id);
     if (wait)
         wait_done(wait, json_object_get(object));
     return 0;
@@ -257,6 +262,44 @@ int qmp_call(struct qmp *given, const char *command, const char *arguments, int 
     r = call_result(command, wait.reply, ret, error);
     json_put(wait.reply);
     return r;
+}
+
+static int post(struct qmp *qmp, const char *command, uint64_t id) {
+    _cleanup_free_ char *text = call_text(command, NULL, id);
+    ssize_t sent;
+
+    if (!text)
+        return -ENOMEM;
+    if (qmp->closed)
+        return -ECONNRESET;
+    if (qmp->sending.owner)
+        return -EAGAIN;
+    sent = send(qmp->fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0)
+        return errno == EPIPE ? -ECONNRESET : -errno;
+    if ((size_t) sent == strlen(text))
+        return 0;
+    qmp_close(qmp);
+    return -ECONNRESET;
+}
+
+int qmp_post(struct qmp *qmp, const char *command) {
+    return post(qmp, command, ++qmp->last_id);
+}
+
+int qmp_ping(struct qmp *qmp) {
+    int r;
+
+    if (qmp->ping)
+        return 0;
+    r = post(qmp, "query-status", ++qmp->last_id);
+    if (r >= 0)
+        qmp->ping = qmp->last_id;
+    return r;
+}
+
+bool qmp_is_silent(const struct qmp *qmp) {
+    return qmp->ping != 0;
 }
 
 /* --- open and close ------------------------------------------------------------------------------------- */

@@ -29,6 +29,13 @@ int qmp_open_take(int fd, const struct qmp_handlers *handlers, void *userdata, u
 /* Ends the connection; waiting calls return -ECONNRESET. No handler is called any more. Also off fibers. */
 void qmp_free(struct qmp *qmp);
 bool qmp_is_open(const struct qmp *qmp);
+/* Sends one command without arguments, whose answer nobody waits for. Never waits: -EAGAIN when QEMU takes
+ * nothing or another command is half sent, -ECONNRESET when the connection is gone. Also off fibers. */
+int qmp_post(struct qmp *qmp, const char *command);
+/* Asks for a sign of life, unless an earlier one is still awaited; errors as for qmp_post. */
+int qmp_ping(struct qmp *qmp);
+/* Is the answer to a ping still awaited? */
+bool qmp_is_silent(const struct qmp *qmp);
 
 /* Fiber: one command. `arguments` is the text of a JSON object, or NULL. `passed` >= 0 goes along as a
  * descriptor. *ret (may be NULL) gets the return value. Errors: INTERNAL with QEMU's own words (-EIO),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* A running machine gets less through its balloon: the guest gives pages back. It cannot get more than it
  * started with. The share of CPU time is the control group's; only the number of virtual processors is
- * fixed. */
+ * fixed. What its disks take is limited by QEMU. */
 #include <errno.h>
 #include <json-c/json.h>
 
@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/text.h"
+#include "drivers/qemu/arguments.h"
 #include "drivers/qemu/machine.h"
 
 #define BALLOON_DEADLINE (30 * CLOCK_SECOND)
@@ -90,7 +91,19 @@ static int memory_resize(struct machine *machine, uint64_t before, uint64_t want
     return r;
 }
 
-int machine_resize(struct machine *machine, const struct instance_spec *before, struct error *error) {
+/* Applied at once; a machine of an earlier daemon may lack the object. */
+static int io_resize(struct machine *machine, const struct instance_spec *spec, struct error *error) {
+    _cleanup_free_ char *limits = machine_io_limits(spec->io_read, spec->io_write);
+    _cleanup_free_ char *arguments = limits ? text_format("{\"path\":\"/objects/" MACHINE_LIMITS "\","
+                                                          "\"property\":\"limits\",\"value\":%s}", limits)
+                                            : NULL;
+
+    if (!arguments)
+        return error_errno(error, -ENOMEM, "limiting its disks");
+    return machine_call(machine, "qom-set", arguments, NULL, error);
+}
+
+static int size_resize(struct machine *machine, const struct instance_spec *before, struct error *error) {
     const struct instance_spec *spec = machine->instance->spec;
     int r;
 
@@ -106,4 +119,19 @@ int machine_resize(struct machine *machine, const struct instance_spec *before, 
                          what, "stop it first");
     }
     return spec->memory == before->memory ? 0 : memory_resize(machine, before->memory, spec->memory, error);
+}
+
+int machine_resize(struct machine *machine, const struct instance_spec *before, struct error *error) {
+    const struct instance_spec *spec = machine->instance->spec;
+    bool limited = spec->io_read != before->io_read || spec->io_write != before->io_write;
+    int r = limited ? io_resize(machine, spec, error) : 0;
+
+    if (r >= 0)
+        r = size_resize(machine, before, error);
+    if (r < 0 && limited) {
+        fiber_shield();
+        (void) io_resize(machine, before, NULL);
+        fiber_unshield();
+    }
+    return r;
 }

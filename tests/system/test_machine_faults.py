@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What goes wrong around QEMU: it stands still or answers slowly, its disk's host is full, its process id is another's by
+now, its guest writes what looks like another disk. The VMs here have an empty disk and stay in their firmware."""
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+
+import guestlib
+from polderlib import DEADLINE, eventually
+
+COUNT = ["sh", "-c", guestlib.Counter.SCRIPT]
+UNRESPONSIVE = 10  # seconds within which it must be told
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="polderd needs root")
+
+
+def add_images(daemon):
+    daemon.polder("image", "build", "busybox")
+    blank = daemon.directory / "blank.raw"
+    with open(blank, "wb") as file:
+        file.truncate(16 << 20)
+    daemon.polder("image", "import", blank, "--name", "blank")
+
+
+@pytest.fixture(scope="module")
+def host(request):
+    with guestlib.host_daemon(request) as daemon:
+        add_images(daemon)
+        yield daemon
+
+
+@pytest.fixture
+def machine(host):
+    """machine(name, kind, options…): a running one, removed at the end, whatever state its QEMU is in."""
+    made = []
+
+    def start(name, kind="microvm", *options):
+        made.append(name)
+        if kind == "vm":
+            host.polder("run", "--kind", "vm", "--name", name, "--memory", "64M", "--network", "none", *options, "blank")
+        else:
+            host.polder("run", "--detach", "--kind", "microvm", "--name", name, "--network", "none", *options, "busybox", "--", *COUNT)
+        return name
+
+    yield start
+    for name in made:
+        host.polder("rm", "--force", "--purge", name, status=None)
+
+
+def pid_of(host, name):
+    return host.instance(name)["status"]["pid"]
+
+
+def is_unresponsive(host, name):
+    return host.instance(name)["status"]["unresponsive"]
+
+
+def shown_state(host, name):
+    """What `polder ls` has in its column STATE."""
+    rows = host.polder("ls", timeout=5).stdout.splitlines()
+    position = rows[0].index("STATE")
+    return next(row for row in rows if row.split()[0] == name)[position:].split()[0]
+
+
+@contextlib.contextmanager
+def stopped(pid):
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+# ---- QEMU stands still ----
+
+def test_stopped_qemu_is_told_and_comes_back(host, machine):
+    machine("still")
+    machine("empty", "vm")
+    machine("neighbour")
+    counter, other = guestlib.Counter(host, "still"), guestlib.Counter(host, "neighbour")
+    counter.wait_above(0)
+    with stopped(pid_of(host, "still")), stopped(pid_of(host, "empty")):
+        begun = time.monotonic()
+        for name in ("still", "empty"):
+            eventually(lambda: is_unresponsive(host, name), UNRESPONSIVE, f"{name} to be unresponsive")
+        assert time.monotonic() - begun < UNRESPONSIVE
+        for name in ("still", "empty"):
+            status = host.instance(name)["status"]
+            assert status["state"] == "running" and status["reason"] == "unresponsive", status
+            assert "stopped by a signal" in status["message"], status
+            assert shown_state(host, name) == "unresponsive"
+        assert shown_state(host, "neighbour") == "running"
+        # Nobody else waits for it.
+        other.wait_above(other.value())
+        # What asks QEMU fails in time, and is not done later.
+        done = host.polder("pause", "still", status=None, timeout=30)
+        assert done.returncode != 0 and "QEMU" in done.stderr, done
+        assert host.state_of("still") == "running"
+    for name in ("still", "empty"):
+        eventually(lambda: not is_unresponsive(host, name), UNRESPONSIVE, f"{name} to answer again")
+        status = host.instance(name)["status"]
+        assert status["state"] == "running" and not status.get("message") and not status.get("reason"), status
+        assert shown_state(host, name) == "running"
+    counter.wait_above(counter.value())
+
+
+def test_stopped_qemu_is_killed_and_restarted_once(host, machine):
+    machine("killed", "microvm", "--restart", "on-failure:1")
+    for name, kill in (("killed", ["kill", "killed"]), ("gone", ["stop", "--force", "gone"]), ("asked", ["stop", "--time", "2s", "asked"])):
+        if name != "killed":
+            machine(name, "vm")
+        pid = pid_of(host, name)
+        with stopped(pid):
+            eventually(lambda: is_unresponsive(host, name), UNRESPONSIVE, "it to be unresponsive")
+            host.polder(*kill, timeout=30)
+            eventually(lambda: not guestlib.is_alive(pid), what="the end of QEMU")
+    for name in ("gone", "asked"):
+        assert host.state_of(name) == "stopped" and not is_unresponsive(host, name)
+    # Killed by hand: that is an end like any other, after which it is restarted as told, once.
+    eventually(lambda: host.instance("killed")["status"]["restarts"] == 1 and host.state_of("killed") == "running", what="the restart")
+    time.sleep(2)
+    assert host.instance("killed")["status"]["restarts"] == 1 and not is_unresponsive(host, "killed")
+
+
+def test_paused_guest_is_not_unresponsive(host, machine):
+    machine("resting")
+    host.polder("pause", "resting")
+    time.sleep(UNRESPONSIVE)
+    status = host.instance("resting")["status"]
+    assert status["state"] == "paused" and not status["unresponsive"] and not status.get("message"), status
+    assert shown_state(host, "resting") == "paused"
+
+
+def test_daemon_starts_beside_a_stopped_qemu(host, machine):
+    """It is taken over as what it is, and everybody else is not kept waiting for it."""
+    machine("held")
+    machine("free")
+    counter, other = guestlib.Counter(host, "held"), guestlib.Counter(host, "free")
+    counter.wait_above(0)
+    pid = pid_of(host, "held")
+    with stopped(pid):
+        host.kill9()
+        host.start()
+        assert host.state_of("held") == "running" and pid_of(host, "held") == pid
+        eventually(lambda: is_unresponsive(host, "held"), UNRESPONSIVE, "it to be unresponsive")
+        other.wait_above(other.value())
+    eventually(lambda: not is_unresponsive(host, "held"), DEADLINE, "it to answer again")
+    counter.wait_above(counter.value())
+    host.polder("pause", "held")
+    host.polder("resume", "held")
+
+
+def test_watching_costs_nothing(host, machine):
+    for name in ("one", "two", "three"):
+        machine(name, "vm")
+    host.list()
+
+    def ticks():
+        fields = pathlib.Path(f"/proc/{host.pid}/stat").read_text().rsplit(") ", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+    before, begun = ticks(), time.monotonic()
+    time.sleep(20)
+    used = (ticks() - before) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - begun)
+    assert used <= 0.002, used  # a tick of the clock that counts is 0.05 % of 20 s
+
+
+# ---- QMP that is slow ----
+
+class SlowMonitor:
+    """Stands between polderd and a QEMU: the greeting and each answer come late, and byte for byte."""
+
+    def __init__(self, path, delay):
+        self.path, self.real, self.delay = path, path.with_name("qmp.real"), delay
+        path.rename(self.real)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        self.over = threading.Event()
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while not self.over.is_set():
+            with contextlib.suppress(OSError):
+                client, _ = self.listener.accept()
+                threading.Thread(target=self.pass_on, args=(client,), daemon=True).start()
+
+    def pass_on(self, client):
+        with contextlib.suppress(OSError), client, socket.socket(socket.AF_UNIX) as real:
+            real.connect(str(self.real))
+            threading.Thread(target=self.copy, args=(client, real), daemon=True).start()
+            while data := real.recv(4096):
+                if self.over.wait(self.delay):
+                    break
+                for byte in data:
+                    client.sendall(bytes([byte]))
+                    time.sleep(0.001)
+
+    @staticmethod
+    def copy(source, target):
+        with contextlib.suppress(OSError):
+            while data := source.recv(4096):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        self.over.set()
+        self.listener.close()
+        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.real.rename(self.path)
+
+
+def test_slow_monitor_slows_nobody_else(host, machine):
+    machine("slow")
+    machine("quick")
+    quick = guestlib.Counter(host, "quick")
+    quick.wait_above(0)
+    pid = pid_of(host, "slow")
+    host.kill9()
+    monitor = SlowMonitor(host.run / "i" / next(path.name for path in (host.run / "i").iterdir() if path.name in cgroup_of(pid)) / "qmp.sock", 20)
+    try:
+        begun = time.monotonic()
+        host.start()
+        assert time.monotonic() - begun < 20, "the start waited for one machine"
+        eventually(lambda: is_unresponsive(host, "slow"), UNRESPONSIVE, "it to be unresponsive")
+        quick.wait_above(quick.value())
+        begun = time.monotonic()
+        assert host.polder("pause", "slow", status=None, timeout=40).returncode != 0
+        assert time.monotonic() - begun < 30
+        # Its guest is reached by another way, and what ends it needs no QMP.
+        assert host.execute("slow", "echo", "here") == "here\n"
+        host.polder("stop", "--force", "slow", timeout=30)
+        assert not guestlib.is_alive(pid)
+    finally:
+        monitor.close()
+
+
+def cgroup_of(pid):
+    return pathlib.Path(f"/proc/{pid}/cgroup").read_text()
+
+
+# ---- a process id that is another's ----
+
+def process_with_id(pid, tries=500):
+    """A process that has just this id; None if others were always faster."""
+    last = pathlib.Path("/proc/sys/kernel/ns_last_pid")
+    for _ in range(tries):
+        last.write_text(str(pid - 1))
+        process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        if process.pid == pid:
+            return process
+        process.kill()
+        process.wait()
+    return None
+
+
+def test_reused_id_is_not_touched(host, machine):
+    machine("former")
+    pid = pid_of(host, "former")
+    host.kill9()
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not pathlib.Path(f"/proc/{pid}").exists(), what="the end of QEMU")
+    stranger = process_with_id(pid)
+    if stranger is None:
+        pytest.skip("the process id could not be taken: the host starts processes faster")
+    try:
+        host.start()
+        # It ended, or was started anew where its start had not been written down yet.
+        eventually(lambda: host.state_of("former") == "failed" or pid_of(host, "former") not in (0, pid), what="the end of the former")
+        assert stranger.poll() is None and pid_of(host, "former") != pid
+        host.polder("rm", "--force", "--purge", "former")
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
