@@ -149,9 +149,9 @@ static int run_wait(struct invocation *invocation, struct error *error) {
     return for_each(invocation, wait_one, error);
 }
 
-#define ACTION_TEXT(flag_name, short_name, member, placeholder, text)                                        \
+#define ACTION_TEXT(flag_name, short_name, member, value_name, text)                                        \
     { .name = flag_name, .letter = short_name, .type = FLAG_TEXT,                                              \
-      .offset = offsetof(struct action_options, member), .value = placeholder, .help = text }
+      .offset = offsetof(struct action_options, member), .value = value_name, .help = text }
 static const struct flag stop_flags[] = {
     ACTION_TEXT("time", 't', timeout, "DURATION", "How long it has to end before it is killed."),
     { .name = "force", .letter = 'f', .type = FLAG_SWITCH, .offset = offsetof(struct action_options, force),

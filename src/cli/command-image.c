@@ -394,9 +394,9 @@ static int run_image_prune(struct invocation *invocation, struct error *error) {
 
 /* --- rows -------------------------------------------------------------------------------------------------------------- */
 
-#define IMAGE_TEXT(flag_name, member, placeholder, text)                                                     \
+#define IMAGE_TEXT(flag_name, member, value_name, text)                                                     \
     { .name = flag_name, .type = FLAG_TEXT, .offset = offsetof(struct image_options, member),                  \
-      .value = placeholder, .help = text }
+      .value = value_name, .help = text }
 static const char *const kernels[] = { "cloud", "generic", NULL };
 static const char *const variants[] = { "container", "disk", "both", NULL };
 static const char *const types[] = { "disk", "iso", "rootfs", "oci", "docker-archive", NULL };

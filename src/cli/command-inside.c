@@ -203,9 +203,9 @@ static int run_logs(struct invocation *invocation, struct error *error) {
 #define INSIDE_SWITCH(flag_name, short_name, member, text)                                                   \
     { .name = flag_name, .letter = short_name, .type = FLAG_SWITCH,                                            \
       .offset = offsetof(struct inside_options, member), .help = text }
-#define INSIDE_TEXT(flag_name, short_name, member, placeholder, text)                                        \
+#define INSIDE_TEXT(flag_name, short_name, member, value_name, text)                                        \
     { .name = flag_name, .letter = short_name, .type = FLAG_TEXT,                                              \
-      .offset = offsetof(struct inside_options, member), .value = placeholder, .help = text }
+      .offset = offsetof(struct inside_options, member), .value = value_name, .help = text }
 static const struct flag exec_flags[] = {
     INSIDE_SWITCH("interactive", 'i', interactive, "Send standard input."),
     INSIDE_SWITCH("tty", 't', tty, "Give the command a terminal."),

@@ -168,9 +168,9 @@ static int run_show(struct invocation *invocation, struct error *error) {
     return r;
 }
 
-#define LIST_FLAG(flag_name, member, placeholder, text)                                                      \
+#define LIST_FLAG(flag_name, member, value_name, text)                                                      \
     { .name = flag_name, .type = FLAG_TEXT, .offset = offsetof(struct list_options, member),                   \
-      .value = placeholder, .help = text }
+      .value = value_name, .help = text }
 static const char *const kinds[] = { "container", "microvm", "vm", "fake", NULL };
 static const char *const states[] = { "created",   "queued",   "starting", "running",   "paused", "suspending",
                                       "suspended", "stopping", "stopped",  "migrating", "failed", "deleted", NULL };

@@ -35,7 +35,7 @@ struct flag {
     char letter;
     enum flag_type type;
     size_t offset;     /* in the command's options */
-    const char *value; /* placeholder; NULL for switches */
+    const char *value; /* name of the value, as in help; NULL for switches */
     const char *const *choices; /* NULL-terminated, or NULL */
     enum complete complete;
     const char *help;

@@ -64,7 +64,7 @@ struct field {
     const char *flag;          /* CLI long flag without dashes, NULL for none */
     const char *alias;         /* a second long flag with the same meaning */
     char short_flag;
-    const char *value; /* CLI placeholder, "SIZE" */
+    const char *value; /* its name in help: "SIZE" */
     const char *help;  /* one sentence */
 };
 
