@@ -7,42 +7,43 @@
 #include "base/text.h"
 #include "simulator/mode.h"
 
-static const struct mode *const modes[] = { &placement_mode, &queue_mode, NULL };
+static const struct mode *const modes[] = { &placement_mode, &queue_mode, &roadef_mode, NULL };
 
 static int usage(FILE *stream) {
-    fputs("Usage: polder simulate MODE [OPTIONS] FILE...\n\nModes:\n", stream);
+    fputs("Usage: polder simulate [MODE] [OPTIONS] FILE...\n\nModes (queue when none is named):\n", stream);
     for (const struct mode *const *mode = modes; *mode; mode++)
         fprintf(stream, "  %-14s %s\n", (*mode)->name, (*mode)->summary);
     fputs("\n'polder simulate MODE --help' tells the options of a mode.\n", stream);
     return stream == stdout ? 0 : 2;
 }
 
-static const struct mode *mode_find(const char *name) {
+/* The first word names the mode, also written as an option (--roadef); one that is none belongs to the mode `queue`. */
+static const struct mode *mode_find(const char *name, int *ret_words) {
+    if (text_starts(name, "--"))
+        name += 2;
+    *ret_words = 1;
     for (const struct mode *const *mode = modes; *mode; mode++)
         if (text_equal((*mode)->name, name))
             return *mode;
-    return NULL;
+    *ret_words = 0;
+    return &queue_mode;
 }
 
 int main(int count, char **words) {
     _cleanup_error_ struct error error = ERROR_INIT;
     const struct mode *mode;
-    int r;
+    int named, r;
 
     if (count < 2)
         return usage(stderr);
     if (text_equal(words[1], "--help") || text_equal(words[1], "-h") || text_equal(words[1], "help"))
         return usage(stdout);
-    mode = mode_find(words[1]);
-    if (!mode) {
-        fprintf(stderr, "polder simulate: there is no mode '%.80s'\n", words[1]);
-        return usage(stderr);
-    }
-    if (count > 2 && (text_equal(words[2], "--help") || text_equal(words[2], "-h"))) {
+    mode = mode_find(words[1], &named);
+    if (named && count > 2 && (text_equal(words[2], "--help") || text_equal(words[2], "-h"))) {
         printf("Usage: polder simulate %s %s", mode->name, mode->help);
         return 0;
     }
-    r = mode->run(count - 2, words + 2, &error);
+    r = mode->run(count - 1 - named, words + 1 + named, &error);
     if (r >= 0)
         return r;
     _cleanup_free_ char *sentence = error_sentence(&error, LANGUAGE_ENGLISH);
