@@ -21,6 +21,7 @@ struct listener {
     struct api *api;
     int fd;
     char *path;      /* to remove at the end; NULL: from socket activation */
+    uint64_t inode;  /* of the file there: what somebody else put in its place meanwhile stays */
     enum role role;
     const char *origin;
     sd_event_source *source;

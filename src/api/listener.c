@@ -92,6 +92,12 @@ static int on_accept(sd_event_source *source _unused_, int fd, uint32_t events _
     return 0;
 }
 
+static uint64_t inode_of(const char *path) {
+    struct stat status;
+
+    return lstat(path, &status) < 0 ? 0 : status.st_ino;
+}
+
 static int listener_add(struct api *api, int fd, enum role role, const char *path, struct error *error) {
     struct listener *listener = &api->listeners[api->listener_count];
     int r;
@@ -104,6 +110,7 @@ static int listener_add(struct api *api, int fd, enum role role, const char *pat
                                    .origin = role == ROLE_ADMIN ? "unix" : "unix-ro" };
     api->listener_count++;
     if (path) {
+        listener->inode = inode_of(path);
         listener->path = strdup(path);
         if (!listener->path)
             return error_set(error, ERROR_NO_MEMORY, "");
@@ -207,7 +214,7 @@ void listeners_close(struct api *api) {
         listener->source = sd_event_source_disable_unref(listener->source);
         listener->pause = sd_event_source_disable_unref(listener->pause);
         listener->fd = close_fd(listener->fd);
-        if (listener->path)
+        if (listener->path && inode_of(listener->path) == listener->inode)
             (void) unlink(listener->path);
         free(listener->path);
     }

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/text.h"
@@ -128,15 +129,34 @@ static int read_line(const char *path, unsigned number, char *line, struct confi
     return 0;
 }
 
+bool others_can_write(const struct stat *status) {
+    return (status->st_mode & S_IWOTH) || ((status->st_mode & S_IWGRP) && status->st_gid != getegid());
+}
+
+/* Who can write the directory can put another file in the place of one; a sticky one keeps others' files. */
+static int check_directory(const char *path, struct error *error) {
+    const char *slash = strrchr(path, '/');
+    _cleanup_free_ char *directory = slash > path ? strndup(path, (size_t) (slash - path)) : strdup(slash ? "/" : ".");
+    struct stat status;
+
+    if (!directory)
+        return -ENOMEM;
+    if (stat(directory, &status) < 0)
+        return -errno;
+    if ((status.st_uid != geteuid() && status.st_uid != 0) || (others_can_write(&status) && !(status.st_mode & S_ISVTX)))
+        return error_set(error, ERROR_BAD_SOURCE, directory, "it must be a directory of root's that others cannot write");
+    return 0;
+}
+
 /* Whoever can write this file is root: refuse one that others could have written. */
 static int check_owner(const char *path, struct error *error) {
     struct stat status;
 
     if (stat(path, &status) < 0)
         return -errno;
-    if (!S_ISREG(status.st_mode) || status.st_uid != geteuid() || (status.st_mode & S_IWOTH))
+    if (!S_ISREG(status.st_mode) || status.st_uid != geteuid() || others_can_write(&status))
         return error_set(error, ERROR_BAD_SOURCE, path, "it must be a regular file of this user that others cannot write");
-    return 0;
+    return check_directory(path, error);
 }
 
 int configuration_read(const char *path, bool explicit_path, struct configuration *configuration, struct error *error) {

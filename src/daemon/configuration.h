@@ -27,6 +27,10 @@ extern const struct table configuration_table;
 
 struct manager_configuration;
 
+struct stat;
+
+/* May anybody but the owner and the owner's own group write it? */
+bool others_can_write(const struct stat *status);
 /* Defaults, then the file (absent is fine unless `explicit`), which must not be writable by others. Errors name the line. */
 int configuration_read(const char *path, bool explicit_path, struct configuration *configuration, struct error *error);
 /* One setting in its text form; lists grow, by each of the parts that blanks divide. Errors: those of table_decode_text. */

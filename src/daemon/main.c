@@ -162,8 +162,19 @@ static int directory_make(const char *path, mode_t mode, struct error *error) {
         return error_errno(error, r, "creating %s", path);
     if (lstat(path, &status) < 0)
         return error_errno(error, -errno, "looking at %s", path);
-    if (!S_ISDIR(status.st_mode) || status.st_uid != geteuid() || (status.st_mode & S_IWOTH))
+    if (!S_ISDIR(status.st_mode) || status.st_uid != geteuid() || others_can_write(&status))
         return error_set(error, ERROR_BAD_SOURCE, path, "it must be a directory of this user that others cannot write");
+    return 0;
+}
+
+/* What lies there is run as root. */
+static int libexec_check(const char *path, struct error *error) {
+    struct stat status;
+
+    if (stat(path, &status) < 0)
+        return errno == ENOENT ? 0 : error_errno(error, -errno, "looking at %s", path);
+    if (!S_ISDIR(status.st_mode) || (status.st_uid != geteuid() && status.st_uid != 0) || others_can_write(&status))
+        return error_set(error, ERROR_BAD_SOURCE, path, "it must be a directory of root's that others cannot write");
     return 0;
 }
 
@@ -173,6 +184,8 @@ static int directories_make(struct daemon *daemon, struct error *error) {
 
     if (r >= 0)
         r = directory_make(daemon->configuration.run, 0711, error);
+    if (r >= 0)
+        r = libexec_check(daemon->configuration.libexec, error);
     for (size_t i = 0; r >= 0 && i < ELEMENTS(parts); i++) {
         _cleanup_free_ char *path = text_format("%s/%s", daemon->configuration.run, parts[i]);
         r = path ? directory_make(path, 0711, error) : -ENOMEM;
