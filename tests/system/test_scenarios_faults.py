@@ -2,6 +2,7 @@
 """Faults around the daemon: signals, full and read-only disks, slow and failing fsync, blocked logs, no descriptors,
 a reboot, a stepped clock, a damaged store."""
 import concurrent.futures
+import contextlib
 import fcntl
 import os
 import pathlib
@@ -11,7 +12,6 @@ import shutil
 import signal
 import socket
 import sqlite3
-import statistics
 import subprocess
 import time
 import uuid
@@ -342,12 +342,9 @@ def latencies(daemon, count):
     return sorted(found)
 
 
-def test_slow_fsync_does_not_slow_reads(make_daemon, failpoints):
-    """500 ms for each fsync: the p99 of reads stays below 5 ms. The best of a few tries, since the machine may be busy."""
-    if polderlib.build_option("b_sanitize") not in (None, "none", []):
-        pytest.skip("sanitizers distort the time that is measured here")
-    daemon = make_daemon(environment={"POLDER_FAILPOINTS": "store-sync=delay:500"}, log_level="info").start()
-    daemon.create("a", start=True)
+@contextlib.contextmanager
+def being_written(daemon, count=2):
+    """Changes come all the while, each of which is an fsync."""
     stop = []
 
     def write(number):
@@ -355,21 +352,34 @@ def test_slow_fsync_does_not_slow_reads(make_daemon, failpoints):
         while not stop:
             reply = client.request("PATCH", "/v1/instances/a", {"spec": {"description": f"{number} {time.time()}"}})
             assert reply.status in (200, 202), reply
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        writers = [pool.submit(write, number) for number in range(2)]
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        writers = [pool.submit(write, number) for number in range(count)]
         try:
-            best = 1
-            for _ in range(8):
-                found = latencies(daemon, 1000)
-                best = min(best, found[990])
-                if best < 0.005:
-                    break
+            yield
         finally:
             stop.append(True)
         for writer in writers:
             writer.result()
-    assert best < 0.005, f"p99 is {best * 1000:.1f} ms"
-    print(f"p99 of reads with 500 ms fsync: {best * 1000:.2f} ms, median {statistics.median(found) * 1000:.2f} ms")
+
+
+def test_slow_fsync_does_not_slow_reads(make_daemon, failpoints):
+    """500 ms for each fsync: the p99 of reads stays below 5 ms. The best of a few tries, since the machine may be busy;
+    where it is so busy that even a daemon without the delay is slower than that, the delay must not add to it."""
+    if polderlib.build_option("b_sanitize") not in (None, "none", []):
+        pytest.skip("sanitizers distort the time that is measured here")
+    slow = make_daemon(environment={"POLDER_FAILPOINTS": "store-sync=delay:500"}, log_level="info").start()
+    plain = make_daemon(log_level="info").start()
+    best = {slow: 1, plain: 1}
+    for daemon in best:
+        daemon.create("a", start=True)
+    for _ in range(8):
+        for daemon in best:
+            with being_written(daemon):
+                best[daemon] = min(best[daemon], latencies(daemon, 1000)[990])
+        if best[slow] < 0.005:
+            break
+    print(f"p99 of reads with 500 ms fsync: {best[slow] * 1000:.2f} ms, without {best[plain] * 1000:.2f} ms")
+    assert best[slow] < max(0.005, best[plain] * 1.5)
 
 
 def store_sql(daemon, statement):
