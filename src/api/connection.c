@@ -27,7 +27,7 @@
 
 #define FRESH_SECONDS 10 /* from connecting to the first byte */
 #define HEAD_SECONDS 10  /* from the first byte of a head to its last */
-#define BODY_SECONDS 30
+#define BODY_SECONDS 15 /* of JSON: a mebibyte at most */
 #define IDLE_SECONDS 75
 #define DRAIN_SECONDS 5
 #define DRAIN_MAX (64 * 1024 * 1024)
@@ -301,7 +301,7 @@ static int parse_head(struct connection *connection, size_t length, struct error
     return 0;
 }
 
-/* Gives the parser what has come of the body. -EBADMSG when it is malformed. */
+/* Gives the parser what has come of the body. -EBADMSG when it is malformed, -ENOMEM. */
 static int feed_body(struct connection *connection) {
     struct request *request = &connection->request;
     http_parser *parser = &connection->parser;
@@ -313,7 +313,7 @@ static int feed_body(struct connection *connection) {
     if (parser->http_errno == HPE_PAUSED)
         http_parser_pause(parser, 0);
     else if (parser->http_errno != HPE_OK)
-        return -EBADMSG;
+        return request->body.failed ? -ENOMEM : -EBADMSG;
     buffer_consume(&connection->input, taken);
     return 0;
 }
@@ -418,9 +418,11 @@ static int take_head(struct connection *connection) {
 static int take_body(struct connection *connection) {
     struct request *request = &connection->request;
     _cleanup_error_ struct error error = ERROR_INIT;
-    int r = 0;
+    int r = feed_body(connection);
 
-    if (feed_body(connection) < 0)
+    if (r == -ENOMEM)
+        r = error_set(&error, ERROR_NO_MEMORY);
+    else if (r < 0)
         r = error_set(&error, ERROR_BAD_REQUEST, "the body's chunks are malformed");
     else if (request->body.size > BODY_JSON_MAX)
         r = error_set(&error, ERROR_TOO_LARGE, "the body", "1MiB");
@@ -605,7 +607,7 @@ static void connection_expire(struct connection *connection) {
         request->keep_alive = false;
         if (!request->method)
             request->method = "";
-        (void) error_set(&error, ERROR_SLOW_REQUEST, connection->state == CONNECTION_BODY ? "30s" : "10s");
+        (void) error_set(&error, ERROR_SLOW_REQUEST, connection->state == CONNECTION_BODY ? "15s" : "10s");
         connection_reply(connection, -ETIMEDOUT, &error);
         if (connection->state == CONNECTION_DRAIN)
             connection_close(connection);

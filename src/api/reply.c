@@ -17,6 +17,7 @@
 #define LENGTH_CHUNKED SIZE_MAX
 #define LENGTH_NONE (SIZE_MAX - 1)
 #define READ_SECONDS 30 /* an upload that brings nothing for so long is dropped */
+#define READ_RATE 128   /* bytes that pay for a further second of waiting */
 
 static const char *status_text(unsigned status) {
     static const struct {
@@ -249,15 +250,26 @@ void request_cancelable(struct request *request, bool cancelable) {
         fiber_cancel(fiber_current());
 }
 
+/* A client that sends a byte now and then would keep its connection, and what it uploads to, for ever: the waits are
+ * counted together, and only what comes allows more of them. What the other end of the upload takes costs nothing. */
+static uint64_t patience(const struct request *request) {
+    uint64_t allowed = (READ_SECONDS + request->body_received / READ_RATE) * CLOCK_SECOND;
+    uint64_t left = allowed > request->waited ? allowed - request->waited : 0;
+
+    return left < READ_SECONDS * CLOCK_SECOND ? left : READ_SECONDS * CLOCK_SECOND;
+}
+
 long request_read(struct request *request, void *data, size_t size, struct error *error) {
     size_t have;
 
     while (request->body.size == 0) {
+        uint64_t begun = clock_now();
         int r;
 
         if (request->complete)
             return 0;
-        r = connection_read_body(request->connection, deadline_in(READ_SECONDS * CLOCK_SECOND));
+        r = connection_read_body(request->connection, deadline_in(patience(request)));
+        request->waited += clock_now() - begun;
         if (r == -ETIMEDOUT)
             return error_set(error, ERROR_SLOW_REQUEST, "30s");
         if (r == -ECANCELED || r == -ENOMEM)

@@ -166,7 +166,7 @@ int request_decode_body(struct request *request, struct error *error) {
     if (request->body.size == 0 && (route->flags & ROUTE_REQUIRED))
         return error_set(error, ERROR_BAD_REQUEST, "its body is missing");
     if (request->body.size > 0) {
-        r = json_parse(request->body.data, request->body.size, &request->json, error);
+        r = json_parse_foreign(request->body.data, request->body.size, &request->json, error);
         if (r < 0)
             return r;
         buffer_done(&request->body);

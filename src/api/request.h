@@ -54,6 +54,7 @@ struct request {
     void *input;              /* decoded by route->body */
     struct buffer body;       /* bytes of the body that nobody consumed yet */
     uint64_t body_received;
+    uint64_t waited;          /* microseconds, for what an upload brings */
     bool has_body;
     bool complete;            /* the whole body has arrived */
     bool head_only;           /* HEAD */

@@ -127,7 +127,7 @@ int socket_receive_json(struct socket *socket, struct json_object **ret, struct 
     }
     if (!message.text)
         return error_set(error, ERROR_BAD_REQUEST, "the first WebSocket message must be JSON text");
-    return json_parse(message.data, message.size, ret, error);
+    return json_parse_foreign(message.data, message.size, ret, error);
 }
 
 /* --- from the client -------------------------------------------------------------------------------------------- */
@@ -144,7 +144,7 @@ static int take_control(struct pump *pump, const struct websocket_message *messa
     static const char *const members[] = { "resize", "signal", "stdin", NULL };
     _cleanup_json_ struct json_object *json = NULL;
     const char *name;
-    int r = json_parse(message->data, message->size, &json, &pump->error);
+    int r = json_parse_foreign(message->data, message->size, &json, &pump->error);
 
     if (r == 0)
         r = json_only(json, "a control message", members, &pump->error);

@@ -23,7 +23,9 @@
 #include "base/switch.h"
 
 #define STACK_POOL_MAX 32
-#define WORKERS_MAX 4
+#define WORKERS_USUAL 4 /* work at the same time */
+#define WORKERS_MAX 64  /* with those that hang, on storage that does not answer, and therefore do not count */
+#define STUCK_TIME CLOCK_SECOND
 #define TIMER_ACCURACY 1000 /* us; 0 would mean 250 ms to sd-event */
 
 struct fiber {
@@ -60,6 +62,11 @@ struct job {
     struct job *next;
 };
 
+struct worker {
+    pthread_t thread;
+    uint64_t since; /* when it took its job, 0: it has none */
+};
+
 /* The loop of this thread. The one mutable global of the program: a fiber's code must find its scheduler from any
  * depth, and a parameter through every function would only repeat what the thread already knows. */
 static struct loop {
@@ -77,9 +84,10 @@ static struct loop {
     pthread_cond_t work;
     struct posted *posted_first, *posted_last;
     struct job *jobs_first, *jobs_last;
-    unsigned workers, idle_workers;
-    bool stopping;
-    pthread_t threads[WORKERS_MAX];
+    unsigned jobs_waiting;
+    unsigned worker_count, idle_workers;
+    bool stopping, rescue_armed;
+    struct worker workers[WORKERS_MAX];
 } loop = { .post_fd = -EBADF, .lock = PTHREAD_MUTEX_INITIALIZER, .work = PTHREAD_COND_INITIALIZER };
 
 /* --- the loop -------------------------------------------------------------------------------------------------- */
@@ -154,7 +162,7 @@ int loop_init(void) {
 
     if (r < 0)
         return r;
-    loop.stopping = false;
+    loop.stopping = loop.rescue_armed = false;
     loop.post_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (loop.post_fd < 0)
         return -errno;
@@ -172,9 +180,9 @@ static void workers_stop(void) {
     loop.stopping = true;
     pthread_cond_broadcast(&loop.work);
     pthread_mutex_unlock(&loop.lock);
-    for (unsigned i = 0; i < loop.workers; i++)
-        pthread_join(loop.threads[i], NULL);
-    loop.workers = loop.idle_workers = 0;
+    for (unsigned i = 0; i < loop.worker_count; i++)
+        pthread_join(loop.workers[i].thread, NULL);
+    loop.worker_count = loop.idle_workers = 0;
 }
 
 void loop_done(void) {
@@ -561,11 +569,14 @@ static void job_finished(void *userdata) {
     fiber_wake(job->fiber, 0);
 }
 
-static void *worker_main(void *userdata _unused_) {
+static void *worker_main(void *userdata) {
+    struct worker *worker = userdata;
+
     pthread_mutex_lock(&loop.lock);
     for (;;) {
         struct job *job;
 
+        worker->since = 0;
         loop.idle_workers++;
         while (!loop.jobs_first && !loop.stopping)
             pthread_cond_wait(&loop.work, &loop.lock);
@@ -576,6 +587,8 @@ static void *worker_main(void *userdata _unused_) {
         loop.jobs_first = job->next;
         if (!loop.jobs_first)
             loop.jobs_last = NULL;
+        loop.jobs_waiting--;
+        worker->since = clock_now();
         pthread_mutex_unlock(&loop.lock);
         job->result = job->function(job->userdata);
         /* Nothing can be done if memory for the note is gone, but try until it is there: a fiber waits. */
@@ -588,33 +601,69 @@ static void *worker_main(void *userdata _unused_) {
 }
 
 static int worker_start(void) {
+    struct worker *worker = &loop.workers[loop.worker_count];
     sigset_t all, before;
     int r;
 
+    worker->since = 0;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    r = pthread_create(&loop.threads[loop.workers], NULL, worker_main, NULL);
+    r = pthread_create(&worker->thread, NULL, worker_main, worker);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (r == 0)
-        loop.workers++;
+        loop.worker_count++;
     return -r;
+}
+
+/* Does a job wait that a further worker should take? One that is at its job for long may never come back. */
+static bool worker_is_needed(void) {
+    uint64_t now = clock_now();
+    unsigned moving = 0;
+
+    for (unsigned i = 0; i < loop.worker_count; i++)
+        moving += loop.workers[i].since == 0 || now - loop.workers[i].since < STUCK_TIME;
+    return loop.jobs_waiting > loop.idle_workers && moving < WORKERS_USUAL && loop.worker_count < WORKERS_MAX;
+}
+
+static void rescue_arm(void);
+
+static int on_rescue(sd_event_source *source _unused_, uint64_t due _unused_, void *userdata _unused_) {
+    pthread_mutex_lock(&loop.lock);
+    loop.rescue_armed = false;
+    if (worker_is_needed())
+        (void) worker_start();
+    rescue_arm();
+    pthread_mutex_unlock(&loop.lock);
+    return 0;
+}
+
+/* Looks again later whether the jobs that wait do so behind others that hang. */
+static void rescue_arm(void) {
+    if (loop.jobs_waiting <= loop.idle_workers || loop.rescue_armed)
+        return;
+    loop.rescue_armed = sd_event_add_time_relative(loop.event, NULL, CLOCK_MONOTONIC, STUCK_TIME, STUCK_TIME / 10,
+                                                   on_rescue, NULL) >= 0;
 }
 
 static int job_submit(struct job *job) {
     int r = 0;
 
     pthread_mutex_lock(&loop.lock);
-    if (loop.idle_workers == 0 && loop.workers < WORKERS_MAX)
+    loop.jobs_waiting++;
+    if (worker_is_needed())
         r = worker_start();
-    if (r < 0 && loop.workers > 0)
+    if (r < 0 && loop.worker_count > 0)
         r = 0;
-    if (r >= 0) {
+    if (r < 0) {
+        loop.jobs_waiting--;
+    } else {
         if (loop.jobs_last)
             loop.jobs_last->next = job;
         else
             loop.jobs_first = job;
         loop.jobs_last = job;
         pthread_cond_signal(&loop.work);
+        rescue_arm();
     }
     pthread_mutex_unlock(&loop.lock);
     return r;

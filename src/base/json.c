@@ -6,6 +6,7 @@
 #include <json-c/json.h>
 #include <limits.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/text.h"
@@ -18,6 +19,27 @@ static int refuse(struct error *error, const char *reason, size_t position) {
 
     snprintf(text, sizeof(text), "%zu", position);
     return error_set(error, ERROR_BAD_JSON, reason, text);
+}
+
+/* What json-c takes for an empty object or array with its table, and for a value with its place in one, rounded up. */
+#define CONTAINER_BYTES 1024
+#define VALUE_BYTES 192
+#define BASE_BYTES 16384
+
+/* How much a text holds, from one look at it. */
+struct extent {
+    size_t containers, values;
+    bool limited;
+};
+
+/* json-c does not look whether it got memory, and then drops members or ends the program. So the most that it could want
+ * is taken once, and given back for it to take. */
+static bool memory_suffices(const struct extent *extent, size_t size) {
+    void *reserve = malloc(BASE_BYTES + 2 * size + CONTAINER_BYTES * extent->containers + VALUE_BYTES * extent->values);
+    bool suffices = reserve != NULL;
+
+    free(reserve);
+    return suffices;
 }
 
 /* Would the run of digits that starts at text overflow 64 bits? json-c would quietly take the largest number.
@@ -42,7 +64,7 @@ static bool starts_integer(const char *text, size_t i) {
 
 /* The parser takes more than JSON is: names in single quotes, raw control characters in strings, NUL. Strings
  * end at a quotation mark without a backslash before it, so one pass finds all. */
-static int check_characters(const char *text, size_t size, struct error *error) {
+static int check_characters(const char *text, size_t size, struct extent *extent, struct error *error) {
     bool quoted = false;
 
     for (size_t i = 0; i < size; i++) {
@@ -57,6 +79,12 @@ static int check_characters(const char *text, size_t size, struct error *error) 
         if (!quoted && starts_integer(text, i) &&
             is_too_long(text + i, size - i, i > 0 && text[i - 1] == '-'))
             return refuse(error, "a number of more than 64 bits", i);
+        if (!quoted) {
+            extent->containers += c == '{' || c == '[';
+            extent->values += c == '{' || c == '[' || c == ',';
+            if (extent->limited && (extent->containers > JSON_CONTAINERS_MAX || extent->values > JSON_VALUES_MAX))
+                return refuse(error, "more values than are taken", i);
+        }
         if (!quoted || c != '\\')
             continue;
         if (size - i >= 6 && memcmp(text + i, "\\u0000", 6) == 0)
@@ -90,9 +118,10 @@ static void tokener_freep(struct json_tokener **tokener) {
         json_tokener_free(*tokener);
 }
 
-int json_parse(const char *text, size_t size, struct json_object **ret, struct error *error) {
+static int parse(const char *text, size_t size, bool limited, struct json_object **ret, struct error *error) {
     _cleanup_(tokener_freep) struct json_tokener *tokener = NULL;
     _cleanup_json_ struct json_object *object = NULL;
+    struct extent extent = { .values = 1, .limited = limited };
     enum json_tokener_error parsed;
     int r;
 
@@ -101,9 +130,11 @@ int json_parse(const char *text, size_t size, struct json_object **ret, struct e
     /* json-c's own check lets overlong forms and surrogates through. */
     if (!text_is_utf8(text, size))
         return refuse(error, "it is not UTF-8", 0);
-    r = check_characters(text, size, error);
+    r = check_characters(text, size, &extent, error);
     if (r < 0)
         return r;
+    if (!memory_suffices(&extent, size))
+        return error_set(error, ERROR_NO_MEMORY);
     tokener = json_tokener_new_ex(JSON_DEPTH_MAX);
     if (!tokener)
         return error_set(error, ERROR_NO_MEMORY);
@@ -123,6 +154,14 @@ int json_parse(const char *text, size_t size, struct json_object **ret, struct e
         return refuse(error, "a number that JSON does not have", 0);
     *ret = STEAL_PTR(object);
     return 0;
+}
+
+int json_parse(const char *text, size_t size, struct json_object **ret, struct error *error) {
+    return parse(text, size, false, ret, error);
+}
+
+int json_parse_foreign(const char *text, size_t size, struct json_object **ret, struct error *error) {
+    return parse(text, size, true, ret, error);
 }
 
 void json_put(struct json_object *object) {

@@ -13,11 +13,17 @@
 struct json_object;
 
 #define JSON_DEPTH_MAX 32
+/* A parsed value takes far more memory than its text: "{}," makes 800 bytes of 3. */
+#define JSON_CONTAINERS_MAX 32768
+#define JSON_VALUES_MAX 131072
 
 /* Parses exactly one JSON value of `size` bytes (strict, UTF-8, depth at most JSON_DEPTH_MAX, nothing after it;
  * NUL in texts, NaN, infinities and integers beyond 64 bits are refused; of a repeated key the last value counts).
- * The caller owns *ret (json_put). Errors: BAD_JSON. The caller limits `size`. */
+ * The caller owns *ret (json_put). Errors: BAD_JSON, NO_MEMORY. The caller limits `size`. */
 int json_parse(const char *text, size_t size, struct json_object **ret, struct error *error);
+/* The same for what others send: at most JSON_CONTAINERS_MAX objects and arrays and JSON_VALUES_MAX values, so that
+ * memory is bounded as well as size. */
+int json_parse_foreign(const char *text, size_t size, struct json_object **ret, struct error *error);
 void json_put(struct json_object *object);
 /* The member, or NULL; `object` may be NULL or no object. Borrowed. */
 struct json_object *json_member(struct json_object *object, const char *name);

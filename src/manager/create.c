@@ -559,6 +559,8 @@ static int begin(struct manager *manager, struct instance *instance, const struc
     if (created)
         created->actor_name = strdup(actor->name);
     if (!created || !object || !created->actor_name) {
+        if (created)
+            free(created->actor_name);
         free(created);
         return error_errno(error, -ENOMEM, "creating");
     }

@@ -21,6 +21,7 @@
 
 struct jail;
 struct json_object;
+struct sockaddr;
 
 struct pin {
     char *uuid;
@@ -107,14 +108,34 @@ int worker_call(struct storage *storage, char *const *arguments, const struct pr
                 struct error *error);
 /* A jail for a program that may use the network: its start, and a new directory that it sees as /work and may write.
  * `program` is one of ours by absolute path. `input` (or NULL) is a file that it sees as /input. */
+struct guard;
 struct tool_jail {
     struct jail *jail;
     uint64_t file_maximum;
+    const struct guard *guard; /* of its connections, or NULL */
 };
 int tool_jail_open(struct tool_jail *tool, const char *program, const char *work, const char *input,
                    struct process_spec *spec, struct error *error);
 void tool_jail_close(struct tool_jail *tool);
 #define _cleanup_tool_jail_ __attribute__((cleanup(tool_jail_close)))
+/* This host, its link and multicast: places that only this host may speak to. */
+bool address_is_own(const struct sockaddr *address);
+/* Decides where a tool may connect to (guard.c): not to this host's own places, but for the one that `reference`, a
+ * docker:// one, names. guard_open starts a fiber that answers; guard_enter runs in the child, last before exec, and makes
+ * system calls only. `refused` then tells, if not empty, what was tried in vain: "127.0.0.1 port 22". */
+struct guard {
+    char *host;
+    uint16_t port; /* 0: the usual ones */
+    int ours, theirs;
+    struct fiber *fiber;
+    char refused[64];
+};
+#define GUARD_INIT { .ours = -EBADF, .theirs = -EBADF }
+int guard_open(struct guard *guard, const char *reference, struct error *error);
+int guard_enter(const struct guard *guard);
+void guard_close(struct guard *guard);
+#define _cleanup_guard_ __attribute__((cleanup(guard_close)))
+
 /* "progress PERCENT TEXT" lines of the builders become progress. */
 int builder_call(struct storage *storage, const char *program, char *const *arguments,
                  const struct storage_progress *progress, struct error *error);

@@ -66,7 +66,7 @@ static int read_document(int directory, const char *name, char **ret_text, size_
         return refuse(error, "its manifest or configuration is larger than 4 MiB");
     if (r < 0)
         return error_errno(error, r, "reading %s of the image", name);
-    r = json_parse(text, *ret_size, ret, error);
+    r = json_parse_foreign(text, *ret_size, ret, error);
     if (r < 0) {
         error_clear(error);
         return refuse(error, "its manifest or configuration is no valid JSON");

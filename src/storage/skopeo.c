@@ -177,19 +177,34 @@ static int skopeo_supervise(const struct process_spec *spec, const char *directo
     return r;
 }
 
+static int led_astray(const struct image_request *request, const struct guard *guard, struct error *error) {
+    _cleanup_free_ char *reason = text_format("it leads to %s, which is this host or its link", guard->refused);
+
+    return error_set(error, ERROR_REGISTRY, request->reference, reason ? reason : guard->refused);
+}
+
 /* What an attempt leaves is taken away by the next: skopeo wants an empty directory. */
 static int skopeo_attempts(struct process_spec *spec, const struct image_request *request, const char *directory,
                            const struct storage_progress *progress, struct error *error) {
     for (unsigned attempt = 1;; attempt++) {
+        _cleanup_guard_ struct guard guard = GUARD_INIT;
         _cleanup_tool_jail_ struct tool_jail tool = { .file_maximum = request->maximum };
         _cleanup_staging_ char *before = attempt > 1 ? text_format("%s/image", directory) : NULL;
         _cleanup_error_ struct error failed = ERROR_INIT;
         int r;
         staging_remove(&before);
+        if (request->source == SOURCE_DOCKER) {
+            r = guard_open(&guard, request->reference, error);
+            if (r < 0)
+                return r;
+            tool.guard = &guard;
+        }
         r = tool_jail_open(&tool, SKOPEO, directory, request->file, spec, error);
         if (r < 0)
             return r;
         r = skopeo_supervise(spec, directory, request, progress, &failed);
+        if (r < 0 && *guard.refused)
+            return led_astray(request, &guard, error);
         if (r >= 0 || attempt == ATTEMPTS || !may_pass(&failed) || wait_before_next(attempt) < 0) {
             if (r < 0)
                 error_move(error, &failed);

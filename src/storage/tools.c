@@ -30,7 +30,7 @@ static void answer_line(const char *line, void *userdata) {
     _cleanup_json_ struct json_object *object = NULL;
     struct json_object *part;
 
-    if (json_parse(line, strlen(line), &object, NULL) < 0)
+    if (json_parse_foreign(line, strlen(line), &object, NULL) < 0)
         return;
     part = json_member(object, "progress");
     if (part)
@@ -115,7 +115,9 @@ static int tool_enter(void *userdata) {
     if (setrlimit(RLIMIT_FSIZE, &file_size) < 0)
         return -errno;
     /* The change of user took it away. */
-    return prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 ? -errno : 0;
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+        return -errno;
+    return tool->guard ? guard_enter(tool->guard) : 0;
 }
 
 int tool_jail_open(struct tool_jail *tool, const char *program, const char *work, const char *input,

@@ -68,8 +68,7 @@ static int url_parse(const char *text, struct url *ret, struct error *error) {
     return 0;
 }
 
-/* This host, its link and multicast: places that only this host may speak to. */
-static bool address_is_own(const struct sockaddr *address) {
+bool address_is_own(const struct sockaddr *address) {
     if (address->sa_family == AF_INET) {
         uint32_t ip = ntohl(((const struct sockaddr_in *) address)->sin_addr.s_addr);
         return ip >> 24 == 127 || ip >> 24 == 0 || ip >> 16 == 0xa9fe || ip >> 28 >= 0xe;

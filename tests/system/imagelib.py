@@ -217,7 +217,7 @@ class FakeRegistry:
     """Serves `contents` {path: (media type, bytes)}; `faults` {path part: function(handler, media type, data)} act first
     and return True if they answered. `seen` holds the requests."""
 
-    def __init__(self):
+    def __init__(self, address="127.0.0.1"):
         self.contents, self.faults, self.seen, self.headers = {}, {}, [], []
         outer = self
 
@@ -259,8 +259,8 @@ class FakeRegistry:
             def handle_error(self, request, address):
                 pass
 
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.host = f"127.0.0.1:{self.server.server_address[1]}"
+        self.server = Server((address, 0), Handler)
+        self.host = f"{address}:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def offer(self, repository, tag, image, manifest=None, media_type=None):

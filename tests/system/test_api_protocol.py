@@ -125,6 +125,17 @@ def test_large_bodies(harness):
     assert harness.end()["calls"] == 0
 
 
+@pytest.mark.parametrize("part", [b"{}", b"[]", b"1", b'""', b'{"a":[]}'])
+def test_json_of_many_values(harness, part):
+    """A mebibyte of small values would take hundreds when parsed."""
+    body = b'{"spec":{"labels":[' + b",".join([part] * (1_000_000 // (len(part) + 1))) + b"]}}"
+    before = harness.resident()
+    reply = harness.request("POST", "/v1/instances", body, {"Content-Type": "application/json"})
+    assert reply.status == 400, reply
+    assert harness.resident() - before < 32 << 20
+    assert harness.end()["calls"] == 0
+
+
 def test_deep_json(harness):
     reply = harness.request("POST", "/v1/instances", b"[" * 100_000 + b"]" * 100_000,
                             {"Content-Type": "application/json"})
@@ -331,6 +342,69 @@ def test_slow_heads(harness):
     assert silent.recv(10) == b""
     for connection in slow:
         connection.close()
+
+
+def dribble(harness, head, count, seconds, length=4000):
+    """`count` clients send a body of which a byte comes now and then; the replies they get, and how long the last took."""
+    clients, answers, begun = [], {}, time.monotonic()
+    for _ in range(count):
+        clients.append(socket.socket(socket.AF_UNIX))
+        clients[-1].connect(str(harness.socket))
+        clients[-1].sendall(head + b"Content-Length: %d\r\n\r\n" % length)
+    while len(answers) < count and time.monotonic() - begun < seconds:
+        for number, client in enumerate(clients):
+            if number not in answers:
+                with contextlib.suppress(OSError):
+                    client.sendall(b" ")
+                if select.select([client], [], [], 0)[0]:
+                    answers[number] = client.recv(65536)
+        assert harness.request("GET", "/healthz").status == 200
+        time.sleep(0.5)
+    for client in clients:
+        client.close()
+    return answers, time.monotonic() - begun
+
+
+def test_slow_bodies(harness):
+    """A body that comes byte by byte is given up like a head, and whoever sends quickly is served meanwhile."""
+    head = b"POST /v1/instances HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    answers, taken = dribble(harness, head, 100, DEADLINE)
+    assert len(answers) == 100 and all(answer.startswith(b"HTTP/1.1 408") for answer in answers.values())
+    assert taken > 10
+    assert harness.request("POST", "/v1/instances", b'{"spec":{}}', {"Content-Type": "application/json"}).status == 202
+    assert harness.end()["calls"] == 1
+
+
+@pytest.mark.long
+def test_slow_uploads(harness):
+    """A byte now and then does not keep an upload for ever, nor does it to say nothing."""
+    head = b"POST /v1/images/upload HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n"
+    answers, taken = dribble(harness, head, 50, 2 * DEADLINE, 10 ** 9)
+    assert len(answers) == 50 and all(answer.startswith(b"HTTP/1.1 408") for answer in answers.values())
+    assert 25 < taken
+
+
+BODY = b'{"name":"web-2","spec":{}}'
+
+
+@pytest.mark.parametrize("body, headers, status, calls", [
+    (b"", b"Content-Length: 0\r\n", 400, 0),  # none at all, where one is required
+    (b"", b"Transfer-Encoding: chunked\r\n", 400, 0),
+    (BODY, b"Content-Length: %d\r\n" % (len(BODY) - 1), 400, 0),  # what is cut off is not read from elsewhere
+    (BODY + b"{}", b"Content-Length: %d\r\n" % (len(BODY) + 2), 400, 0),  # nor is a second document
+    (b" " * (1 << 20) + BODY, b"", 413, 0),  # longer than what is looked at
+    (BODY, b"Content-Encoding: gzip\r\n", 202, 1),  # it is never unpacked, by nobody
+    (b'{"name":"web-2","name":"web-3","spec":{}}', b"", 202, 1)],
+    ids=["empty", "no chunks", "cut", "two documents", "too long", "encoded", "a name twice"])
+def test_one_body_for_all(harness, body, headers, status, calls):
+    """What is authorised and checked is what is acted on: one object, parsed once (A08)."""
+    if b"Length" not in headers and b"chunked" not in headers:
+        headers += b"Content-Length: %d\r\n" % len(body)
+    sent = b"0\r\n\r\n" if b"chunked" in headers else body
+    answer = raw(harness.socket, b"POST /v1/instances HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                 b"Connection: close\r\n" + headers + b"\r\n" + sent)
+    assert statuses(answer)[0] == status, answer
+    assert harness.end()["calls"] == calls
 
 
 def test_connection_limit(harness):

@@ -497,20 +497,64 @@ def test_configuration_that_is_no_linux(daemon, fake):
 
 # ---- credentials and other hosts (A62) ----
 
-def test_credentials_stay_at_their_host(daemon, fake):
+@pytest.fixture
+def elsewhere():
+    """A registry at an address that is no loopback, as another host's would be."""
+    address = "198.51.100.77"
+    subprocess.run(["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True)
+    registry = FakeRegistry(address)
+    yield registry
+    registry.close()
+    subprocess.run(["ip", "address", "del", f"{address}/32", "dev", "lo"], check=True)
+
+
+def lead(fake, other, image):
+    """`fake` gives everything of `image` but the layer, for which it leads to `other`; the source to pull."""
+    source = fake.offer("moved", "1", image)
+    path = f"/v2/moved/blobs/{image.layers[0].digest}"
+    other.contents[path] = fake.contents[path]
+    fake.faults[path] = lambda handler, *_: handler.send(307, Location=f"http://{other.host}{path}") or True
+    return source
+
+
+def test_credentials_stay_at_their_host(daemon, fake, elsewhere):
+    auth = json.dumps({"auths": {fake.host: {"auth": base64.b64encode(b"user:secret").decode()}}})
+    image = simple()
+    assert pull(daemon, lead(fake, elsewhere, image), auth=auth)["digest"] == image.digest
+    assert elsewhere.headers and not any("Authorization" in headers for headers in elsewhere.headers)
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "0.0.0.0", "127.3.2.1"])
+def test_redirect_to_this_host(daemon, elsewhere, fake, name):
+    """`elsewhere` is asked, and leads to a service of this host: it never hears of it, and the reason is named."""
+    image = simple()
+    place = type("Place", (), {"host": f"{name}:{fake.host.split(':')[1]}", "contents": fake.contents})
+    problem = pull_refused(daemon, lead(elsewhere, place, image), "registry")
+    assert "this host or its link" in problem["detail"] and fake.host.split(":")[1] in problem["detail"]
+    assert fake.seen == []
+
+
+@pytest.mark.parametrize("to", ["{other}", "169.254.169.254", "[::1]:2379", "[fe80::1%25lo]"])
+def test_realm_on_this_host(daemon, fake, to):
+    """A registry that wants a token names who gives it: not some other port of the host that it is on, nor the link."""
     other = FakeRegistry()
     try:
-        image = simple()
-        source = fake.offer("moved", "1", image)
-        path = f"/v2/moved/blobs/{image.layers[0].digest}"
-        other.contents[path] = fake.contents[path]
-        fake.faults["/v2/moved/blobs/" + image.layers[0].digest] = \
-            lambda handler, *_: handler.send(307, Location=f"http://{other.host}{path}") or True
-        auth = json.dumps({"auths": {fake.host: {"auth": base64.b64encode(b"user:secret").decode()}}})
-        daemon.request("POST", f"/v1/images?wait={imagelib.WAIT}s", {"source": source, "tls_verify": False, "auth": auth})
-        assert not any("Authorization" in headers for headers in other.headers)
+        realm = f'Bearer realm="http://{to.format(other=other.host)}/token",service="x"'
+        fake.offer("private", "1", simple())
+        fake.faults["/v2/"] = lambda handler, *_: handler.send(401, WWW_Authenticate=realm) or True
+        begun = time.monotonic()
+        problem = pull_refused(daemon, f"docker://{fake.host}/private:1", "registry")
+        assert "this host or its link" in problem["detail"] or "fe80" in to, problem
+        assert other.seen == [] and time.monotonic() - begun < 60
     finally:
         other.close()
+
+
+def test_registry_on_this_host_by_name(daemon, fake):
+    """What a person writes down is theirs to reach."""
+    image = simple()
+    source = fake.offer("mine", "1", image).replace("127.0.0.1", "localhost")
+    assert pull(daemon, source)["digest"] == image.digest
 
 
 def test_endless_redirects(daemon, fake):

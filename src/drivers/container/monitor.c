@@ -150,7 +150,7 @@ static int take_reply(struct container *container, const struct buffer *reply, s
 
     if (reply->size == 0)
         return error_set(error, ERROR_PROGRAM_FAILED, "conmon", "it ended before the container was created");
-    r = json_parse(reply->data, reply->size, &object, NULL);
+    r = json_parse_foreign(reply->data, reply->size, &object, NULL);
     if (r < 0)
         return error_set(error, ERROR_PROGRAM_FAILED, "conmon", "its answer makes no sense");
     pid = json_integer(object, "data", -1);

@@ -120,7 +120,7 @@ static int line_take(struct agent *agent, const char *line, size_t size, bool de
         size -= (size_t) (sentinel + 1 - line);
         line = sentinel + 1;
     }
-    if (json_parse(line, size, ret, NULL) < 0)
+    if (json_parse_foreign(line, size, ret, NULL) < 0)
         return delimited ? 0 : -EBADMSG;
     if (json_object_is_type(*ret, json_type_object))
         return 0;

@@ -233,7 +233,7 @@ int channel_exited(struct guestport *port, const struct frame *frame) {
     _cleanup_json_ struct json_object *json = NULL;
     _cleanup_free_ char *problem = NULL;
     int64_t code;
-    int r = json_parse((const char *) frame->payload, frame->header.length, &json, NULL);
+    int r = json_parse_foreign((const char *) frame->payload, frame->header.length, &json, NULL);
 
     if (r < 0)
         return r;
@@ -256,7 +256,7 @@ void channel_refused(struct guestport *port, const struct frame *frame) {
     _cleanup_json_ struct json_object *json = NULL;
     _cleanup_free_ char *problem = NULL;
 
-    if (!channel || json_parse((const char *) frame->payload, frame->header.length, &json, NULL) < 0)
+    if (!channel || json_parse_foreign((const char *) frame->payload, frame->header.length, &json, NULL) < 0)
         return;
     problem = strndup(json_text(json, "error", "the guest refused the request"), PROBLEM_MAX);
     if (!channel_is_main(channel))

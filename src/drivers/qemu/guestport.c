@@ -152,7 +152,7 @@ static void addresses_take(struct guestport *port, struct json_object *array) {
 static int state_take(struct guestport *port, const struct frame *frame) {
     _cleanup_json_ struct json_object *json = NULL;
     int64_t offset;
-    int r = json_parse((const char *) frame->payload, frame->header.length, &json, NULL);
+    int r = json_parse_foreign((const char *) frame->payload, frame->header.length, &json, NULL);
 
     if (r < 0)
         return r;

@@ -140,7 +140,7 @@ static int take_line(struct qmp *qmp, const char *line, size_t size) {
         size--;
     if (size == 0)
         return 0;
-    r = json_parse(line, size, &object, NULL);
+    r = json_parse_foreign(line, size, &object, NULL);
     if (r < 0)
         return r;
     return json_object_is_type(object, json_type_object) ? take_object(qmp, object) : -EBADMSG;

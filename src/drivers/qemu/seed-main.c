@@ -37,11 +37,11 @@ static int file_add(IsoImage *image) {
     if (fields != 3 || end != '\n' || size > FILE_MAX)
         return -1;
     data = malloc(size + 1);
-    if (!data || fread(data, 1, size, stdin) != size)
+    if (!data || fread(data, 1, size, stdin) != size || iso_memory_stream_new(data, size, &stream) < 0) {
+        free(data);
         return -1;
+    }
     /* The stream owns the data from here on. */
-    if (iso_memory_stream_new(data, size, &stream) < 0)
-        return -1;
     return iso_tree_add_new_file(iso_image_get_root(image), name, stream, &file) < 0 ? -1 : 1;
 }
 

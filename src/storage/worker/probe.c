@@ -193,6 +193,12 @@ static int refuse_format(const char *format, struct failure *failure) {
 }
 
 static int check_size(const struct disk_facts *facts, uint64_t max_virtual, struct failure *failure) {
+    /* Most likely no disk at all: the formats that have a header were ruled out by it. */
+    if (strcmp(facts->format, "raw") == 0 && facts->virtual_size % 512 != 0)
+        return fail(failure, FAILURE_DISK_SIZE, "",
+                    "it is no disk: it has no header of qcow2, VMDK, VDI, VHDX, VPC or ISO, and a raw disk's size would be a "
+                    "multiple of 512 bytes, not %llu",
+                    (unsigned long long) facts->virtual_size);
     if (facts->virtual_size == 0 || facts->virtual_size % 512 != 0)
         return fail(failure, FAILURE_DISK_SIZE, "virtual_size",
                     "its virtual size %llu is not a multiple of 512 above 0",
