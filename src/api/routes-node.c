@@ -72,6 +72,34 @@ static int handle_node(struct request *request, struct error *error _unused_) {
     return 0;
 }
 
+struct node_query {
+    bool dry_run;
+};
+static const struct field node_query_fields[] = {
+    { .name = "dry_run", .type = FIELD_BOOLEAN, .offset = offsetof(struct node_query, dry_run), .change = CHANGE_LIVE,
+      .help = "Only check it." },
+};
+static const struct table node_query_table = TABLE("node-query", struct node_query, node_query_fields);
+
+struct node_patch {
+    struct queue_settings queue;
+};
+static const struct field node_patch_fields[] = {
+    { .name = "queue", .type = FIELD_OBJECT, .offset = offsetof(struct node_patch, queue), .change = CHANGE_LIVE,
+      .items = &queue_settings_table, .help = "How those that wait for room are ordered." },
+};
+static const struct table node_patch_table = TABLE("node", struct node_patch, node_patch_fields);
+
+static int handle_node_patch(struct request *request, struct error *error) {
+    const struct node_query *query = request->query;
+    struct emitter emitter = reply_emitter(request);
+    int r = manager_node_patch(request->manager, request->actor, request->json, query->dry_run, error);
+
+    if (r >= 0)
+        manager_node_emit(request->manager, &emitter);
+    return r;
+}
+
 static int handle_doctor(struct request *request, struct error *error) {
     struct emitter emitter = reply_emitter(request);
 
@@ -189,6 +217,8 @@ const struct route node_routes[] = {
       ROUTE_QUICK },
     { "GET", "/v1/node", handle_node, PERMISSION_VIEW, "The node: what is promised and what is real", NULL, NULL,
       "Node", ROUTE_QUICK },
+    { "PATCH", "/v1/node", handle_node_patch, PERMISSION_ADMIN, "Set how the node orders those that wait (RFC 7396)",
+      &node_query_table, &node_patch_table, "Node", ROUTE_RAW | ROUTE_REQUIRED | ROUTE_PATCH },
     { "GET", "/v1/advice", handle_advice, PERMISSION_VIEW, "Which kind suits a need on this node, and why",
       &advice_query_table, NULL, "Advice", ROUTE_QUICK },
     { "GET", "/v1/doctor", handle_doctor, PERMISSION_VIEW, "What this host can do, why not, and what to do", NULL,

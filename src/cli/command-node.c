@@ -17,6 +17,8 @@
 
 struct node_options {
     bool deep, repair;
+    const char *policy, *backfill, *estimates, *residency;
+    char **parameters;
     int64_t limit;
     const char *after;
 };
@@ -94,8 +96,69 @@ static int run_node_show(struct invocation *invocation, struct error *error) {
     show_line("Instances", text_format("%s, %s admitted, %s queued", json_path_text(node, "instances.total", "0"),
                                        json_path_text(node, "instances.admitted", "0"),
                                        json_path_text(node, "instances.queued", "0")));
+    show_line("Queue", text_format("%s, backfilling %s, estimates %s", json_path_text(node, "queue.policy", ""),
+                                   json_path_text(node, "queue.backfill", ""),
+                                   json_path_text(node, "queue.estimates", "")));
     show_kinds(json_member(node, "kinds"));
     return 0;
+}
+
+static const struct flag set_flags[] = {
+    { .name = "policy", .type = FLAG_TEXT, .offset = offsetof(struct node_options, policy), .value = "POLICY",
+      .help = "Who comes first among those that wait: polder, fcfs, sjf, srtf, rr, priority, dynamic, ..." },
+    { .name = "backfill", .type = FLAG_TEXT, .offset = offsetof(struct node_options, backfill), .value = "KIND",
+      .help = "Who may go ahead of the first that does not fit: none, easy, easy-sjbf, conservative or greedy." },
+    { .name = "estimates", .type = FLAG_TEXT, .offset = offsetof(struct node_options, estimates), .value = "KIND",
+      .help = "How long a run is taken to last: requested or predicted." },
+    { .name = "parameter", .type = FLAG_LIST, .offset = offsetof(struct node_options, parameters), .value = "NAME=VALUE",
+      .help = "Parameter of a policy, such as rr.quantum=30; NAME= sets it back to its default." },
+    { .name = "residency", .type = FLAG_TEXT, .offset = offsetof(struct node_options, residency), .value = "DURATION",
+      .help = "How long nobody who started has to give way." },
+};
+
+static void emit_set(const struct node_options *options, struct emitter *emitter) {
+    const char *const names[] = { "policy", "backfill", "estimates", "residency" };
+    const char *const values[] = { options->policy, options->backfill, options->estimates, options->residency };
+
+    emit_object(emitter);
+    emit_key(emitter, "queue");
+    emit_object(emitter);
+    for (size_t i = 0; i < ELEMENTS(names); i++)
+        if (values[i])
+            emit_key_text(emitter, names[i], values[i]);
+    if (options->parameters) {
+        emit_key(emitter, "parameters");
+        emit_object(emitter);
+        for (char **pair = options->parameters; *pair; pair++) {
+            const char *value = strchr(*pair, '=');
+            _cleanup_free_ char *name = strndup(*pair, value ? (size_t) (value - *pair) : strlen(*pair));
+            emit_key_text(emitter, name ? name : "", value && value[1] ? value + 1 : NULL);
+        }
+        emit_object_end(emitter);
+    }
+    emit_object_end(emitter);
+    emit_object_end(emitter);
+}
+
+static int run_node_set(struct invocation *invocation, struct error *error) {
+    const struct node_options *options = invocation->options;
+    _cleanup_response_ struct response response = RESPONSE_INIT;
+    _cleanup_buffer_ struct buffer buffer = BUFFER_INIT;
+    _cleanup_free_ char *body = NULL;
+    struct emitter emitter = EMITTER_INIT(&buffer);
+    struct client *client;
+    int r;
+
+    emit_set(options, &emitter);
+    r = buffer_take(&buffer, &body) < 0 ? error_set(error, ERROR_NO_MEMORY, "") : 0;
+    if (r >= 0)
+        r = invocation_client(invocation, &client, error);
+    if (r >= 0)
+        r = client_request(client, "PATCH", invocation->dry_run ? "/v1/node?dry_run=true" : "/v1/node", body, &response,
+                           error);
+    if (r < 0 || invocation->quiet)
+        return r;
+    return output_object(invocation, json_member(response.json, "queue"), "policy", error);
 }
 
 /* --- network --------------------------------------------------------------------------------------------------------- */
@@ -281,6 +344,12 @@ static const struct command node_show = {
     .name = "show", .group = GROUP_NODE, .summary = "Show the node: what is promised and what is real", .usage = "",
     .common = COMMON_OUTPUT, .run = run_node_show,
 };
+static const struct command node_set = {
+    .name = "set", .group = GROUP_NODE, .summary = "Set how those that wait for room are ordered, from now on", .usage = "",
+    .examples = "polder node set --policy srtf --backfill easy\npolder node set --policy rr --parameter rr.quantum=60",
+    .flags = set_flags, .flag_count = ELEMENTS(set_flags), .options_size = sizeof(struct node_options),
+    .common = COMMON_OUTPUT | COMMON_QUIET | COMMON_DRY_RUN, .run = run_node_set,
+};
 static const struct command network_show = {
     .name = "show", .alias = "ls list", .group = GROUP_NODE, .summary = "Show the networks", .usage = "",
     .common = COMMON_OUTPUT | COMMON_QUIET, .run = run_network_show,
@@ -289,11 +358,11 @@ static const struct command network_reset = {
     .name = "reset", .group = GROUP_NODE, .summary = "Remove bridge, rules and name server", .usage = "",
     .run = run_network_reset,
 };
-static const struct command *const node_commands[] = { &node_show, NULL };
+static const struct command *const node_commands[] = { &node_show, &node_set, NULL };
 static const struct command *const network_commands[] = { &network_show, &network_reset, NULL };
 
 const struct command command_node = {
-    .name = "node", .group = GROUP_NODE, .summary = "The node: show", .children = node_commands,
+    .name = "node", .group = GROUP_NODE, .summary = "The node: show, set", .children = node_commands,
 };
 const struct command command_network = {
     .name = "network", .group = GROUP_NODE, .summary = "Networks: show, reset", .children = network_commands,

@@ -66,6 +66,16 @@ static const struct field fields[] = {
       .help = "memory kept for the host" },
     { .name = "trash", .type = FIELD_DURATION, .offset = AT(trash), .initial = "1d", .maximum = UINT64_C(31536000000),
       .value = "DURATION", .help = "how long a deleted instance can be undeleted; 0 deletes at once" },
+    { .name = "queue_policy", .type = FIELD_TEXT, .offset = AT(queue.policy), .maximum = 32, .initial = "polder",
+      .value = "POLICY", .help = "who comes first among those that wait for room; 'polder node set' changes it live" },
+    { .name = "queue_backfill", .type = FIELD_TEXT, .offset = AT(queue.backfill), .maximum = 32, .initial = "easy",
+      .value = "KIND", .help = "who may go ahead of the first that does not fit: none, easy, easy-sjbf, conservative or greedy" },
+    { .name = "queue_estimates", .type = FIELD_TEXT, .offset = AT(queue.estimates), .maximum = 32, .initial = "predicted",
+      .value = "KIND", .help = "how long a run is taken to last: requested, or predicted from its class's last two" },
+    { .name = "queue_parameters", .type = FIELD_LIST, .offset = AT(queue.parameters), .maximum = 64, .value = "NAME=VALUE …",
+      .help = "parameters of policies, such as rr.quantum=30; blanks stand between them" },
+    { .name = "queue_residency", .type = FIELD_DURATION, .offset = AT(queue.residency), .maximum = 86400000,
+      .initial = "30s", .value = "DURATION", .help = "how long nobody who started has to give way to others" },
 };
 const struct table configuration_table = TABLE("configuration", struct configuration, fields);
 
@@ -188,6 +198,7 @@ void configuration_apply(const struct configuration *configuration, struct manag
         .network = !configuration->no_network,
         .memory_reserve = configuration->memory_reserve,
         .trash_seconds = configuration->trash / 1000,
+        .queue = &configuration->queue,
     };
     ret->overcommit_cpu[KIND_CONTAINER] = (uint64_t) configuration->overcommit_cpu_container;
     ret->overcommit_cpu[KIND_MICROVM] = (uint64_t) configuration->overcommit_cpu_microvm;

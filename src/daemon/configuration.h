@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "model/field.h"
+#include "model/queue.h"
 
 /* polderd's configuration: lines "name = value" of /etc/polder/polderd.conf (# starts a comment), each also a command line
  * option "--name value" that wins over the file. */
@@ -22,6 +23,7 @@ struct configuration {
     int64_t overcommit_memory_container, overcommit_memory_microvm, overcommit_memory_vm, overcommit_memory_fake;
     uint64_t memory_reserve;
     uint64_t trash;       /* ms */
+    struct queue_settings queue;
 };
 extern const struct table configuration_table;
 

@@ -61,6 +61,8 @@ static struct reservation reserve(const struct queue *queue, uint32_t head, int6
     int64_t time = now;
     size_t i = 0;
 
+    if (demand_fits(wanted, demand_sum(room, queue->coming))) /* those that give way for it are about to */
+        return (struct reservation){ now + 1, demand_difference(demand_sum(room, queue->coming), wanted) };
     while (i < queue->running_count) {
         int64_t end = queue->running[i].end;
         if (end > time && demand_fits(wanted, room))
@@ -73,13 +75,20 @@ static struct reservation reserve(const struct queue *queue, uint32_t head, int6
                                                                  : (struct demand){ 0 } };
 }
 
+/* Is it through before the reservation begins? What has no end never is. */
+static bool ends_before(int64_t now, int64_t time, int64_t shadow) {
+    int64_t end = time_after(now, time);
+
+    return end < TIME_FOREVER && end <= shadow;
+}
+
 /* May it go ahead? Uses up the extra room, if it ends after the shadow. */
 static bool goes_ahead(const struct queue *queue, uint32_t handle, int64_t now, struct reservation *reservation) {
     const struct order_least *want = &queue->wants[handle];
 
     if (!demand_fits(want->demand, queue->free))
         return false;
-    if (time_after(now, want->time) <= reservation->shadow)
+    if (ends_before(now, want->time, reservation->shadow))
         return true;
     if (!demand_fits(want->demand, reservation->extra))
         return false;
@@ -94,7 +103,7 @@ static bool block_is_out(const struct order_block *block, const struct queue *qu
 
     if (!demand_fits(least->demand, queue->free))
         return true;
-    return time_after(now, least->time) > reservation->shadow && !demand_fits(least->demand, reservation->extra);
+    return !ends_before(now, least->time, reservation->shadow) && !demand_fits(least->demand, reservation->extra);
 }
 
 /* The handles behind the head that might go ahead, in order. */
@@ -195,7 +204,7 @@ static int plan_running(struct queue *queue, int64_t now) {
         int64_t end = queue->running[i].end > now ? queue->running[i].end : now + 1;
         r = profile_take(&queue->plan, now, end, queue->wants[queue->running[i].handle].demand);
     }
-    return r;
+    return r >= 0 && queue->held_count > 0 ? queue_hold(queue, &queue->plan, now) : r;
 }
 
 /* All reservations anew, or, where something only ended early, each in turn moved to its earliest moment. */
@@ -246,8 +255,10 @@ static int start_planned(const struct pass *pass) {
 
 /* A burst of round robin is not cut short; others give way at once. */
 static bool keeps_running(const struct queue *queue, const struct queue_entry *entry, int64_t now) {
+    if (queue->options.deferred && (!entry->yields || entry->yielding))
+        return true;
     if (!queue->options.policy->by_arrival)
-        return false;
+        return queue->options.deferred && now - entry->started < queue->options.residency;
     return (double) (now - entry->started) < queue->options.parameters.quantum * (double) queue->options.second &&
            entry->started < now;
 }
@@ -303,12 +314,74 @@ static bool room_can_be_made(const struct queue *queue, uint32_t head, int64_t n
     return demand_fits(queue->wants[head].demand, room);
 }
 
+/* How the running one would give way, if processors alone are wanted or memory too: in the cheapest way that gives some. */
+static unsigned way_of(const struct queue_entry *entry, bool memory) {
+    if (!memory && (entry->yields & QUEUE_YIELD_PAUSE))
+        return QUEUE_YIELD_PAUSE;
+    return entry->yields & QUEUE_YIELD_SUSPEND ? QUEUE_YIELD_SUSPEND : (unsigned) (memory ? 0 : entry->yields);
+}
+
+/* The running one that comes last, of those that come after `first` and could help. */
+static uint32_t last_running(const struct queue *queue, const struct order_slot *first, bool memory, int64_t now) {
+    uint32_t victim = UINT32_MAX;
+    int64_t worst = INT64_MIN;
+
+    for (size_t i = 0; i < queue->running_count; i++) {
+        uint32_t handle = queue->running[i].handle;
+        const struct queue_entry *entry = &queue->entries[handle];
+        int64_t key = queue_key(queue, handle, now);
+        if (keeps_running(queue, entry, now) || comes_first(queue, key, entry->rank, first) || !way_of(entry, memory))
+            continue;
+        if (victim == UINT32_MAX || key > worst || (key == worst && entry->rank > queue->entries[victim].rank)) {
+            victim = handle;
+            worst = key;
+        }
+    }
+    return victim;
+}
+
+/* Would there be room if all that come after `first` gave way? */
+static bool room_can_come(const struct queue *queue, const struct order_slot *first, bool memory, int64_t now) {
+    struct demand room = demand_sum(queue->free, queue->coming);
+
+    for (size_t i = 0; i < queue->running_count; i++) {
+        uint32_t handle = queue->running[i].handle;
+        const struct queue_entry *entry = &queue->entries[handle];
+        if (!keeps_running(queue, entry, now) && !comes_first(queue, queue_key(queue, handle, now), entry->rank, first))
+            room = demand_sum(room, queue_gift(queue, handle, way_of(entry, memory)));
+    }
+    return demand_fits(queue->wants[first->handle].demand, room);
+}
+
+/* Asks those of the running to give way that come after the first that waits, the last first, until there will be room. They
+ * keep their room until they have. */
+static void ask_for_room(const struct pass *pass, const struct order_slot *first) {
+    struct queue *queue = pass->queue;
+    struct demand wanted = queue->wants[first->handle].demand;
+    bool memory = (int64_t) wanted.memory > (int64_t) (queue->free.memory + queue->coming.memory);
+
+    if (demand_fits(wanted, demand_sum(queue->free, queue->coming)) || !room_can_come(queue, first, memory, pass->now))
+        return;
+    while (!demand_fits(wanted, demand_sum(queue->free, queue->coming))) {
+        uint32_t victim = last_running(queue, first, memory, pass->now);
+        if (victim == UINT32_MAX)
+            return;
+        queue->entries[victim].yielding = (uint8_t) way_of(&queue->entries[victim], memory);
+        queue->coming = demand_sum(queue->coming, queue_gift(queue, victim, queue->entries[victim].yielding));
+        pass->decided(pass->userdata, victim, QUEUE_WAITING);
+    }
+}
+
 static int preempt(const struct pass *pass) {
     struct queue *queue = pass->queue;
 
     for (;;) {
         struct order_position position = { 0 };
         const struct order_slot *slot = order_at(&queue->waiting, &position);
+        if (slot && queue->options.deferred && !demand_fits(queue->wants[slot->handle].demand, queue->free)) {
+            ask_for_room(pass, slot);
+            return 0;
+        }
         if (!slot || !room_can_be_made(queue, slot->handle, pass->now))
             return 0;
         uint32_t head = slot->handle;

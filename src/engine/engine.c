@@ -1,53 +1,165 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+/* Requests become demands on the queue's two resources. What an instance takes of the physical capacity is its request
+ * divided by its kind's ratio; so that nothing is lost to rounding however small that is, the queue counts in parts of a
+ * thousandth of a CPU and of a byte: the least common multiple of the ratios, where that fits, else a power of two.
+ *
+ * An entry waits in the queue, or is admitted (it runs there). One that gave way by a pause waits too, and its memory
+ * stays taken. */
 #include "engine/engine.h"
 
 #include <errno.h>
 #include <string.h>
 
-#include "base/map.h"
 #include "base/text.h"
+#include "engine/engine-internal.h"
 
 #define WEIGHT_NORMAL 100
 #define WEIGHT_STEP 9 /* of a priority: ten times the weight at 100 */
 
-/* What is taken of the physical capacity is worked out for each kind from the sum of its requests, so that nothing is
- * lost to rounding however small an instance's share is. */
+#define SECOND INT64_C(1000000)
+#define DEMAND_MAX (UINT64_C(1) << 60)
+#define REFRESH SECOND /* scores that change with time are made anew that often: with 10,000 waiting that is not for free */
+#define RESIDENCY (30 * SECOND)
+#define OVERDUE_STEP (10 * SECOND)
 
-struct entry {
-    char *id;
-    enum kind kind;
-    uint64_t cpus, memory; /* as asked */
-    uint64_t since;
-    bool admitted;
-    void *userdata;
-    struct entry *previous, *next; /* in the queue */
-};
+/* --- rules -------------------------------------------------------------------------------------------------------- */
 
-struct engine {
-    struct engine_node node;
-    struct map *entries;
-    struct entry *first, *last;
-    uint64_t cpus[KIND_COUNT], memory[KIND_COUNT]; /* promised, by kind */
-    struct engine_totals totals;
-};
+void engine_options_init(struct engine_options *options) {
+    *options = (struct engine_options){ .backfill = BACKFILL_EASY, .estimate = ESTIMATE_TSAFRIR, .residency = RESIDENCY };
+    (void) policy_find("polder", &options->policy, NULL);
+    policy_parameters_init(&options->parameters);
+}
 
-static void entry_free(struct entry *entry) {
+int engine_options_check(const struct engine_options *options, struct error *error) {
+    if (options->policy->by_arrival && options->backfill == BACKFILL_CONSERVATIVE)
+        return error_set(error, ERROR_BAD_VALUE, "backfill", "conservative",
+                         "round robin takes everybody off again, so that nobody's reservation could hold");
+    return policy_parameters_check(&options->parameters, error);
+}
+
+void engine_queue_options(const struct engine *engine, const struct engine_options *options, struct queue_options *ret) {
+    *ret = (struct queue_options){
+        .policy = options->policy,
+        .parameters = options->parameters,
+        .backfill = options->backfill,
+        .capacity = { engine->node.cpus * engine->scale_cpus, engine->node.memory * engine->scale_memory },
+        .second = SECOND,
+        .refresh = REFRESH,
+        .processor = 1000 * (double) engine->scale_cpus,
+        .services_first = !text_equal(options->policy->name, "fcfs"),
+        .deferred = true,
+        .residency = (int64_t) options->residency,
+    };
+}
+
+/* --- units -------------------------------------------------------------------------------------------------------- */
+
+static uint64_t divisor_of(uint64_t a, uint64_t b) {
+    while (b) {
+        uint64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+static uint64_t percent_of(uint64_t percent) {
+    return percent > 0 ? percent : 100;
+}
+
+/* Units in which every kind's share of one is whole. */
+static uint64_t scale_of(uint64_t capacity, const uint64_t percents[KIND_COUNT]) {
+    uint64_t most = DEMAND_MAX / (capacity ? capacity : 1), scale = 1;
+
+    for (int kind = 0; kind < KIND_COUNT; kind++) {
+        uint64_t percent = percent_of(percents[kind]), part = percent / divisor_of(percent, 100);
+        unsigned __int128 common = (unsigned __int128) scale / divisor_of(scale, part) * part;
+        if (common > most) {
+            for (scale = 1; scale <= most / 2; scale *= 2)
+                ;
+            return scale;
+        }
+        scale = (uint64_t) common;
+    }
+    return scale;
+}
+
+static uint64_t share_of(uint64_t request, uint64_t percent, uint64_t scale) {
+    unsigned __int128 limit = (unsigned __int128) DEMAND_MAX * percent_of(percent) / 100 / scale;
+
+    if (request >= limit)
+        return DEMAND_MAX;
+    return (uint64_t) ((unsigned __int128) request * scale * 100 / percent_of(percent));
+}
+
+struct demand engine_take(const struct engine *engine, enum kind kind, uint64_t cpus, uint64_t memory) {
+    return (struct demand){ share_of(cpus, engine->node.overcommit_cpu[kind], engine->scale_cpus),
+                            share_of(memory, engine->node.overcommit_memory[kind], engine->scale_memory) };
+}
+
+static uint64_t virtual_of(uint64_t physical, uint64_t percent) {
+    unsigned __int128 value = (unsigned __int128) physical * percent_of(percent) / 100;
+
+    return value > UINT64_MAX ? UINT64_MAX : (uint64_t) value;
+}
+
+static uint64_t request_of(uint64_t room, uint64_t percent, uint64_t scale) {
+    if ((int64_t) room <= 0)
+        return 0;
+    return (uint64_t) ((unsigned __int128) room * percent_of(percent) / 100 / scale);
+}
+
+uint64_t engine_free_cpus(const struct engine *engine, enum kind kind, uint64_t room) {
+    return request_of(room, engine->node.overcommit_cpu[kind], engine->scale_cpus);
+}
+
+uint64_t engine_free_memory(const struct engine *engine, enum kind kind, uint64_t room) {
+    return request_of(room, engine->node.overcommit_memory[kind], engine->scale_memory);
+}
+
+uint64_t engine_hash(const char *text) {
+    uint64_t hash = UINT64_C(14695981039346656037); /* FNV-1a */
+
+    for (; text && *text; text++)
+        hash = (hash ^ (uint8_t) *text) * UINT64_C(1099511628211);
+    return hash;
+}
+
+/* --- life --------------------------------------------------------------------------------------------------------- */
+
+static void entry_free(struct engine_entry *entry) {
     free(entry->id);
+    free(entry->name);
     free(entry);
 }
 
-int engine_new(const struct engine_node *node, struct engine **ret) {
+int engine_new(const struct engine_node *node, const struct engine_options *options, struct engine **ret) {
     struct engine *engine = calloc(1, sizeof(*engine));
+    struct queue_options queue;
     int r;
 
     if (!engine)
         return -ENOMEM;
+    engine->node = *node;
+    engine_options_init(&engine->options);
+    if (options) {
+        engine->options = *options;
+    } else {
+        (void) policy_find("fcfs", &engine->options.policy, NULL);
+        engine->options.backfill = BACKFILL_NONE;
+    }
+    engine->scale_cpus = scale_of(node->cpus, node->overcommit_cpu);
+    engine->scale_memory = scale_of(node->memory, node->overcommit_memory);
+    engine_queue_options(engine, &engine->options, &queue);
     r = map_new(&engine->entries);
+    if (r >= 0)
+        r = queue_new(&queue, &engine->queue);
+    if (r >= 0)
+        r = predictor_new(ESTIMATE_TSAFRIR, &engine->predictor);
     if (r < 0) {
-        free(engine);
+        engine_free(engine);
         return r;
     }
-    engine->node = *node;
     *ret = engine;
     return 0;
 }
@@ -58,26 +170,32 @@ void engine_free(struct engine *engine) {
 
     if (!engine)
         return;
-    while (map_next(engine->entries, &position, NULL, &value))
+    while (engine->entries && map_next(engine->entries, &position, NULL, &value))
         entry_free(value);
     map_free(engine->entries);
+    queue_free(engine->queue);
+    predictor_free(engine->predictor);
+    free(engine->pending);
     free(engine);
 }
 
-/* Request divided by the ratio, rounded up; no overflow for any 64-bit request and ratio of at least one percent. */
-static uint64_t share_of(uint64_t request, uint64_t percent) {
-    unsigned __int128 scaled = (unsigned __int128) request * 100;
-    uint64_t ratio = percent > 0 ? percent : 100;
-    unsigned __int128 share = (scaled + ratio - 1) / ratio;
-
-    return share > UINT64_MAX ? UINT64_MAX : (uint64_t) share;
+const struct engine_options *engine_options(const struct engine *engine) {
+    return &engine->options;
 }
 
-static uint64_t virtual_of(uint64_t physical, uint64_t percent) {
-    unsigned __int128 value = (unsigned __int128) physical * (percent > 0 ? percent : 100) / 100;
+int engine_configure(struct engine *engine, const struct engine_options *options, uint64_t now) {
+    struct queue_options queue;
 
-    return value > UINT64_MAX ? UINT64_MAX : (uint64_t) value;
+    engine->options = *options;
+    engine_queue_options(engine, options, &queue);
+    return queue_configure(engine->queue, &queue, (int64_t) now);
 }
+
+struct engine_entry *engine_entry_at(const struct engine *engine, uint32_t handle) {
+    return queue_entry(engine->queue, handle)->userdata;
+}
+
+/* --- requests ------------------------------------------------------------------------------------------------------- */
 
 static int impossible(struct error *error, const char *resource, char *wanted, char *most) {
     _cleanup_free_ char *a = wanted, *b = most;
@@ -96,30 +214,47 @@ int engine_check(const struct engine *engine, const struct engine_request *reque
     return 0;
 }
 
-/* What would be taken of the physical capacity if the sum of one kind were `sum`. */
-static uint64_t taken_with(const uint64_t sums[KIND_COUNT], const uint64_t ratios[KIND_COUNT], enum kind kind,
-                           uint64_t sum) {
-    uint64_t taken = 0;
+/* Declared, else predicted from what its class did, else without end. */
+static int64_t estimate_of(const struct engine *engine, const struct engine_request *request) {
+    int64_t limit = request->limit && request->limit < TIME_FOREVER ? (int64_t) request->limit : TIME_FOREVER;
 
-    for (int other = 0; other < KIND_COUNT; other++) {
-        uint64_t share = share_of(other == (int) kind ? sum : sums[other], ratios[other]);
-        taken = share > UINT64_MAX - taken ? UINT64_MAX : taken + share;
-    }
-    return taken;
+    if (request->expected)
+        return request->expected < (uint64_t) limit ? (int64_t) request->expected : limit;
+    if (request->service || engine->options.estimate == ESTIMATE_REQUESTED)
+        return limit;
+    return predictor_guess(engine->predictor, request->class, 0, limit, limit);
 }
 
-static int entry_new(struct engine *engine, const struct engine_request *request, struct entry **ret) {
-    struct entry *entry = calloc(1, sizeof(*entry));
+void engine_queue_request(struct engine *engine, const struct engine_request *request, uint64_t now,
+                          struct queue_request *ret) {
+    *ret = (struct queue_request){
+        .owner = request->owner,
+        .submitted = (int64_t) (now - request->waited),
+        .estimate = estimate_of(engine, request),
+        .demand = engine_take(engine, request->kind, request->cpus, request->memory),
+        .priority = request->priority,
+        .weight = (double) engine_cpu_weight(request->priority) / WEIGHT_NORMAL * engine->options.parameters.weight,
+        .done = (int64_t) request->done,
+        .yields = request->yields,
+    };
+}
+
+static int entry_new(struct engine *engine, const struct engine_request *request, struct engine_entry **ret) {
+    struct engine_entry *entry = calloc(1, sizeof(*entry));
     int r;
 
     if (!entry)
         return -ENOMEM;
     entry->id = strdup(request->id);
+    entry->name = strdup(request->name ? request->name : request->id);
     entry->kind = request->kind;
     entry->cpus = request->cpus;
     entry->memory = request->memory;
+    entry->class = request->class;
+    entry->limit = request->limit;
+    entry->service = request->service;
     entry->userdata = request->userdata;
-    r = entry->id ? map_put(engine->entries, entry->id, entry) : -ENOMEM;
+    r = entry->id && entry->name ? map_put(engine->entries, entry->id, entry) : -ENOMEM;
     if (r < 0) {
         entry_free(entry);
         return r;
@@ -128,120 +263,103 @@ static int entry_new(struct engine *engine, const struct engine_request *request
     return 0;
 }
 
-static void queue_unlink(struct engine *engine, struct entry *entry) {
-    if (entry->previous)
-        entry->previous->next = entry->next;
-    else
-        engine->first = entry->next;
-    if (entry->next)
-        entry->next->previous = entry->previous;
-    else
-        engine->last = entry->previous;
-    entry->previous = entry->next = NULL;
-    engine->totals.queued--;
+static void promise(struct engine *engine, const struct engine_entry *entry) {
+    engine->promised_cpus += entry->cpus;
+    engine->promised_memory += entry->memory;
 }
 
-static void totals_update(struct engine *engine, enum kind kind) {
-    const struct engine_node *node = &engine->node;
-
-    engine->totals.taken_cpus = taken_with(engine->cpus, node->overcommit_cpu, kind, engine->cpus[kind]);
-    engine->totals.taken_memory = taken_with(engine->memory, node->overcommit_memory, kind, engine->memory[kind]);
+static void promise_back(struct engine *engine, const struct engine_entry *entry) {
+    engine->promised_cpus -= entry->cpus;
+    engine->promised_memory -= entry->memory;
 }
 
-static void room_take(struct engine *engine, struct entry *entry) {
-    entry->admitted = true;
-    engine->totals.admitted++;
-    engine->totals.promised_cpus += entry->cpus;
-    engine->totals.promised_memory += entry->memory;
-    engine->cpus[entry->kind] += entry->cpus;
-    engine->memory[entry->kind] += entry->memory;
-    totals_update(engine, entry->kind);
-}
+static int entry_add(struct engine *engine, const struct engine_request *request, bool admitted, uint64_t now) {
+    struct queue_request queued;
+    struct engine_entry *entry;
+    int r = entry_new(engine, request, &entry);
 
-static void room_give(struct engine *engine, struct entry *entry) {
-    engine->totals.admitted--;
-    engine->totals.promised_cpus -= entry->cpus;
-    engine->totals.promised_memory -= entry->memory;
-    engine->cpus[entry->kind] -= entry->cpus;
-    engine->memory[entry->kind] -= entry->memory;
-    totals_update(engine, entry->kind);
-}
-
-int engine_submit(struct engine *engine, const struct engine_request *request, uint64_t now) {
-    struct entry *entry = map_get(engine->entries, request->id);
-    int r;
-
-    if (entry)
-        return 0;
-    r = entry_new(engine, request, &entry);
     if (r < 0)
         return r;
-    entry->since = now;
-    entry->previous = engine->last;
-    if (engine->last)
-        engine->last->next = entry;
-    else
-        engine->first = entry;
-    engine->last = entry;
-    engine->totals.queued++;
+    engine_queue_request(engine, request, now, &queued);
+    queued.id = engine->sequence++;
+    queued.userdata = entry;
+    entry->first = queued.estimate;
+    entry->admitted = admitted;
+    r = admitted ? queue_occupy(engine->queue, &queued, (int64_t) now, &entry->handle)
+                 : queue_submit(engine->queue, &queued, (int64_t) now, &entry->handle);
+    if (r < 0) {
+        (void) map_remove(engine->entries, entry->id);
+        entry_free(entry);
+        return r;
+    }
+    if (admitted)
+        promise(engine, entry);
     return 0;
 }
 
-int engine_occupy(struct engine *engine, const struct engine_request *request) {
-    struct entry *entry = map_get(engine->entries, request->id);
-    int r = 0;
+int engine_submit(struct engine *engine, const struct engine_request *request, uint64_t now) {
+    return map_get(engine->entries, request->id) ? 0 : entry_add(engine, request, false, now);
+}
+
+/* A decision about it that nobody took yet is void. */
+static void pending_drop(struct engine *engine, const struct engine_entry *entry) {
+    for (size_t i = engine->pending_first; i < engine->pending_count; i++)
+        if (engine->pending[i].entry == entry)
+            engine->pending[i].entry = NULL;
+}
+
+static void entry_remove(struct engine *engine, struct engine_entry *entry, uint64_t now) {
+    (void) map_remove(engine->entries, entry->id);
+    pending_drop(engine, entry);
+    if (entry->admitted)
+        promise_back(engine, entry);
+    (void) queue_remove(engine->queue, entry->handle, (int64_t) now);
+    entry_free(entry);
+}
+
+int engine_occupy(struct engine *engine, const struct engine_request *request, uint64_t now) {
+    struct engine_entry *entry = map_get(engine->entries, request->id);
 
     if (entry && entry->admitted)
         return 0;
     if (entry)
-        queue_unlink(engine, entry);
-    else
-        r = entry_new(engine, request, &entry);
-    if (r >= 0)
-        room_take(engine, entry);
-    return r;
+        entry_remove(engine, entry, now);
+    return entry_add(engine, request, true, now);
 }
 
-void engine_release(struct engine *engine, const char *id) {
-    struct entry *entry = map_remove(engine->entries, id);
+void engine_release(struct engine *engine, const char *id, bool ended, uint64_t now) {
+    struct engine_entry *entry = map_get(engine->entries, id);
+    const struct queue_entry *queued;
+    int64_t ran;
 
     if (!entry)
         return;
-    if (entry->admitted)
-        room_give(engine, entry);
-    else
-        queue_unlink(engine, entry);
-    entry_free(entry);
+    queued = queue_entry(engine->queue, entry->handle);
+    ran = queued->done + (int64_t) now - queued->started;
+    if (ended && entry->admitted && !entry->service)
+        (void) predictor_learn(engine->predictor, entry->class, 0, TIME_FOREVER, ran);
+    entry_remove(engine, entry, now);
 }
 
-static uint64_t free_of(uint64_t capacity, uint64_t taken) {
-    return capacity > taken ? capacity - taken : 0;
+int engine_paused(struct engine *engine, const char *id, uint64_t now) {
+    struct engine_entry *entry = map_get(engine->entries, id);
+
+    if (!entry || !entry->admitted)
+        return 0;
+    promise_back(engine, entry);
+    entry->admitted = false;
+    entry->paused = true;
+    return queue_yield(engine->queue, entry->handle, QUEUE_YIELD_PAUSE, (int64_t) now);
 }
 
-/* The resource of which there is not enough for `more` beyond what is promised, NULL if there is. */
-static const char *lacking_for(const struct engine *engine, enum kind kind, uint64_t cpus, uint64_t memory) {
-    const struct engine_node *node = &engine->node;
+void engine_refused(struct engine *engine, const char *id, uint64_t now _unused_) {
+    struct engine_entry *entry = map_get(engine->entries, id);
 
-    if (cpus && taken_with(engine->cpus, node->overcommit_cpu, kind, engine->cpus[kind] + cpus) > node->cpus)
-        return "cpus";
-    if (memory && taken_with(engine->memory, node->overcommit_memory, kind, engine->memory[kind] + memory) > node->memory)
-        return "memory";
-    return NULL;
+    if (entry && entry->admitted)
+        queue_refuse(engine->queue, entry->handle);
 }
 
-static const char *lacking(const struct engine *engine, const struct entry *entry) {
-    return lacking_for(engine, entry->kind, entry->cpus, entry->memory);
-}
-
-void *engine_next(struct engine *engine) {
-    struct entry *entry = engine->first;
-
-    if (!entry || lacking(engine, entry))
-        return NULL;
-    queue_unlink(engine, entry);
-    room_take(engine, entry);
-    return entry->userdata;
-}
+/* --- changes ------------------------------------------------------------------------------------------------------ */
 
 static int no_room(struct error *error, const char *resource, char *wanted, char *available) {
     _cleanup_free_ char *a = wanted, *b = available;
@@ -250,86 +368,221 @@ static int no_room(struct error *error, const char *resource, char *wanted, char
 }
 
 /* May the admitted entry grow as far as the request? What it has counts as free for it. */
-static int check_growth(const struct engine *engine, const struct entry *entry, const struct engine_request *request,
-                        struct error *error) {
-    const struct engine_node *node = &engine->node;
+static int check_growth(const struct engine *engine, const struct engine_entry *entry,
+                        const struct engine_request *request, uint64_t now, struct error *error) {
     uint64_t cpus = request->cpus > entry->cpus ? request->cpus - entry->cpus : 0;
     uint64_t memory = request->memory > entry->memory ? request->memory - entry->memory : 0;
-    const char *resource = lacking_for(engine, entry->kind, cpus, memory);
-    uint64_t left;
+    struct demand wanted = engine_take(engine, entry->kind, request->cpus, request->memory);
+    struct demand has = engine_take(engine, entry->kind, entry->cpus, entry->memory);
+    struct demand room = queue_free_room(engine->queue, (int64_t) now);
 
-    if (!resource)
-        return 0;
-    if (resource[0] == 'c') {
-        left = virtual_of(free_of(node->cpus, engine->totals.taken_cpus), node->overcommit_cpu[entry->kind]);
-        return no_room(error, resource, text_format_cpus(cpus), text_format_cpus(left));
-    }
-    left = virtual_of(free_of(node->memory, engine->totals.taken_memory), node->overcommit_memory[entry->kind]);
-    return no_room(error, resource, text_format_size(memory), text_format_size(left));
+    if (cpus && (int64_t) (wanted.cpus - has.cpus) > (int64_t) room.cpus)
+        return no_room(error, "cpus", text_format_cpus(cpus),
+                       text_format_cpus(engine_free_cpus(engine, entry->kind, room.cpus)));
+    if (memory && (int64_t) (wanted.memory - has.memory) > (int64_t) room.memory)
+        return no_room(error, "memory", text_format_size(memory),
+                       text_format_size(engine_free_memory(engine, entry->kind, room.memory)));
+    return 0;
 }
 
-int engine_change(struct engine *engine, const struct engine_request *request, struct error *error) {
-    struct entry *entry = map_get(engine->entries, request->id);
+int engine_change(struct engine *engine, const struct engine_request *request, uint64_t now, struct error *error) {
+    struct engine_entry *entry = map_get(engine->entries, request->id);
+    struct queue_request queued;
     int r;
 
     if (!entry)
         return 0;
     if (entry->admitted) {
-        r = check_growth(engine, entry, request, error);
+        r = check_growth(engine, entry, request, now, error);
         if (r < 0)
             return r;
-        room_give(engine, entry);
+        promise_back(engine, entry);
     }
     entry->cpus = request->cpus;
     entry->memory = request->memory;
+    entry->limit = request->limit;
+    entry->service = request->service;
     if (entry->admitted)
-        room_take(engine, entry);
+        promise(engine, entry);
+    engine_queue_request(engine, request, now, &queued);
+    entry->first = queued.estimate;
+    entry->corrections = 0;
+    r = queue_change(engine->queue, entry->handle, &queued, (int64_t) now);
+    return r < 0 ? error_errno(error, r, "changing its place") : 0;
+}
+
+/* --- decisions ---------------------------------------------------------------------------------------------------- */
+
+static void decided(void *userdata, uint32_t handle, enum queue_state state) {
+    struct engine *engine = userdata;
+    struct engine_entry *entry = engine_entry_at(engine, handle);
+    struct engine_pending *pending = &engine->pending[engine->pending_count++]; /* engine_run made room for it */
+
+    *pending = (struct engine_pending){ .entry = entry };
+    if (state == QUEUE_WAITING) {
+        pending->verdict = queue_entry(engine->queue, handle)->yielding & QUEUE_YIELD_SUSPEND ? ENGINE_SUSPEND : ENGINE_PAUSE;
+        return;
+    }
+    entry->admitted = true;
+    entry->paused = false;
+    promise(engine, entry);
+}
+
+/* A pass starts each at most once, and asks each to give way at most once. */
+static int pending_reserve(struct engine *engine) {
+    size_t wanted = engine->pending_count + 2 * (queue_waiting(engine->queue) + queue_running(engine->queue)) + 1;
+    struct engine_pending *pending;
+
+    if (engine->pending_first == engine->pending_count)
+        engine->pending_first = engine->pending_count = 0;
+    if (wanted <= engine->pending_room)
+        return 0;
+    pending = reallocarray(engine->pending, wanted * 2, sizeof(*pending));
+    if (!pending)
+        return -ENOMEM;
+    engine->pending = pending;
+    engine->pending_room = wanted * 2;
     return 0;
 }
 
-static void explain(const struct engine *engine, const struct entry *entry, struct engine_explanation *ret) {
+/* What outlived its estimate gets a longer one. */
+static int correct_estimates(struct engine *engine, int64_t now) {
+    uint32_t handle;
+    int r = 0;
+
+    while (r >= 0 && queue_running_at(engine->queue, 0, &handle) && queue_entry(engine->queue, handle)->expected_end <= now) {
+        const struct queue_entry *queued = queue_entry(engine->queue, handle);
+        struct engine_entry *entry = queued->userdata;
+        int64_t ran = queued->done + now - queued->started, limit = entry->limit ? (int64_t) entry->limit : TIME_FOREVER;
+        int64_t next = estimate_correct(entry->first, &entry->corrections, limit, SECOND);
+        r = queue_extend(engine->queue, handle, next > ran ? next : ran + OVERDUE_STEP, now);
+    }
+    return r;
+}
+
+/* Round robin: whose burst is over goes behind the others. */
+static int end_bursts(struct engine *engine, int64_t now) {
+    int64_t quantum = (int64_t) (engine->options.parameters.quantum * (double) SECOND);
+    uint32_t handle;
+    int r = 0;
+
+    if (!engine->options.policy->by_arrival || queue_waiting(engine->queue) == 0)
+        return 0;
+    quantum = quantum > (int64_t) engine->options.residency ? quantum : (int64_t) engine->options.residency;
+    for (size_t i = 0; r >= 0 && queue_running_at(engine->queue, i, &handle); i++)
+        if (now - queue_entry(engine->queue, handle)->started >= quantum)
+            r = queue_burst(engine->queue, handle, now);
+    return r;
+}
+
+int engine_run(struct engine *engine, uint64_t now) {
+    int r = pending_reserve(engine);
+
+    if (r >= 0)
+        r = correct_estimates(engine, (int64_t) now);
+    if (r >= 0)
+        r = end_bursts(engine, (int64_t) now);
+    if (r >= 0)
+        r = queue_pass(engine->queue, (int64_t) now, decided, engine);
+    return r;
+}
+
+bool engine_next(struct engine *engine, struct engine_decision *ret) {
+    while (engine->pending_first < engine->pending_count) {
+        const struct engine_pending *pending = &engine->pending[engine->pending_first++];
+        if (!pending->entry)
+            continue;
+        *ret = (struct engine_decision){ pending->verdict, pending->entry->userdata };
+        return true;
+    }
+    return false;
+}
+
+bool engine_is_restless(const struct engine *engine) {
+    return queue_waiting(engine->queue) > 0;
+}
+
+/* --- explanations ------------------------------------------------------------------------------------------------- */
+
+static void explain(const struct engine *engine, const struct engine_entry *entry, struct engine_explanation *ret) {
+    const struct queue_entry *queued = queue_entry(engine->queue, entry->handle);
+    struct demand wanted = queue_demand(engine->queue, entry->handle), room = queue_free_room(engine->queue, 0);
+    int64_t estimate = queue_estimate(engine->queue, entry->handle);
+
     ret->standing = entry->admitted ? ENGINE_ADMITTED : ENGINE_QUEUED;
-    ret->since = entry->since;
+    ret->since = (uint64_t) queued->submitted;
+    ret->expected = estimate >= TIME_FOREVER ? UINT64_MAX : (uint64_t) estimate;
     if (entry->admitted)
         return;
-    ret->resource = lacking(engine, entry);
-    if (ret->resource && ret->resource[0] == 'c') {
+    if ((int64_t) wanted.cpus > (int64_t) room.cpus) {
+        ret->resource = "cpus";
         ret->wanted = entry->cpus;
-        ret->free = virtual_of(free_of(engine->node.cpus, engine->totals.taken_cpus),
-                               engine->node.overcommit_cpu[entry->kind]);
-    } else if (ret->resource) {
+        ret->free = engine_free_cpus(engine, entry->kind, room.cpus);
+    } else if ((int64_t) wanted.memory > (int64_t) room.memory) {
+        ret->resource = "memory";
         ret->wanted = entry->memory;
-        ret->free = virtual_of(free_of(engine->node.memory, engine->totals.taken_memory),
-                               engine->node.overcommit_memory[entry->kind]);
+        ret->free = engine_free_memory(engine, entry->kind, room.memory);
     }
 }
 
 void engine_explain(const struct engine *engine, const char *id, struct engine_explanation *ret) {
-    const struct entry *entry = map_get(engine->entries, id);
+    const struct engine_entry *entry = map_get(engine->entries, id);
 
     *ret = (struct engine_explanation){ 0 };
     if (!entry)
         return;
-    for (const struct entry *other = entry; other && !entry->admitted; other = other->previous)
-        ret->position++;
+    if (!entry->admitted)
+        ret->position = queue_position(engine->queue, entry->handle);
     explain(engine, entry, ret);
 }
 
 bool engine_walk(const struct engine *engine, struct engine_cursor *cursor, void **ret_userdata,
                  struct engine_explanation *ret_why) {
-    const struct entry *entry = cursor->entry ? ((const struct entry *) cursor->entry)->next : engine->first;
+    const struct engine_entry *entry;
+    uint32_t handle;
 
-    if (!entry)
+    if (!queue_next_waiting(engine->queue, &cursor->cursor, &handle))
         return false;
-    cursor->entry = entry;
+    entry = engine_entry_at(engine, handle);
     *ret_why = (struct engine_explanation){ .position = ++cursor->position };
     explain(engine, entry, ret_why);
     *ret_userdata = entry->userdata;
     return true;
 }
 
+ssize_t engine_foresee(struct engine *engine, uint64_t now, struct engine_forecast *ret, size_t limit) {
+    size_t waiting = queue_waiting(engine->queue);
+    size_t most = limit < waiting ? limit : waiting;
+    _cleanup_free_ struct queue_forecast *forecasts = calloc(most + 1, sizeof(*forecasts));
+    ssize_t count = forecasts ? queue_forecast(engine->queue, (int64_t) now, forecasts, most) : -ENOMEM;
+
+    for (ssize_t i = 0; i < count; i++) {
+        const struct engine_entry *entry = engine_entry_at(engine, forecasts[i].handle);
+        ret[i] = (struct engine_forecast){
+            .userdata = entry->userdata,
+            .id = entry->id,
+            .name = entry->name,
+            .why.position = forecasts[i].position,
+            .start = forecasts[i].start >= TIME_FOREVER ? UINT64_MAX : (uint64_t) forecasts[i].start,
+        };
+        explain(engine, entry, &ret[i].why);
+    }
+    return count;
+}
+
 void engine_totals(const struct engine *engine, struct engine_totals *ret) {
-    *ret = engine->totals;
+    struct demand room = queue_free_room(engine->queue, 0);
+    uint64_t cpus = engine->node.cpus * engine->scale_cpus - room.cpus;
+    uint64_t memory = engine->node.memory * engine->scale_memory - room.memory;
+
+    *ret = (struct engine_totals){
+        .promised_cpus = engine->promised_cpus,
+        .promised_memory = engine->promised_memory,
+        .taken_cpus = (cpus + engine->scale_cpus - 1) / engine->scale_cpus,
+        .taken_memory = (memory + engine->scale_memory - 1) / engine->scale_memory,
+        .admitted = queue_running(engine->queue),
+        .queued = queue_waiting(engine->queue),
+    };
 }
 
 uint64_t engine_cpu_weight(int64_t priority) {

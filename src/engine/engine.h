@@ -4,13 +4,16 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/error.h"
+#include "engine/estimate.h"
+#include "engine/queue.h"
 #include "model/instance.h"
 
-/* Decides who runs. Pure: (state, event, now) -> decisions; no I/O, no clock of its own, the same input gives the same
- * output. This first cut admits in arrival order on one node; policies, placement and allocation come behind the same
- * calls. */
+/* Decides who runs on one node: the queue of queue.h with any policy, over what the node's overcommit ratios leave. Pure:
+ * (state, event, now) -> decisions; no I/O, no clock of its own, the same input gives the same output. Times are
+ * microseconds of any steady scale. */
 
 struct engine;
 
@@ -23,31 +26,78 @@ struct engine_node {
     uint64_t overcommit_memory[KIND_COUNT];
 };
 
+/* The rules by which the queue is kept. */
+struct engine_options {
+    const struct policy *policy;
+    struct policy_parameters parameters;
+    enum backfill backfill;
+    enum estimate estimate; /* ESTIMATE_REQUESTED, or ESTIMATE_TSAFRIR: of the class's last two run times */
+    uint64_t residency;     /* microseconds for which nobody who started has to give way */
+};
+/* polder, EASY, predicted, 30 s. */
+void engine_options_init(struct engine_options *options);
+/* What contradicts itself, by name: BAD_VALUE. */
+int engine_options_check(const struct engine_options *options, struct error *error);
+
 struct engine_request {
-    const char *id; /* uuid; copied */
+    const char *id;   /* uuid; copied */
+    const char *name; /* for people; copied; NULL: the id */
     enum kind kind;
-    uint64_t cpus;   /* thousandths */
-    uint64_t memory; /* bytes */
+    uint64_t cpus;    /* thousandths */
+    uint64_t memory;  /* bytes */
     int64_t priority;
-    void *userdata;  /* handed back by engine_next */
+    uint64_t owner;   /* engine_hash: whose use counts together */
+    uint64_t class;   /* engine_hash: whose run times tell of each other */
+    uint64_t waited;  /* microseconds that it has waited already */
+    uint64_t expected; /* microseconds it will run, as declared; 0: not declared */
+    uint64_t limit;   /* microseconds after which it is ended; 0: none */
+    bool service;     /* never ends by itself: its class tells nothing */
+    uint64_t done;    /* microseconds that it ran already, work that is kept */
+    unsigned yields;  /* enum queue_yield: how it can give way */
+    void *userdata;   /* handed back in decisions */
 };
 
-int engine_new(const struct engine_node *node, struct engine **ret);
+uint64_t engine_hash(const char *text);
+
+/* Without options: in order of arrival, without backfilling. */
+int engine_new(const struct engine_node *node, const struct engine_options *options, struct engine **ret);
 void engine_free(struct engine *engine);
+const struct engine_options *engine_options(const struct engine *engine);
+/* Other rules from now on, for all that wait. -ENOMEM. */
+int engine_configure(struct engine *engine, const struct engine_options *options, uint64_t now);
 
 /* Could the node ever take this request, if it were empty? IMPOSSIBLE names the resource. */
 int engine_check(const struct engine *engine, const struct engine_request *request, struct error *error);
-/* Joins the queue at time `now` (microseconds, any steady scale). Already there or running: 0, nothing changes. */
+/* Joins the queue. Already there or running: 0, nothing changes. -ENOSPC: it could never run. */
 int engine_submit(struct engine *engine, const struct engine_request *request, uint64_t now);
 /* It holds its room already (adopted after a restart, or resumed): never refused. */
-int engine_occupy(struct engine *engine, const struct engine_request *request);
-/* Its request changed. In the queue it keeps its place; running, it holds the new room from now on, or, where it would
+int engine_occupy(struct engine *engine, const struct engine_request *request, uint64_t now);
+/* Its request changed. In the queue it keeps when it came; running, it holds the new room from now on, or, where it would
  * take more of something than is free, nothing changes: NO_ROOM. Absent: 0. */
-int engine_change(struct engine *engine, const struct engine_request *request, struct error *error);
-/* Leaves the queue, or gives its room back. Absent: nothing. */
-void engine_release(struct engine *engine, const char *id);
-/* The next decision: a queued request that may start now and from then on holds its room; NULL when none may. */
-void *engine_next(struct engine *engine);
+int engine_change(struct engine *engine, const struct engine_request *request, uint64_t now, struct error *error);
+/* Leaves the queue, or gives its room back; `ended`: by itself, after all of its work, which its class learns from.
+ * Absent: nothing. */
+void engine_release(struct engine *engine, const char *id, bool ended, uint64_t now);
+/* It gave way by being paused: it waits again, and keeps its memory. Absent or not running: nothing. */
+int engine_paused(struct engine *engine, const char *id, uint64_t now);
+/* It could not give way and runs on; it is not asked again. */
+void engine_refused(struct engine *engine, const char *id, uint64_t now);
+
+enum engine_verdict {
+    ENGINE_START,   /* it may start (or, paused, go on) and from now on holds its room */
+    ENGINE_PAUSE,   /* it shall give way by being paused: then engine_paused, or engine_refused */
+    ENGINE_SUSPEND, /* it shall give way by going to disk: then engine_release, and engine_submit with what it has done */
+};
+struct engine_decision {
+    enum engine_verdict verdict;
+    void *userdata;
+};
+/* Decides. -ENOMEM. */
+int engine_run(struct engine *engine, uint64_t now);
+/* The decisions of engine_run in their order; false when there are no more. */
+bool engine_next(struct engine *engine, struct engine_decision *ret);
+/* Is there somebody waiting whose turn may come by the passing of time alone? Then engine_run is due every so often. */
+bool engine_is_restless(const struct engine *engine);
 
 enum engine_standing {
     ENGINE_ABSENT,
@@ -56,21 +106,32 @@ enum engine_standing {
 };
 struct engine_explanation {
     enum engine_standing standing;
-    size_t position;     /* from 1 in the queue */
+    size_t position;      /* from 1 in the queue */
     const char *resource; /* what it waits for: "cpus" or "memory"; NULL: those ahead of it */
     uint64_t wanted, free; /* in the resource's unit, of this request's kind */
-    uint64_t since;      /* when it was submitted */
+    uint64_t since;       /* when it was submitted */
+    uint64_t expected;    /* expected run time, microseconds; UINT64_MAX: without end */
 };
 void engine_explain(const struct engine *engine, const char *id, struct engine_explanation *ret);
 
 /* Walks the queue in order, for those who explain all of it: from a zeroed cursor on, *ret_userdata and *ret_why (whose
  * position is right) until it returns false. The queue must not change meanwhile. */
 struct engine_cursor {
-    const void *entry;
+    struct queue_cursor cursor;
     size_t position;
 };
 bool engine_walk(const struct engine *engine, struct engine_cursor *cursor, void **ret_userdata,
                  struct engine_explanation *ret_why);
+
+/* When each will start, if nobody else came and estimates held. */
+struct engine_forecast {
+    void *userdata;
+    const char *id, *name; /* borrowed until the engine changes */
+    struct engine_explanation why;
+    uint64_t start; /* UINT64_MAX: not before somebody without a known end leaves */
+};
+/* The first `limit` of the queue. Returns how many, or -ENOMEM. */
+ssize_t engine_foresee(struct engine *engine, uint64_t now, struct engine_forecast *ret, size_t limit);
 
 /* The share of the processors, beside others, that a priority from -100 to 100 earns, as a control group's weight: 10 to
  * 1000, 100 for priority 0; opposite priorities are as far below as above. */

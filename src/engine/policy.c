@@ -24,7 +24,7 @@ static double estimated(const struct policy_input *input) {
 }
 
 static double size_of(const struct policy_input *input) {
-    return (double) input->demand.cpus;
+    return input->size;
 }
 
 /* The larger of its shares of the two resources. */
@@ -86,11 +86,12 @@ static double score_wfp3(const struct policy_parameters *parameters, const struc
     return -(ratio * ratio * ratio * size_of(input));
 }
 
-/* For one processor the logarithm is 0 and the score -INFINITY, but before anything was waited for it is undefined: 0. */
+/* For one processor (or a part of one) the logarithm is 0 and the score -INFINITY, but before anything was waited for it is
+ * undefined: 0. */
 static double score_unicep(const struct policy_parameters *parameters, const struct policy_input *input) {
-    double wait = waited(input);
+    double wait = waited(input), size = size_of(input);
 
-    return wait > 0 ? -(wait / (fixed_log2(size_of(input)) * estimated(input))) : 0;
+    return wait > 0 ? -(wait / (fixed_log2(size > 1 ? size : 1) * estimated(input))) : 0;
 }
 
 static double score_f1(const struct policy_parameters *parameters, const struct policy_input *input) {

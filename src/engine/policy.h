@@ -17,6 +17,7 @@ struct policy_input {
     int64_t estimate;   /* expected run time, at least 1 */
     int64_t done;       /* run time it already had (it was preempted, or it runs) */
     struct demand demand, capacity;
+    double size;        /* processors asked for, perhaps parts of one */
     int64_t priority;   /* larger is more important */
     double tag;         /* virtual finish tag, for rr */
     double usage;       /* what its owner used lately, in shares of the capacity times seconds, decayed */

@@ -17,8 +17,9 @@ struct demand {
     uint64_t memory; /* bytes */
 };
 
+/* Room may lie below zero, in two's complement: what runs already is never refused. All values stay below 2^62. */
 static inline bool demand_fits(struct demand wanted, struct demand room) {
-    return wanted.cpus <= room.cpus && wanted.memory <= room.memory;
+    return (int64_t) wanted.cpus <= (int64_t) room.cpus && (int64_t) wanted.memory <= (int64_t) room.memory;
 }
 
 struct profile_step {

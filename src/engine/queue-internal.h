@@ -31,7 +31,22 @@ struct queue {
     uint64_t sequence;
     void *scratch;
     size_t scratch_size;
+    size_t held_count; /* waiting ones that keep memory */
+    struct demand coming; /* room of those that are asked to give way */
 };
+
+/* Joins those that wait. */
+int queue_join(struct queue *queue, uint32_t handle);
+/* A new entry that is nowhere yet. -ENOMEM. */
+int queue_admit(struct queue *queue, const struct queue_request *request, int64_t now, uint32_t *ret_handle);
+int queue_running_add(struct queue *queue, uint32_t handle);
+void queue_running_drop(struct queue *queue, uint32_t handle);
+/* Its owner is charged for the time since it started. */
+int queue_charge(struct queue *queue, uint32_t handle, int64_t now);
+/* It is not asked to give way any more. */
+void queue_unask(struct queue *queue, uint32_t handle);
+/* What it would give back. */
+struct demand queue_gift(const struct queue *queue, uint32_t handle, unsigned how);
 
 /* Scratch memory of a pass, valid until the next call. */
 void *queue_scratch(struct queue *queue, size_t size);
@@ -41,6 +56,12 @@ int queue_rescore(struct queue *queue, int64_t now);
 int queue_start(struct queue *queue, uint32_t handle, int64_t now);
 /* Moves a running entry back to those that wait. */
 int queue_stop(struct queue *queue, uint32_t handle, int64_t now);
+/* Expected run time that is left of a waiting one. */
+int64_t queue_left(const struct queue *queue, uint32_t handle);
+/* What the policy is told of it. */
+void queue_input(const struct queue *queue, uint32_t handle, int64_t now, struct policy_input *ret);
+/* Takes what waiting ones keep out of the profile. */
+int queue_hold(const struct queue *queue, struct profile *profile, int64_t now);
 int64_t queue_key(const struct queue *queue, uint32_t handle, int64_t now);
 
 static inline struct demand demand_sum(struct demand a, struct demand b) {

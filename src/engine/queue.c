@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "engine/fixed.h"
 #include "engine/queue-internal.h"
 
 const char *const backfill_names[BACKFILL_COUNT + 1] = { "none", "easy", "easy-sjbf", "conservative", "greedy", NULL };
@@ -75,25 +76,48 @@ static int reserve_entry(struct queue *queue) {
     return 0;
 }
 
-int64_t queue_key(const struct queue *queue, uint32_t handle, int64_t now) {
+/* Keys of what has no end lie between those of the rest and those of what waited beyond the alarm (-1e12, policy.c). */
+static int64_t tier_of(int64_t key, bool service, bool alarmed) {
+    int64_t front = fixed_key(-3.3e11), most = fixed_key(-1e11);
+
+    if (service)
+        return alarmed ? key : front + key / 2048;
+    return key < most && !alarmed ? most : key;
+}
+
+void queue_input(const struct queue *queue, uint32_t handle, int64_t now, struct policy_input *ret) {
     const struct queue_entry *entry = &queue->entries[handle];
     const struct queue_options *options = &queue->options;
-    struct policy_input input = {
+
+    *ret = (struct policy_input){
         .now = now,
         .submitted = entry->submitted,
         .estimate = queue->wants[handle].time,
         .done = entry->done + (entry->state == QUEUE_RUNNING ? now - entry->started : 0),
         .demand = queue->wants[handle].demand,
         .capacity = options->capacity,
+        .size = (double) queue->wants[handle].demand.cpus / (options->processor > 0 ? options->processor : 1),
         .priority = entry->priority,
         .tag = entry->tag,
         .usage = usage_of(&queue->usage, entry->owner, now),
         .second = options->second,
     };
-    return policy_key(options->policy, &options->parameters, &input);
 }
 
-static int join_waiting(struct queue *queue, uint32_t handle) {
+int64_t queue_key(const struct queue *queue, uint32_t handle, int64_t now) {
+    const struct queue_options *options = &queue->options;
+    struct policy_input input;
+    int64_t key;
+
+    queue_input(queue, handle, now, &input);
+    key = policy_key(options->policy, &options->parameters, &input);
+    if (!options->services_first)
+        return key;
+    return tier_of(key, input.estimate >= TIME_FOREVER, options->policy->changes && now > input.submitted &&
+                   (double) (now - input.submitted) >= options->parameters.alarm * (double) options->second);
+}
+
+int queue_join(struct queue *queue, uint32_t handle) {
     struct queue_entry *entry = &queue->entries[handle];
     struct order_slot slot = { entry->key, entry->rank, handle };
 
@@ -101,12 +125,9 @@ static int join_waiting(struct queue *queue, uint32_t handle) {
     return order_add(&queue->waiting, &slot, queue->wants[handle].demand, queue->wants[handle].time);
 }
 
-int queue_submit(struct queue *queue, const struct queue_request *request, int64_t now, uint32_t *ret_handle) {
+int queue_admit(struct queue *queue, const struct queue_request *request, int64_t now, uint32_t *ret_handle) {
     uint32_t handle;
-    int r;
 
-    if (!demand_fits(request->demand, queue->options.capacity))
-        return -ENOSPC;
     if (reserve_entry(queue) < 0)
         return -ENOMEM;
     handle = queue->vacant_count > 0 ? queue->vacant[--queue->vacant_count] : (uint32_t) queue->entry_count++;
@@ -122,11 +143,26 @@ int queue_submit(struct queue *queue, const struct queue_request *request, int64
         .planned = TIME_FOREVER,
         .weight = weight,
         .tag = policy_next_tag(queue->virtual_time, queue->options.parameters.quantum, weight),
+        .done = request->done,
+        .yields = (uint8_t) request->yields,
         .userdata = request->userdata,
     };
-    queue->entries[handle].key =
-        queue_key(queue, handle, queue->options.policy->changes && queue->scored_at > INT64_MIN ? queue->scored_at : now);
-    r = join_waiting(queue, handle);
+    *ret_handle = handle;
+    return 0;
+}
+
+int queue_submit(struct queue *queue, const struct queue_request *request, int64_t now, uint32_t *ret_handle) {
+    bool changes = queue->options.policy->changes && queue->scored_at > INT64_MIN;
+    uint32_t handle;
+    int r;
+
+    if (!demand_fits(request->demand, queue->options.capacity))
+        return -ENOSPC;
+    r = queue_admit(queue, request, now, &handle);
+    if (r < 0)
+        return r;
+    queue->entries[handle].key = queue_key(queue, handle, changes ? queue->scored_at : now);
+    r = queue_join(queue, handle);
     if (r >= 0 && queue->options.backfill == BACKFILL_CONSERVATIVE && !queue->plan_lost)
         r = backfill_plan_one(queue, handle, now);
     if (r >= 0)
@@ -148,7 +184,7 @@ static size_t running_place(const struct queue *queue, int64_t end, uint32_t han
     return low;
 }
 
-static int running_add(struct queue *queue, uint32_t handle) {
+int queue_running_add(struct queue *queue, uint32_t handle) {
     int64_t end = queue->entries[handle].expected_end;
 
     if (queue->running_count == queue->running_room) {
@@ -166,31 +202,41 @@ static int running_add(struct queue *queue, uint32_t handle) {
     return 0;
 }
 
-static void running_drop(struct queue *queue, uint32_t handle) {
+void queue_running_drop(struct queue *queue, uint32_t handle) {
     size_t at = running_place(queue, queue->entries[handle].expected_end, handle);
 
     queue->running_count--;
     memmove(queue->running + at, queue->running + at + 1, (queue->running_count - at) * sizeof(*queue->running));
 }
 
+int64_t queue_left(const struct queue *queue, uint32_t handle) {
+    int64_t left = queue->wants[handle].time, done = queue->entries[handle].done;
+
+    if (left >= TIME_FOREVER || done <= 0)
+        return left;
+    return left > done ? left - done : 1;
+}
+
 int queue_start(struct queue *queue, uint32_t handle, int64_t now) {
     struct queue_entry *entry = &queue->entries[handle];
-    int64_t left = queue->wants[handle].time;
+    int64_t left = queue_left(queue, handle);
 
     order_remove(&queue->waiting, entry->key, entry->rank);
-    if (left < TIME_FOREVER && entry->done > 0)
-        left = left > entry->done ? left - entry->done : 1;
     entry->state = QUEUE_RUNNING;
     entry->started = now;
     entry->expected_end = time_after(now, left);
     queue->free = demand_difference(queue->free, queue->wants[handle].demand);
+    if (entry->held) {
+        queue->wants[handle].demand.memory += entry->held;
+        entry->held = 0;
+        queue->held_count--;
+    }
     if (entry->tag > queue->virtual_time)
         queue->virtual_time = entry->tag;
-    return running_add(queue, handle);
+    return queue_running_add(queue, handle);
 }
 
-/* Its owner used a share of the capacity since it started. */
-static int charge(struct queue *queue, uint32_t handle, int64_t now) {
+int queue_charge(struct queue *queue, uint32_t handle, int64_t now) {
     const struct queue_entry *entry = &queue->entries[handle];
     struct demand demand = queue->wants[handle].demand, capacity = queue->options.capacity;
     double time = (double) (now - entry->started) / (double) queue->options.second;
@@ -201,9 +247,10 @@ static int charge(struct queue *queue, uint32_t handle, int64_t now) {
 }
 
 static int running_leave(struct queue *queue, uint32_t handle, int64_t now) {
-    running_drop(queue, handle);
+    queue_unask(queue, handle);
+    queue_running_drop(queue, handle);
     queue->free = demand_sum(queue->free, queue->wants[handle].demand);
-    return charge(queue, handle, now);
+    return queue_charge(queue, handle, now);
 }
 
 int queue_stop(struct queue *queue, uint32_t handle, int64_t now) {
@@ -214,8 +261,10 @@ int queue_stop(struct queue *queue, uint32_t handle, int64_t now) {
         return r;
     entry->done += now - entry->started;
     entry->state = QUEUE_WAITING;
+    if (entry->held) /* it was given back with the rest, and is taken out of what is free */
+        queue->wants[handle].demand.memory = 0;
     entry->key = queue_key(queue, handle, now);
-    return join_waiting(queue, handle);
+    return queue_join(queue, handle);
 }
 
 int queue_remove(struct queue *queue, uint32_t handle, int64_t now) {
@@ -225,6 +274,8 @@ int queue_remove(struct queue *queue, uint32_t handle, int64_t now) {
 
     if (entry->state == QUEUE_WAITING) {
         order_remove(&queue->waiting, entry->key, entry->rank);
+        queue->free.memory += entry->held;
+        queue->held_count -= entry->held > 0;
         if (conservative)
             backfill_unplan(queue, handle);
     } else if (entry->state == QUEUE_RUNNING) {
@@ -242,19 +293,19 @@ int queue_remove(struct queue *queue, uint32_t handle, int64_t now) {
 int queue_extend(struct queue *queue, uint32_t handle, int64_t estimate, int64_t now) {
     struct queue_entry *entry = &queue->entries[handle];
 
-    queue->wants[handle].time = estimate;
+    queue->wants[handle].time = estimate < 1 ? 1 : estimate;
     if (entry->state != QUEUE_RUNNING)
         return 0;
-    running_drop(queue, handle);
-    entry->expected_end = time_after(entry->started, estimate);
+    queue_running_drop(queue, handle);
+    entry->expected_end = time_after(entry->started - entry->done, estimate);
     queue->plan_lost = true;
-    return running_add(queue, handle);
+    return queue_running_add(queue, handle);
 }
 
 int queue_burst(struct queue *queue, uint32_t handle, int64_t now) {
     struct queue_entry *entry = &queue->entries[handle];
     double burst = (double) (now - entry->started) / (double) queue->options.second;
-    int r = charge(queue, handle, now);
+    int r = queue_charge(queue, handle, now);
 
     entry->tag = policy_next_tag(entry->tag, burst, entry->weight);
     entry->rank = queue->options.policy->by_arrival ? queue->sequence++ : entry->rank;
@@ -315,9 +366,9 @@ size_t queue_size(const struct queue *queue) {
 static enum queue_reason reason_of(const struct queue *queue, uint32_t handle, bool first, struct demand room) {
     const struct demand *demand = &queue->wants[handle].demand;
 
-    if (demand->cpus > room.cpus)
+    if ((int64_t) demand->cpus > (int64_t) room.cpus)
         return QUEUE_REASON_CPUS;
-    if (demand->memory > room.memory)
+    if ((int64_t) demand->memory > (int64_t) room.memory)
         return QUEUE_REASON_MEMORY;
     return first ? QUEUE_REASON_NONE : QUEUE_REASON_ORDER;
 }
@@ -327,6 +378,8 @@ ssize_t queue_forecast(struct queue *queue, int64_t now, struct queue_forecast *
     struct order_position position = { 0 };
     const struct order_slot *slot;
     struct demand room = queue_free_room(queue, now);
+    bool in_order = queue->options.backfill == BACKFILL_NONE;
+    int64_t earliest = now;
     size_t count = 0;
     int r = queue_rescore(queue, now);
 
@@ -336,12 +389,16 @@ ssize_t queue_forecast(struct queue *queue, int64_t now, struct queue_forecast *
         int64_t end = queue->running[i].end > now ? queue->running[i].end : now + (queue->options.expires ? 0 : 1);
         r = profile_take(&profile, now, end, queue->wants[queue->running[i].handle].demand);
     }
+    if (r >= 0 && queue->held_count > 0)
+        r = queue_hold(queue, &profile, now);
     for (; r >= 0 && count < limit && (slot = order_at(&queue->waiting, &position)); position.slot++) {
         const struct order_least *want = &queue->wants[slot->handle];
-        int64_t start = profile_earliest(&profile, now, want->time, want->demand);
+        int64_t left = queue_left(queue, slot->handle);
+        int64_t start = earliest < TIME_FOREVER ? profile_earliest(&profile, earliest, left, want->demand) : TIME_FOREVER;
+        earliest = in_order ? start : earliest;
         ret[count] = (struct queue_forecast){ slot->handle, count + 1, start,
                                               reason_of(queue, slot->handle, count == 0, room) };
-        r = start < TIME_FOREVER ? profile_take(&profile, start, time_after(start, want->time), want->demand) : 0;
+        r = start < TIME_FOREVER ? profile_take(&profile, start, time_after(start, left), want->demand) : 0;
         count++;
     }
     return r < 0 ? r : (ssize_t) count;

@@ -34,6 +34,16 @@ struct queue_options {
     int64_t refresh;
     /* What has outlived its estimate holds nothing any more (the event semantics of pyss). */
     bool expires;
+    double processor;    /* units of demand.cpus that make a processor; 0: one */
+    bool services_first; /* what has no end comes before what has one, unless that waited beyond the alarm */
+    bool deferred;       /* who is to give way keeps its room until queue_yield says that it has */
+    int64_t residency;   /* nobody has to give way before it ran that long */
+};
+
+/* How something running can give way; bits. */
+enum queue_yield {
+    QUEUE_YIELD_PAUSE = 1 << 0,   /* cheap; gives processors back and keeps its memory */
+    QUEUE_YIELD_SUSPEND = 1 << 1, /* gives everything back */
 };
 
 struct queue_request {
@@ -44,6 +54,8 @@ struct queue_request {
     struct demand demand;
     int64_t priority;
     double weight;    /* for rr; 0: the parameter rr.weight */
+    int64_t done;     /* run time it had before */
+    unsigned yields;  /* deferred: enum queue_yield */
     void *userdata;
 };
 
@@ -54,14 +66,16 @@ enum queue_state {
     QUEUE_EXPIRED, /* runs beyond its estimate and holds nothing */
 };
 
-/* What is kept of each; 112 bytes, and 24 of demand and estimate beside it. */
+/* What is kept of each; 128 bytes, and 24 of demand and estimate beside it. */
 struct queue_entry {
     uint64_t id, owner, rank;
     int64_t submitted, started, expected_end, done, key, priority;
     int64_t planned; /* conservative: when its reservation begins */
     double tag, weight;
     void *userdata;
+    uint64_t held; /* memory that it keeps while it waits, since it was only paused */
     enum queue_state state;
+    uint8_t yields, yielding; /* enum queue_yield: what it can, what it was asked for */
 };
 
 int queue_new(const struct queue_options *options, struct queue **ret);
@@ -79,10 +93,36 @@ int queue_extend(struct queue *queue, uint32_t handle, int64_t estimate, int64_t
 int queue_burst(struct queue *queue, uint32_t handle, int64_t now);
 
 /* What a pass decided, in order. Starting and stopping has happened in the queue when this is called; the callback must not
- * change the queue. */
+ * change the queue. With `deferred`, WAITING asks it to give way: `yielding` of its entry says how. */
 typedef void (*queue_decided)(void *userdata, uint32_t handle, enum queue_state state);
 /* Decides who starts now; under a preemptive policy also who gives way (WAITING). -ENOMEM. */
 int queue_pass(struct queue *queue, int64_t now, queue_decided decided, void *userdata);
+
+/* --- for a queue that lives (queue-live.c) --- */
+/* It runs already and holds its room, whatever is free. -ENOMEM. */
+int queue_occupy(struct queue *queue, const struct queue_request *request, int64_t now, uint32_t *ret_handle);
+/* It asks for something else: demand, estimate, priority, weight and ways to yield of the request count. Running, it holds
+ * that from now on, whatever is free. When it came stays. -ENOMEM. */
+int queue_change(struct queue *queue, uint32_t handle, const struct queue_request *request, int64_t now);
+/* It has given way and waits again, with its work kept; paused it keeps its memory. -ENOMEM. */
+int queue_yield(struct queue *queue, uint32_t handle, enum queue_yield how, int64_t now);
+/* It could not give way: it runs on and is not asked again. */
+void queue_refuse(struct queue *queue, uint32_t handle);
+/* Other rules from now on; who waits is ordered anew, who runs runs on. -ENOMEM: nothing changed, or, should that happen in
+ * the middle, the order is the old one. */
+int queue_configure(struct queue *queue, const struct queue_options *options, int64_t now);
+int queue_copy(const struct queue *queue, struct queue **ret);
+/* The waiting in order: from a zeroed cursor on, until it returns false. The queue must not change meanwhile. */
+struct queue_cursor {
+    size_t block, slot;
+};
+bool queue_next_waiting(const struct queue *queue, struct queue_cursor *cursor, uint32_t *ret_handle);
+/* The running by their expected end; index from 0. False at the end. */
+bool queue_running_at(const struct queue *queue, size_t index, uint32_t *ret_handle);
+/* From 1. It must wait. */
+size_t queue_position(const struct queue *queue, uint32_t handle);
+struct demand queue_demand(const struct queue *queue, uint32_t handle);
+int64_t queue_estimate(const struct queue *queue, uint32_t handle);
 
 const struct queue_entry *queue_entry(const struct queue *queue, uint32_t handle);
 struct demand queue_free_room(const struct queue *queue, int64_t now);

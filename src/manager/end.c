@@ -188,7 +188,7 @@ static void end_keep(struct instance *instance) {
     end_complain(instance, instance_flush(instance, &unwritten), &unwritten);
     FAILPOINT("end-before-release");
     end_complain(instance, run_release(instance, &error), &error);
-    room_give_back(instance);
+    room_end(instance);
 }
 
 void run_after_end(struct instance *instance, const struct driver_exit *ended) {

@@ -67,6 +67,9 @@ struct manager {
     struct fiber *explainer; /* tells those who wait for room why */
     struct fiber_queue explain_queue;
     bool explain_stale;
+    struct fiber *ticker;    /* lets the engine decide when time alone has changed something */
+    struct fiber_queue ticker_queue;
+    struct queue_settings queue_settings;
     bool writing, urgent, stopping, ready;
     uint64_t started; /* wall time */
     uint64_t start_mean[KIND_COUNT]; /* microseconds that the drivers' starts take; 0: none yet */
@@ -142,11 +145,21 @@ int manager_commit_instance(struct manager *manager, struct instance *instance, 
                             const char *action, unsigned flags, const struct store_operation *extra,
                             size_t extra_count, struct error *error);
 
+/* --- settings --------------------------------------------------------------------------------------------------- */
+/* The engine's rules for the settings. BAD_VALUE, OUT_OF_RANGE, NOT_FOUND. */
+int settings_rules(const struct queue_settings *settings, struct engine_options *ret, struct error *error);
+/* Off fibers: those of the configuration. */
+int settings_init(struct manager *manager, struct error *error);
+/* Fiber: those that were set later. */
+int settings_load(struct manager *manager, struct error *error);
+
 /* --- room ------------------------------------------------------------------------------------------------------- */
 /* Fiber. Queues it and waits for room with the lock given up; admitted when it returns 0. -ECANCELED when the fiber was
  * cancelled or a newer wish came. */
 int room_take(struct instance *instance, struct operation *operation, struct error *error);
 void room_give_back(struct instance *instance);
+/* The same at the end of its work, which its class learns from. */
+void room_end(struct instance *instance);
 /* It runs already: it holds its room whatever the engine thinks. */
 void room_occupy(struct instance *instance);
 /* Its spec asks for more or less now: NO_ROOM when it runs and there is not so much. */
@@ -154,6 +167,7 @@ int room_change(struct instance *instance, struct error *error);
 /* The engine may have room for somebody: wakes those who are admitted. */
 void admission_run(struct manager *manager);
 int explainer_start(struct manager *manager);
+void room_request(struct instance *instance, struct engine_request *ret);
 
 /* --- running (fibers; the instance's lock is held) --------------------------------------------------------------- */
 /* From any resting state to running: queue, room, driver. Unlocks while it waits for room. After a failure the state

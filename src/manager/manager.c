@@ -141,15 +141,18 @@ static int open_storage(struct manager *manager, struct error *error) {
     return storage_new(&options, &manager->storage, error);
 }
 
-static int open_engine(struct manager *manager) {
+static int open_engine(struct manager *manager, struct error *error) {
     const struct manager_configuration *configuration = &manager->configuration;
     struct engine_node node = { .cpus = manager->facts.cpus * 1000 };
+    struct engine_options rules;
     uint64_t reserve = configuration->memory_reserve;
+    int r;
 
     node.memory = manager->facts.memory > reserve ? manager->facts.memory - reserve : 0;
     memcpy(node.overcommit_cpu, configuration->overcommit_cpu, sizeof(node.overcommit_cpu));
     memcpy(node.overcommit_memory, configuration->overcommit_memory, sizeof(node.overcommit_memory));
-    return engine_new(&node, &manager->engine);
+    r = settings_rules(&manager->queue_settings, &rules, error);
+    return r < 0 ? r : engine_new(&node, &rules, &manager->engine);
 }
 
 /* The daemon at the usual place has the usual name; each other one (of a test, say) a name made from its place. */
@@ -179,9 +182,11 @@ static int manager_open(struct manager *manager, struct error *error) {
     if (r >= 0)
         r = host_facts_read(&manager->facts);
     if (r >= 0)
-        r = open_engine(manager);
+        r = settings_init(manager, error);
+    if (r >= 0)
+        r = open_engine(manager, error);
     if (r < 0)
-        return error_errno(error, r, "starting the manager");
+        return error_is_set(error) ? r : error_errno(error, r, "starting the manager");
     if (open_cgroups(manager, &ignored) < 0)
         log_warning("no control groups can be used: limits cannot be applied");
     r = open_storage(manager, error);
@@ -238,6 +243,8 @@ int manager_start(struct manager *manager, struct error *error) {
     if (r >= 0)
         r = explainer_start(manager);
     if (r >= 0)
+        r = settings_load(manager, error);
+    if (r >= 0)
         r = adopt_all(manager, error);
     if (r >= 0)
         r = sweeper_start(manager);
@@ -261,6 +268,7 @@ void manager_stop(struct manager *manager, uint64_t deadline) {
             break;
     (void) manager_flush(manager, deadline_in(FLUSH_DEADLINE), &error);
     fiber_end(manager->explainer);
+    fiber_end(manager->ticker);
     fiber_end(manager->sweeper);
     fiber_end(manager->probe);
     fiber_end(manager->writer);
@@ -311,6 +319,8 @@ void manager_free(struct manager *manager) {
     fiber_unref(manager->sweeper);
     fiber_unref(manager->probe);
     fiber_unref(manager->explainer);
+    fiber_unref(manager->ticker);
+    table_done(&queue_settings_table, &manager->queue_settings);
     free(manager->sorted);
     map_free(manager->by_name);
     map_free(manager->by_uuid);

@@ -14,6 +14,7 @@
 #include "manager/events.h"
 #include "manager/operation.h"
 #include "model/instance.h"
+#include "model/queue.h"
 #include "network/network.h"
 #include "storage/storage.h"
 #include "store/store.h"
@@ -38,6 +39,7 @@ struct manager_configuration {
     uint64_t overcommit_memory[KIND_COUNT];
     uint64_t memory_reserve;   /* bytes kept for the host */
     uint64_t trash_seconds;    /* how long a deleted instance can be undeleted */
+    const struct queue_settings *queue; /* until others are set */
 };
 
 /* Off fibers. The drivers are opened here. */
@@ -147,6 +149,10 @@ int manager_image_emit(struct manager *manager, const char *name, struct emitter
 /* --- node ---------------------------------------------------------------------------------------------------------- */
 
 void manager_node_emit(struct manager *manager, struct emitter *emitter); /* promised versus real, versions, host */
+/* Fiber. RFC 7396 merge patch {"queue":{…}} of what can be set while the daemon runs; kept over restarts. BAD_VALUE,
+ * OUT_OF_RANGE and NOT_FOUND name the setting. */
+int manager_node_patch(struct manager *manager, const struct actor *actor, struct json_object *patch, bool dry_run,
+                       struct error *error);
 /* Which kind suits the need here, and why; the image (or NULL) tells what it can be started as. NOT_FOUND, NOT_SUPPORTED,
  * BAD_VALUE. */
 int manager_advise_emit(struct manager *manager, const char *image, struct need *need, struct emitter *emitter,

@@ -110,6 +110,10 @@ void manager_node_emit(struct manager *manager, struct emitter *emitter) {
     emit_key_unsigned(emitter, "admitted", totals.admitted);
     emit_key_unsigned(emitter, "queued", totals.queued);
     emit_object_end(emitter);
+    emit_key(emitter, "queue");
+    emit_object(emitter);
+    table_emit(&queue_settings_table, &manager->queue_settings, emitter);
+    emit_object_end(emitter);
     emit_drivers_part(manager, emitter);
     emit_object_end(emitter);
 }

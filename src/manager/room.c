@@ -10,15 +10,50 @@
 #include "manager/internal.h"
 
 #define EXPLAIN_PAUSE (50 * CLOCK_MILLISECOND)
+#define TICK CLOCK_SECOND
 #define EXPLAIN_SHARE 20 /* one part in so many of the time goes into explanations */
 
-static void request_of(struct instance *instance, struct engine_request *ret) {
+static const char *label_of(const struct instance *instance, const char *key) {
+    size_t length = strlen(key);
+
+    for (char *const *label = instance->spec.labels; label && *label; label++)
+        if (strncmp(*label, key, length) == 0 && (*label)[length] == '=')
+            return *label + length + 1;
+    return NULL;
+}
+
+/* Its label "class", else what it runs: those of one class tell of each other how long they take. */
+static uint64_t class_of(const struct instance *instance) {
+    const char *label = label_of(instance, "class");
+    uint64_t class = engine_hash(label ? label : instance->assigned.image_digest);
+
+    if (label)
+        return class;
+    for (char *const *word = instance->spec.entrypoint; word && *word; word++)
+        class = class * 31 + engine_hash(*word);
+    for (char *const *word = instance->spec.command; word && *word; word++)
+        class = class * 31 + engine_hash(*word);
+    return class;
+}
+
+void room_request(struct instance *instance, struct engine_request *ret) {
+    const struct instance_spec *spec = &instance->spec;
+    const char *owner = label_of(instance, "owner");
+    uint64_t now = clock_wall();
+
     *ret = (struct engine_request){
         .id = instance->assigned.uuid,
+        .name = instance->name,
         .kind = instance->assigned.kind,
-        .cpus = instance->spec.cpus,
-        .memory = instance->spec.memory,
-        .priority = instance->spec.priority,
+        .cpus = spec->cpus,
+        .memory = spec->memory,
+        .priority = spec->priority,
+        .owner = engine_hash(owner ? owner : instance->assigned.project),
+        .class = class_of(instance),
+        .waited = instance->control.queued && now > instance->control.queued ? now - instance->control.queued : 0,
+        .expected = spec->duration * CLOCK_MILLISECOND,
+        .limit = spec->timeout * CLOCK_MILLISECOND,
+        .service = spec->restart == RESTART_ALWAYS || spec->restart == RESTART_UNLESS_STOPPED,
         .userdata = instance,
     };
 }
@@ -74,35 +109,66 @@ static int explainer_main(void *userdata) {
     return 0;
 }
 
-int explainer_start(struct manager *manager) {
-    return fiber_start(&manager->explainer, "explainer", explainer_main, manager);
-}
-
 void admission_run(struct manager *manager) {
-    struct instance *admitted;
+    struct engine_decision decision;
 
-    while ((admitted = engine_next(manager->engine))) {
-        admitted->admitted = true;
-        fiber_queue_wake_all(&admitted->admission);
+    if (engine_run(manager->engine, clock_now()) < 0)
+        log_warning("nobody could be admitted: out of memory");
+    while (engine_next(manager->engine, &decision)) {
+        struct instance *instance = decision.userdata;
+        instance->admitted = true;
+        fiber_queue_wake_all(&instance->admission);
     }
     manager->explain_stale = true;
     fiber_queue_wake_all(&manager->explain_queue);
+    fiber_queue_wake_all(&manager->ticker_queue);
+}
+
+/* While somebody waits, time alone may change whose turn it is. */
+static int ticker_main(void *userdata) {
+    struct manager *manager = userdata;
+    int r = 0;
+
+    while (r >= 0) {
+        if (!engine_is_restless(manager->engine)) {
+            r = fiber_queue_wait(&manager->ticker_queue, DEADLINE_NONE);
+            continue;
+        }
+        r = fiber_sleep(TICK);
+        if (r >= 0)
+            admission_run(manager);
+    }
+    return 0;
+}
+
+int explainer_start(struct manager *manager) {
+    int r = fiber_start(&manager->explainer, "explainer", explainer_main, manager);
+
+    return r < 0 ? r : fiber_start(&manager->ticker, "ticker", ticker_main, manager);
 }
 
 /* --- taking and giving back ------------------------------------------------------------------------------------------- */
 
-void room_give_back(struct instance *instance) {
+static void room_leave(struct instance *instance, bool ended) {
     instance->admitted = false;
     instance->status.queue_position = 0;
-    engine_release(instance->manager->engine, instance->assigned.uuid);
+    engine_release(instance->manager->engine, instance->assigned.uuid, ended, clock_now());
     admission_run(instance->manager);
+}
+
+void room_give_back(struct instance *instance) {
+    room_leave(instance, false);
+}
+
+void room_end(struct instance *instance) {
+    room_leave(instance, instance->status.exit_code == 0);
 }
 
 void room_occupy(struct instance *instance) {
     struct engine_request request;
 
-    request_of(instance, &request);
-    if (engine_occupy(instance->manager->engine, &request) >= 0)
+    room_request(instance, &request);
+    if (engine_occupy(instance->manager->engine, &request, clock_now()) >= 0)
         instance->admitted = true;
 }
 
@@ -110,8 +176,8 @@ int room_change(struct instance *instance, struct error *error) {
     struct engine_request request;
     int r;
 
-    request_of(instance, &request);
-    r = engine_change(instance->manager->engine, &request, error);
+    room_request(instance, &request);
+    r = engine_change(instance->manager->engine, &request, clock_now(), error);
     if (r >= 0)
         admission_run(instance->manager);
     return r;
@@ -161,12 +227,13 @@ int room_take(struct instance *instance, struct operation *operation, struct err
     struct engine_request request;
     int r;
 
-    request_of(instance, &request);
+    room_request(instance, &request);
     r = engine_check(manager->engine, &request, error);
     if (r < 0)
         return r;
     if (!instance->control.queued)
         instance->control.queued = clock_wall();
+    room_request(instance, &request);
     r = instance_advance(instance, EVENT_START, error);
     if (r < 0)
         return r;

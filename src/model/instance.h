@@ -81,6 +81,7 @@ struct instance_spec {
     int restart;           /* enum restart_policy */
     int64_t restart_limit; /* on-failure: 0 means no limit */
     int64_t priority;      /* -100..100, higher first */
+    uint64_t duration;     /* ms it is expected to run; 0: not known */
     uint64_t timeout;      /* ms it may run; 0: no limit */
     uint64_t stop_timeout; /* ms between the stop signal and the kill */
     char *stop_signal;     /* "SIGTERM"; NULL: the image's */

@@ -40,6 +40,7 @@ static int64_t key_of(const struct protocol *protocol, uint32_t number) {
         .estimate = run->estimate == ESTIMATE_ACTUAL ? job->run : job->requested,
         .demand = { .cpus = job->processors },
         .capacity = { .cpus = run->processors },
+        .size = (double) job->processors,
         .priority = -job->queue,
         .second = 1,
     };

@@ -16,7 +16,7 @@ VALUES = {
     "working_directory": "/var/spot", "hostname": "elsewhere", "tty": True, "stdin_open": True, "read_only": True,
     "remove": True, "mounts": [{"type": "tmpfs", "target": "/scratch", "size": 1048576}], "network": "none",
     "publish": [{"host_port": 18080, "port": 80}], "restart": "always", "restart_limit": 3, "priority": 7,
-    "timeout": "90s", "stop_timeout": "3s", "stop_signal": "SIGINT", "pids": 33, "io_read": 1048576,
+    "duration": "80s", "timeout": "90s", "stop_timeout": "3s", "stop_signal": "SIGINT", "pids": 33, "io_read": 1048576,
     "io_write": 1048576, "log_size": 131072, "firmware": "uefi", "cdrom": "medium", "graphics": True,
     "user_data": "#cloud-config\n{}\n", "ssh_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE8 me@here"],
     "description": "what it is for",

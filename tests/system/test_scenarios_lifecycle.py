@@ -418,8 +418,9 @@ def test_how_it_ended_is_told(daemon):
 # ---- the queue ----
 
 def queue_daemon(make_daemon):
-    """A node whose fake instances may take 100 % of its memory; four fifths are taken by 'hog'."""
-    daemon = make_daemon(arguments=["--overcommit-memory-fake", "100", "--memory-reserve", "0"]).start()
+    """A node whose fake instances may take 100 % of its memory, in order of arrival; four fifths are taken by 'hog'."""
+    daemon = make_daemon(arguments=["--overcommit-memory-fake", "100", "--memory-reserve", "0", "--queue-policy", "fcfs",
+                                    "--queue-backfill", "none"]).start()
     whole = daemon.get("/v1/node")["memory"]["physical"]
     daemon.create("hog", start=True, memory=whole * 4 // 5)
     return daemon, whole

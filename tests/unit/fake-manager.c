@@ -330,6 +330,11 @@ void manager_node_emit(struct manager *manager, struct emitter *emitter) {
     (void) emit_nothing(emitter);
 }
 
+int manager_node_patch(struct manager *manager, const struct actor *actor, struct json_object *patch, bool dry_run,
+                       struct error *error) {
+    return 0;
+}
+
 int manager_advise_emit(struct manager *manager, const char *image, struct need *need, struct emitter *emitter,
                         struct error *error) {
     return emit_nothing(emitter);

@@ -18,7 +18,7 @@ static struct engine *engine_two_cpus(void) {
         node.overcommit_cpu[kind] = node.overcommit_memory[kind] = 100;
     node.overcommit_cpu[KIND_CONTAINER] = 400;
     node.overcommit_memory[KIND_CONTAINER] = 200;
-    assert_int_equal(engine_new(&node, &engine), 0);
+    assert_int_equal(engine_new(&node, NULL, &engine), 0);
     return engine;
 }
 
@@ -28,8 +28,18 @@ static void submit(struct engine *engine, const char *id, enum kind kind, uint64
     assert_int_equal(engine_submit(engine, &request, 7), 0);
 }
 
+static const char *take_next(struct engine *engine) {
+    struct engine_decision decision;
+
+    assert_int_equal(engine_run(engine, 8), 0);
+    if (!engine_next(engine, &decision))
+        return NULL;
+    assert_int_equal(decision.verdict, ENGINE_START);
+    return decision.userdata;
+}
+
 static void expect_next(struct engine *engine, const char *id) {
-    const char *next = engine_next(engine);
+    const char *next = take_next(engine);
 
     if (!id)
         assert_null(next);
@@ -46,7 +56,7 @@ static void test_arrival_order(void **state) {
     submit(engine, "small", KIND_VM, 100, GIB);
     expect_next(engine, "first");
     expect_next(engine, NULL); /* small would fit, but large came before it */
-    engine_release(engine, "first");
+    engine_release(engine, "first", false, 9);
     expect_next(engine, "large");
     expect_next(engine, "small");
     expect_next(engine, NULL);
@@ -123,15 +133,15 @@ static void test_occupying_never_fails(void **state) {
     struct engine_totals totals;
 
     (void) state;
-    assert_int_equal(engine_occupy(engine, &request), 0);
-    assert_int_equal(engine_occupy(engine, &request), 0);
+    assert_int_equal(engine_occupy(engine, &request, 7), 0);
+    assert_int_equal(engine_occupy(engine, &request, 7), 0);
     engine_totals(engine, &totals);
     assert_int_equal(totals.admitted, 1);
     assert_int_equal(totals.promised_cpus, 9000);
     submit(engine, "late", KIND_VM, 10, 1);
     expect_next(engine, NULL);
-    engine_release(engine, "adopted");
-    engine_release(engine, "adopted");
+    engine_release(engine, "adopted", false, 9);
+    engine_release(engine, "adopted", false, 9);
     expect_next(engine, "late");
     engine_free(engine);
 }
@@ -155,7 +165,7 @@ static void test_totals_match_a_recount(void **state) {
         seed = seed * UINT64_C(6364136223846793005) + 1442695040888963407;
         i = (int) (seed >> 33) % 64;
         if (seed & UINT64_C(1) << 20) {
-            engine_release(engine, ids[i]);
+            engine_release(engine, ids[i], false, 9);
             in[i] = false;
         } else {
             struct engine_explanation why;
@@ -164,7 +174,7 @@ static void test_totals_match_a_recount(void **state) {
                 cpus[i] = 10 + (seed >> 40) % 1990;
             submit(engine, ids[i], KIND_VM, cpus[i], 1);
         }
-        while ((next = engine_next(engine)))
+        while ((next = take_next(engine)))
             in[atoi(next + 1)] = true;
         for (int j = 0; j < 64; j++)
             sum += in[j] ? cpus[j] : 0;
@@ -192,18 +202,18 @@ static void test_change(void **state) {
     expect_next(engine, NULL);
     /* More than is there is refused, and nothing changes. */
     request.memory = 5 * GIB;
-    assert_int_equal(engine_change(engine, &request, &error), -ENOSPC);
+    assert_int_equal(engine_change(engine, &request, 8, &error), -ENOSPC);
     assert_int_equal(error.code, ERROR_NO_ROOM);
     error_clear(&error);
     engine_totals(engine, &totals);
     assert_int_equal(totals.taken_memory, GIB);
     /* All that is there is taken, and what waits may shrink and keeps its place. */
     request.memory = 3 * GIB;
-    assert_int_equal(engine_change(engine, &request, &error), 0);
+    assert_int_equal(engine_change(engine, &request, 8, &error), 0);
     engine_totals(engine, &totals);
     assert_int_equal(totals.promised_memory, 3 * GIB);
     request = (struct engine_request){ .id = "large", .kind = KIND_VM, .cpus = 1000, .memory = GIB };
-    assert_int_equal(engine_change(engine, &request, &error), 0);
+    assert_int_equal(engine_change(engine, &request, 8, &error), 0);
     assert_true(engine_walk(engine, &cursor, &id, &why));
     assert_string_equal(id, "large");
     assert_int_equal(why.position, 1);
@@ -214,7 +224,179 @@ static void test_change(void **state) {
     expect_next(engine, "large");
     expect_next(engine, NULL);
     request.id = "nobody";
-    assert_int_equal(engine_change(engine, &request, &error), 0);
+    assert_int_equal(engine_change(engine, &request, 8, &error), 0);
+    engine_free(engine);
+}
+
+/* Three containers of one CPU each at three times the CPUs fill one CPU to the last part. */
+static void test_thirds_are_whole(void **state _unused_) {
+    struct engine_node node = { .cpus = 1000, .memory = GIB };
+    struct engine *engine = NULL;
+    struct engine_totals totals;
+
+    for (int kind = 0; kind < KIND_COUNT; kind++)
+        node.overcommit_cpu[kind] = node.overcommit_memory[kind] = 100;
+    node.overcommit_cpu[KIND_CONTAINER] = 300;
+    node.overcommit_cpu[KIND_FAKE] = 10000000;
+    assert_int_equal(engine_new(&node, NULL, &engine), 0);
+    submit(engine, "a", KIND_CONTAINER, 1000, 1);
+    submit(engine, "b", KIND_CONTAINER, 1000, 1);
+    submit(engine, "c", KIND_CONTAINER, 1000, 1);
+    submit(engine, "d", KIND_FAKE, 10, 1);
+    expect_next(engine, "a");
+    expect_next(engine, "b");
+    expect_next(engine, "c");
+    engine_totals(engine, &totals);
+    assert_int_equal(totals.taken_cpus, 1000);
+    expect_next(engine, NULL);
+    engine_free(engine);
+}
+
+static struct engine *engine_with(const char *policy, enum backfill backfill) {
+    struct engine_node node = { .cpus = 2000, .memory = 4 * GIB };
+    struct engine_options options;
+    struct engine *engine = NULL;
+
+    for (int kind = 0; kind < KIND_COUNT; kind++)
+        node.overcommit_cpu[kind] = node.overcommit_memory[kind] = 100;
+    engine_options_init(&options);
+    assert_int_equal(policy_find(policy, &options.policy, NULL), 0);
+    options.backfill = backfill;
+    options.residency = 0;
+    assert_int_equal(engine_new(&node, &options, &engine), 0);
+    return engine;
+}
+
+#define SECONDS UINT64_C(1000000)
+
+static void submit_batch(struct engine *engine, const char *id, uint64_t cpus, uint64_t seconds, uint64_t now) {
+    struct engine_request request = { .id = id, .kind = KIND_VM, .cpus = cpus, .memory = GIB, .userdata = (void *) id,
+                                      .expected = seconds * SECONDS, .yields = QUEUE_YIELD_PAUSE | QUEUE_YIELD_SUSPEND };
+
+    assert_int_equal(engine_submit(engine, &request, now * SECONDS), 0);
+}
+
+static void expect_decision(struct engine *engine, enum engine_verdict verdict, const char *id) {
+    struct engine_decision decision;
+
+    assert_true(engine_next(engine, &decision));
+    assert_string_equal(decision.userdata, id);
+    assert_int_equal(decision.verdict, verdict);
+}
+
+static void expect_no_decision(struct engine *engine) {
+    struct engine_decision decision;
+
+    assert_false(engine_next(engine, &decision));
+}
+
+/* A service comes before what has an end, whatever its policy says of time; under fcfs arrival alone counts. */
+static void test_services_come_first(void **state _unused_) {
+    for (int fcfs = 0; fcfs < 2; fcfs++) {
+        struct engine *engine = engine_with(fcfs ? "fcfs" : "sjf", BACKFILL_NONE);
+        submit_batch(engine, "batch", 2000, 60, 1);
+        submit_batch(engine, "service", 2000, 0, 2);
+        assert_int_equal(engine_run(engine, 3 * SECONDS), 0);
+        expect_decision(engine, ENGINE_START, fcfs ? "batch" : "service");
+        expect_no_decision(engine);
+        engine_free(engine);
+    }
+}
+
+/* Its class's last two runs took 40 and 20 s: 30 s are expected of the third. */
+static void test_history_predicts(void **state _unused_) {
+    struct engine *engine = engine_with("sjf", BACKFILL_EASY);
+    struct engine_request request = { .kind = KIND_VM, .cpus = 100, .memory = 1, .class = 7 };
+    struct engine_explanation why;
+    static const uint64_t took[] = { 40, 20 };
+
+    for (size_t i = 0; i < 2; i++) {
+        request.id = i ? "second" : "first";
+        assert_int_equal(engine_submit(engine, &request, 100 * SECONDS), 0);
+        assert_int_equal(engine_run(engine, 100 * SECONDS), 0);
+        engine_explain(engine, request.id, &why);
+        assert_true(why.expected == UINT64_MAX);
+        engine_release(engine, request.id, true, (100 + took[i]) * SECONDS);
+    }
+    request.id = "third";
+    assert_int_equal(engine_submit(engine, &request, 200 * SECONDS), 0);
+    engine_explain(engine, "third", &why);
+    assert_int_equal(why.expected, 30 * SECONDS);
+    engine_free(engine);
+}
+
+/* Other rules order those who wait anew; who runs runs on. */
+static void test_rules_change(void **state _unused_) {
+    struct engine *engine = engine_with("fcfs", BACKFILL_NONE);
+    struct engine_options options = *engine_options(engine);
+
+    submit_batch(engine, "runs", 2000, 100, 1);
+    submit_batch(engine, "long", 2000, 1000, 2);
+    submit_batch(engine, "short", 2000, 10, 3);
+    assert_int_equal(engine_run(engine, 4 * SECONDS), 0);
+    expect_decision(engine, ENGINE_START, "runs");
+    assert_int_equal(policy_find("sjf", &options.policy, NULL), 0);
+    assert_int_equal(engine_configure(engine, &options, 5 * SECONDS), 0);
+    engine_release(engine, "runs", true, 6 * SECONDS);
+    assert_int_equal(engine_run(engine, 6 * SECONDS), 0);
+    expect_decision(engine, ENGINE_START, "short");
+    expect_no_decision(engine);
+    engine_free(engine);
+}
+
+/* Who is asked to give way keeps its room until it has; paused, its memory stays taken. */
+static void test_giving_way(void **state _unused_) {
+    struct engine *engine = engine_with("srtf", BACKFILL_NONE);
+    struct engine_totals totals;
+    struct engine_explanation why;
+
+    submit_batch(engine, "long", 2000, 1000, 1);
+    assert_int_equal(engine_run(engine, 1 * SECONDS), 0);
+    expect_decision(engine, ENGINE_START, "long");
+    submit_batch(engine, "short", 2000, 10, 2);
+    assert_int_equal(engine_run(engine, 2 * SECONDS), 0);
+    expect_decision(engine, ENGINE_PAUSE, "long"); /* processors alone are wanted: the cheaper way */
+    expect_no_decision(engine);
+    assert_int_equal(engine_run(engine, 3 * SECONDS), 0);
+    expect_no_decision(engine); /* it was asked already, and holds its room */
+    assert_int_equal(engine_paused(engine, "long", 3 * SECONDS), 0);
+    engine_totals(engine, &totals);
+    assert_int_equal(totals.taken_cpus, 0);
+    assert_int_equal(totals.taken_memory, GIB);
+    assert_int_equal(engine_run(engine, 3 * SECONDS), 0);
+    expect_decision(engine, ENGINE_START, "short");
+    engine_explain(engine, "long", &why);
+    assert_int_equal(why.standing, ENGINE_QUEUED);
+    assert_string_equal(why.resource, "cpus");
+    engine_release(engine, "short", true, 13 * SECONDS);
+    assert_int_equal(engine_run(engine, 13 * SECONDS), 0);
+    expect_decision(engine, ENGINE_START, "long");
+    engine_totals(engine, &totals);
+    assert_int_equal(totals.taken_memory, GIB);
+    engine_release(engine, "long", false, 14 * SECONDS);
+    engine_totals(engine, &totals);
+    assert_int_equal(totals.taken_memory, 0);
+    engine_free(engine);
+}
+
+/* Memory is wanted: what can only be paused is not asked, since that would free processors alone. */
+static void test_a_pause_frees_no_memory(void **state _unused_) {
+    struct engine *engine = engine_with("srtf", BACKFILL_NONE);
+    struct engine_request request = { .id = "container", .kind = KIND_VM, .cpus = 100, .memory = 3 * GIB,
+                                      .userdata = (void *) "container", .expected = 1000 * SECONDS,
+                                      .yields = QUEUE_YIELD_PAUSE };
+
+    assert_int_equal(engine_submit(engine, &request, 1), 0);
+    assert_int_equal(engine_run(engine, 1), 0);
+    expect_decision(engine, ENGINE_START, "container");
+    request = (struct engine_request){ .id = "short", .kind = KIND_VM, .cpus = 100, .memory = 2 * GIB,
+                                       .userdata = (void *) "short", .expected = SECONDS };
+    assert_int_equal(engine_submit(engine, &request, 2), 0);
+    assert_int_equal(engine_run(engine, 2), 0);
+    expect_no_decision(engine);
+    engine_release(engine, "container", false, 3);
+    assert_int_equal(engine_run(engine, 3), 0);
+    expect_decision(engine, ENGINE_START, "short");
     engine_free(engine);
 }
 
@@ -231,7 +413,10 @@ static void test_priority_is_a_weight(void **state _unused_) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_arrival_order), cmocka_unit_test(test_change),
-        cmocka_unit_test(test_priority_is_a_weight),
+        cmocka_unit_test(test_priority_is_a_weight), cmocka_unit_test(test_thirds_are_whole),
+        cmocka_unit_test(test_services_come_first), cmocka_unit_test(test_history_predicts),
+        cmocka_unit_test(test_rules_change), cmocka_unit_test(test_giving_way),
+        cmocka_unit_test(test_a_pause_frees_no_memory),
         cmocka_unit_test(test_overcommit_is_per_kind),
         cmocka_unit_test(test_explains_the_wait),
         cmocka_unit_test(test_impossible_is_refused_at_once),

@@ -61,6 +61,7 @@ static const struct sample samples[] = {
     { "restart", "\"on-failure\"", "vm" },
     { "restart_limit", "3", "vm" },
     { "priority", "-100", "vm" },
+    { "duration", "\"20m\"", "vm" },
     { "timeout", "\"1h\"", "vm" },
     { "stop_timeout", "\"30s\"", "vm" },
     { "stop_signal", "\"SIGRTMIN+3\"", "container" },

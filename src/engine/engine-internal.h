@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "base/map.h"
+#include "engine/engine.h"
+
+/* Shared by engine.c (who is there, and decisions) and what explains, records and tries them. */
+
+struct engine_entry {
+    char *id, *name;
+    enum kind kind;
+    uint64_t cpus, memory; /* as asked */
+    uint64_t class, limit; /* µs */
+    int64_t first;         /* estimate it began with */
+    unsigned corrections;
+    bool service, admitted, paused; /* paused: waits and keeps its memory */
+    uint32_t handle;
+    void *userdata;
+};
+
+struct engine_pending {
+    struct engine_entry *entry; /* NULL: it went away meanwhile */
+    enum engine_verdict verdict;
+};
+
+struct engine {
+    struct engine_node node;
+    struct engine_options options;
+    uint64_t scale_cpus, scale_memory; /* units of the queue's demands in a thousandth of a CPU and in a byte */
+    struct queue *queue;
+    struct predictor *predictor;
+    struct map *entries;
+    uint64_t sequence;
+    uint64_t promised_cpus, promised_memory;
+    struct engine_pending *pending;
+    size_t pending_first, pending_count, pending_room;
+    int failure; /* of a pass */
+};
+
+struct engine_entry *engine_entry_at(const struct engine *engine, uint32_t handle);
+/* What a request takes of the physical capacity, in the queue's units. */
+struct demand engine_take(const struct engine *engine, enum kind kind, uint64_t cpus, uint64_t memory);
+/* What there is of the resource for a request of the kind, when so much of the queue's units is free. */
+uint64_t engine_free_cpus(const struct engine *engine, enum kind kind, uint64_t room);
+uint64_t engine_free_memory(const struct engine *engine, enum kind kind, uint64_t room);
+void engine_queue_options(const struct engine *engine, const struct engine_options *options, struct queue_options *ret);
+/* What the queue is told of a request. */
+void engine_queue_request(struct engine *engine, const struct engine_request *request, uint64_t now,
+                          struct queue_request *ret);

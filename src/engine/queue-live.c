@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* What a queue needs that lives beside real instances, and a simulation does not: those that run already, requests that
+ * change, giving way step by step, other rules in the middle, and copies to try things on. */
+#include <errno.h>
+#include <string.h>
+
+#include "engine/queue-internal.h"
+
+struct demand queue_gift(const struct queue *queue, uint32_t handle, unsigned how) {
+    struct demand demand = queue->wants[handle].demand;
+
+    if (how & QUEUE_YIELD_SUSPEND)
+        return demand;
+    return how ? (struct demand){ .cpus = demand.cpus } : (struct demand){ 0 };
+}
+
+void queue_unask(struct queue *queue, uint32_t handle) {
+    struct queue_entry *entry = &queue->entries[handle];
+
+    queue->coming = demand_difference(queue->coming, queue_gift(queue, handle, entry->yielding));
+    entry->yielding = 0;
+}
+
+void queue_refuse(struct queue *queue, uint32_t handle) {
+    queue_unask(queue, handle);
+    queue->entries[handle].yields = 0;
+}
+
+int queue_occupy(struct queue *queue, const struct queue_request *request, int64_t now, uint32_t *ret_handle) {
+    struct queue_entry *entry;
+    uint32_t handle;
+    int r = queue_admit(queue, request, now, &handle);
+
+    if (r < 0)
+        return r;
+    entry = &queue->entries[handle];
+    entry->state = QUEUE_RUNNING;
+    entry->started = now;
+    entry->expected_end = time_after(now, queue_left(queue, handle));
+    r = queue_running_add(queue, handle);
+    if (r < 0) {
+        entry->state = QUEUE_ABSENT;
+        queue->vacant[queue->vacant_count++] = handle;
+        return r;
+    }
+    queue->free = demand_difference(queue->free, request->demand);
+    queue->plan_lost = true;
+    *ret_handle = handle;
+    return 0;
+}
+
+static int change_running(struct queue *queue, uint32_t handle, const struct queue_request *request) {
+    queue_unask(queue, handle);
+    queue->free = demand_difference(demand_sum(queue->free, queue->wants[handle].demand), request->demand);
+    queue->wants[handle].demand = request->demand;
+    queue->entries[handle].yields = (uint8_t) request->yields;
+    return queue->wants[handle].time == request->estimate ? 0 : queue_extend(queue, handle, request->estimate, 0);
+}
+
+int queue_change(struct queue *queue, uint32_t handle, const struct queue_request *request, int64_t now) {
+    struct queue_entry *entry = &queue->entries[handle];
+    struct demand demand = request->demand;
+    bool changes = queue->options.policy->changes && queue->scored_at > INT64_MIN;
+
+    queue->plan_lost = true;
+    if (entry->state == QUEUE_WAITING)
+        order_remove(&queue->waiting, entry->key, entry->rank);
+    entry->priority = request->priority;
+    entry->weight = request->weight > 0 ? request->weight : queue->options.parameters.weight;
+    if (entry->state == QUEUE_RUNNING)
+        return change_running(queue, handle, request);
+    if (entry->held) { /* what is kept follows at once */
+        queue->free.memory += entry->held - demand.memory;
+        queue->held_count -= demand.memory == 0;
+        entry->held = demand.memory;
+        demand.memory = 0;
+    }
+    entry->yields = (uint8_t) request->yields;
+    queue->wants[handle] = (struct order_least){ demand, request->estimate < 1 ? 1 : request->estimate };
+    entry->key = queue_key(queue, handle, changes ? queue->scored_at : now);
+    return queue_join(queue, handle);
+}
+
+int queue_yield(struct queue *queue, uint32_t handle, enum queue_yield how, int64_t now) {
+    struct queue_entry *entry = &queue->entries[handle];
+    struct demand *demand = &queue->wants[handle].demand;
+    int r;
+
+    if (how == QUEUE_YIELD_PAUSE) {
+        queue_unask(queue, handle);
+        entry->held = demand->memory;
+        queue->held_count += entry->held > 0;
+        queue->free.memory -= entry->held;
+        r = queue_stop(queue, handle, now); /* gives all of it back */
+    } else {
+        r = queue_stop(queue, handle, now);
+    }
+    queue->plan_lost = true;
+    return r;
+}
+
+static int order_anew(struct queue *queue, int64_t now) {
+    struct order_position position = { 0 };
+    const struct order_slot *slot;
+    struct order_slot *slots = queue_scratch(queue, (queue->waiting.count + 1) * sizeof(*slots));
+    size_t count = 0;
+
+    if (!slots)
+        return -ENOMEM;
+    for (; (slot = order_at(&queue->waiting, &position)); position.slot++) {
+        struct queue_entry *entry = &queue->entries[slot->handle];
+        entry->rank = queue->options.policy->by_arrival ? queue->sequence++ : entry->id;
+        entry->key = queue_key(queue, slot->handle, now);
+        slots[count++] = (struct order_slot){ entry->key, entry->rank, slot->handle };
+    }
+    for (size_t i = 0; i < queue->running_count; i++) {
+        struct queue_entry *entry = &queue->entries[queue->running[i].handle];
+        entry->rank = queue->options.policy->by_arrival ? queue->sequence++ : entry->id;
+    }
+    return order_rebuild(&queue->waiting, slots, queue->wants, count);
+}
+
+int queue_configure(struct queue *queue, const struct queue_options *options, int64_t now) {
+    struct demand taken = demand_difference(queue->options.capacity, queue->free);
+
+    queue->options = *options;
+    queue->free = demand_difference(options->capacity, taken);
+    queue->usage.half_life = options->parameters.decay * (double) options->second;
+    queue->scored_at = options->policy->changes ? now : INT64_MIN;
+    queue->plan_lost = true;
+    for (size_t i = 0; i < queue->running_count; i++)
+        queue_unask(queue, queue->running[i].handle);
+    return order_anew(queue, now);
+}
+
+static void *copy_of(const void *source, size_t used, size_t room) {
+    void *copy = malloc(room ? room : 1);
+
+    if (copy && used)
+        memcpy(copy, source, used);
+    return copy;
+}
+
+static int copy_order(const struct order *source, struct order *target) {
+    *target = (struct order){ 0 };
+    target->blocks = calloc(source->block_count + 1, sizeof(*target->blocks));
+    if (!target->blocks)
+        return -ENOMEM;
+    target->block_room = source->block_count + 1;
+    for (; target->block_count < source->block_count; target->block_count++) {
+        struct order_block *block = copy_of(source->blocks[target->block_count], sizeof(*block), sizeof(*block));
+        if (!block)
+            return -ENOMEM;
+        target->blocks[target->block_count] = block;
+    }
+    target->count = source->count;
+    return 0;
+}
+
+int queue_copy(const struct queue *queue, struct queue **ret) {
+    _cleanup_queue_ struct queue *copy = malloc(sizeof(*copy));
+    size_t entries = queue->entry_count, room = queue->entry_room, steps = queue->plan.room * sizeof(*queue->plan.steps);
+
+    if (!copy)
+        return -ENOMEM;
+    *copy = *queue;
+    copy->scratch = NULL;
+    copy->scratch_size = 0;
+    copy->entries = copy_of(queue->entries, entries * sizeof(*copy->entries), room * sizeof(*copy->entries));
+    copy->wants = copy_of(queue->wants, entries * sizeof(*copy->wants), room * sizeof(*copy->wants));
+    copy->vacant = copy_of(queue->vacant, queue->vacant_count * sizeof(*copy->vacant), room * sizeof(*copy->vacant));
+    copy->running = copy_of(queue->running, queue->running_count * sizeof(*copy->running),
+                            queue->running_room * sizeof(*copy->running));
+    copy->usage.accounts = copy_of(queue->usage.accounts, queue->usage.size * sizeof(*copy->usage.accounts),
+                                   queue->usage.size * sizeof(*copy->usage.accounts));
+    copy->plan.steps = copy_of(queue->plan.steps, steps, steps);
+    if (copy_order(&queue->waiting, &copy->waiting) < 0 || !copy->entries || !copy->wants || !copy->vacant ||
+        !copy->running || !copy->usage.accounts || !copy->plan.steps)
+        return -ENOMEM;
+    *ret = STEAL_PTR(copy);
+    return 0;
+}
+
+bool queue_next_waiting(const struct queue *queue, struct queue_cursor *cursor, uint32_t *ret_handle) {
+    struct order_position position = { cursor->block, cursor->slot };
+    const struct order_slot *slot = order_at(&queue->waiting, &position);
+
+    if (!slot)
+        return false;
+    *ret_handle = slot->handle;
+    *cursor = (struct queue_cursor){ position.block, position.slot + 1 };
+    return true;
+}
+
+bool queue_running_at(const struct queue *queue, size_t index, uint32_t *ret_handle) {
+    if (index >= queue->running_count)
+        return false;
+    *ret_handle = queue->running[index].handle;
+    return true;
+}
+
+size_t queue_position(const struct queue *queue, uint32_t handle) {
+    return order_rank(&queue->waiting, queue->entries[handle].key, queue->entries[handle].rank) + 1;
+}
+
+struct demand queue_demand(const struct queue *queue, uint32_t handle) {
+    return queue->wants[handle].demand;
+}
+
+int64_t queue_estimate(const struct queue *queue, uint32_t handle) {
+    return queue->wants[handle].time;
+}
+
+int queue_hold(const struct queue *queue, struct profile *profile, int64_t now) {
+    struct queue_cursor cursor = { 0 };
+    uint32_t handle;
+    int r = 0;
+
+    while (r >= 0 && queue_next_waiting(queue, &cursor, &handle))
+        if (queue->entries[handle].held > 0)
+            r = profile_take(profile, now, TIME_FOREVER, (struct demand){ .memory = queue->entries[handle].held });
+    return r;
+}
