@@ -110,12 +110,13 @@ static int run_image_show(struct invocation *invocation, struct error *error) {
 
 /* --- pull, build, import ---------------------------------------------------------------------------------------------- */
 
-static int show_result(const struct invocation *invocation, const struct response *response) {
+/* The name that was asked for, else all that the image has. */
+static int show_result(const struct invocation *invocation, const struct response *response, const char *name) {
     struct json_object *result = json_member(response->json, "result");
     _cleanup_free_ char *names = cell_names(result);
 
     if (!invocation->no_wait && result)
-        puts(names ? names : json_text(result, "digest", ""));
+        puts(name ? name : names ? names : json_text(result, "digest", ""));
     return 0;
 }
 
@@ -185,7 +186,7 @@ static int add_image(struct invocation *invocation, const char *type, const char
     if (body.failed)
         return error_set(error, ERROR_NO_MEMORY, "");
     r = change_run(invocation, "POST", "/v1/images", body.data, source, &response, error);
-    return r < 0 ? r : show_result(invocation, &response);
+    return r < 0 ? r : show_result(invocation, &response, options->name);
 }
 
 /* A bare name is taken as docker takes it. */
@@ -269,7 +270,7 @@ static int upload(struct invocation *invocation, const char *type, const char *n
         return 0;
     }
     r = operation_follow(invocation, &response, name ? name : "image", error);
-    return r < 0 ? r : show_result(invocation, &response);
+    return r < 0 ? r : show_result(invocation, &response, name);
 }
 
 /* A directory in OCI layout is sent as a tar. */

@@ -126,13 +126,9 @@ static int run_console(struct invocation *invocation, struct error *error) {
     const char *name = invocation->arguments[0];
     _cleanup_free_ char *path = instance_path(name, "/console");
     struct session_options session = { .path = path, .input = true, .tty = isatty(STDIN_FILENO), .console = true,
-                                       .name = name };
+                                       .note = !invocation->quiet, .name = name };
 
-    if (!path)
-        return error_set(error, ERROR_NO_MEMORY, "");
-    if (session.tty && !invocation->quiet)
-        show_note("console of %s; leave it with ctrl-]", name);
-    return run_session(invocation, &session, error);
+    return path ? run_session(invocation, &session, error) : error_set(error, ERROR_NO_MEMORY, "");
 }
 
 /* --- logs ------------------------------------------------------------------------------------------------------------ */

@@ -285,6 +285,8 @@ int session_run(struct client *client, const struct session_options *options, in
 
     if (r < 0)
         return r;
+    if (options->note && options->tty)
+        show_note("console of %s; leave it with ctrl-]", options->name);
     if (websocket_new(true, MESSAGE_MAX, &websocket) < 0)
         return error_set(error, ERROR_NO_MEMORY, "");
     signals = signals_open(&before);

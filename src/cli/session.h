@@ -16,6 +16,7 @@ struct session_options {
     bool proxy_signals;   /* SIGINT, SIGTERM, SIGHUP, SIGQUIT go to the process */
     const char *name;     /* of the instance, for notes */
     bool console;         /* detach with ctrl-] */
+    bool note;            /* on a terminal: say how a console is left */
 };
 
 /* 0: it ended, *ret_code is its exit code; 1: detached. */

@@ -13,12 +13,14 @@ struct reach {
     enum permission permission;
     unsigned capability;
     bool stopped_too; /* works on instances that do not run */
+    const char *lacking; /* why a driver may not do it, and what to do instead */
 };
 
 static const struct reach reach_signal = { "signal", PERMISSION_OPERATE, DRIVER_SIGNAL, false };
 static const struct reach reach_exec = { "exec", PERMISSION_EXEC, DRIVER_EXEC, false };
 static const struct reach reach_attach = { "attach", PERMISSION_EXEC, DRIVER_ATTACH, false };
-static const struct reach reach_console = { "console", PERMISSION_EXEC, DRIVER_CONSOLE, false };
+static const struct reach reach_console = { "console", PERMISSION_EXEC, DRIVER_CONSOLE, false,
+                                            "it has no serial port; 'polder attach' reaches its terminal" };
 static const struct reach reach_vnc = { "vnc", PERMISSION_EXEC, DRIVER_VNC, false };
 static const struct reach reach_get = { "cp from", PERMISSION_EXEC, DRIVER_FILES, true };
 static const struct reach reach_put = { "cp to", PERMISSION_EXEC, DRIVER_FILES, true };
@@ -28,7 +30,7 @@ static int reach_check(const struct reach *reach, struct instance *instance, str
 
     if (!instance->driver || !(instance->driver->capabilities & reach->capability))
         return error_set(error, ERROR_NOT_SUPPORTED, kind_name(instance->assigned.kind), reach->verb,
-                         "its driver cannot do that");
+                         reach->lacking ? reach->lacking : "its driver cannot do that");
     if (reach->stopped_too || state == STATE_RUNNING)
         return 0;
     if (state == STATE_PAUSED)
