@@ -7,8 +7,8 @@
 #include "base/cleanup.h"
 #include "base/text.h"
 
-/* Each criterion gives each kind 0 to 1000; the total is their mean by the weights of the need, rounded once. What
- * cannot be is excluded before, with its reason. */
+/* Each criterion gives each kind 0 to 1000; the total is their mean by the weights of the need, rounded once.
+ * What cannot be is excluded before, with its reason. */
 
 #define MIB (UINT64_C(1) << 20)
 #define WHOLE 1000
@@ -37,7 +37,8 @@ static int parse_weight(char *text, struct need *need, struct error *error) {
         if (!text_equal(text, names[i]))
             continue;
         if (text_parse_u64(equals + 1, &value) < 0 || value > ADVISOR_WEIGHT_MOST)
-            return error_set(error, ERROR_BAD_VALUE, text, equals + 1, "a weight is a whole number from 0 to 10");
+            return error_set(error, ERROR_BAD_VALUE, text, equals + 1,
+                             "a weight is a whole number from 0 to 10");
         need->weights[i] = (unsigned) value;
         return 0;
     }
@@ -91,8 +92,8 @@ static const char *exclusion(const struct need *need, const struct kind_facts *f
 }
 
 /* How many of a kind an empty node holds: V = P x C for each resource. */
-static uint64_t node_holds(const struct need *need, const struct advisor_host *host, const struct kind_facts *facts,
-                           uint64_t memory) {
+static uint64_t node_holds(const struct need *need, const struct advisor_host *host,
+                           const struct kind_facts *facts, uint64_t memory) {
     unsigned __int128 cpus = (unsigned __int128) host->cpus * facts->overcommit_cpu / 100;
     unsigned __int128 bytes = (unsigned __int128) host->memory * facts->overcommit_memory / 100;
     uint64_t by_cpus = (uint64_t) (cpus / (need->cpus ? need->cpus : 1));
@@ -108,8 +109,8 @@ static unsigned score_performance(const struct kind_facts *facts) {
     return (unsigned) ((6 * (uint64_t) facts->speed + 3 * start + facts->exchange + 5) / 10);
 }
 
-/* A kernel of its own and a small device model isolate best. QEMU's project counts only accelerated machines as a
- * border for security: emulated ones are rated lower. */
+/* A kernel of its own and a small device model isolate best. QEMU's project counts only accelerated machines
+ * as a border for security: emulated ones are rated lower. */
 static unsigned score_security(enum kind kind, const struct kind_facts *facts) {
     if (kind == KIND_CONTAINER)
         return 500;
@@ -127,7 +128,8 @@ static void score(const struct need *need, const struct advisor_host *host, enum
     const struct kind_facts *facts = &host->kinds[kind];
 
     ret->scores[CRITERION_PERFORMANCE] = score_performance(facts);
-    ret->scores[CRITERION_RESOURCES] = (unsigned) ((unsigned __int128) ret->memory * WHOLE / (ret->memory + facts->overhead));
+    ret->scores[CRITERION_RESOURCES] = (unsigned) ((unsigned __int128) ret->memory * WHOLE /
+                                                   (ret->memory + facts->overhead));
     ret->scores[CRITERION_SECURITY] = score_security(kind, facts);
     ret->scores[CRITERION_COMPATIBILITY] = score_compatibility(kind);
     ret->scores[CRITERION_COST] = most ? (unsigned) ((unsigned __int128) ret->holds * WHOLE / most) : 0;
@@ -144,7 +146,8 @@ static unsigned total_of(const struct kind_advice *advice, const unsigned weight
 }
 
 /* The best under these weights; KIND_AUTO if none can be. Ties go to the lighter kind. */
-static enum kind best(const struct advice *advice, const unsigned weights[CRITERION_COUNT], enum kind without) {
+static enum kind best(const struct advice *advice, const unsigned weights[CRITERION_COUNT],
+                      enum kind without) {
     enum kind found = KIND_AUTO;
     unsigned highest = 0;
 
@@ -208,7 +211,8 @@ static int refuse(const struct need *need, const struct advice *advice, struct e
     return error_set(error, ERROR_NOT_SUPPORTED, "this host", kind_name(kind), advice->kinds[kind].excluded);
 }
 
-int advise(const struct need *need, const struct advisor_host *host, struct advice *ret, struct error *error) {
+int advise(const struct need *need, const struct advisor_host *host, struct advice *ret,
+           struct error *error) {
     uint64_t most = 0;
     int r;
 
@@ -286,12 +290,13 @@ char *advice_sentence(const struct advice *advice) {
         return text_format("only %s can be", kind);
     }
     if (flip == CRITERION_COUNT)
-        return text_format("%s scores %u of 1000, %s %u; %s decides, and no single weight would change it", kind, total,
-                           second, advice->kinds[advice->second].total, names[strongest(advice)]);
-    return text_format("%s scores %u of 1000, %s %u; %s decides; with a weight of %u rather than %u for %s it would be %s",
-                       kind, total, second, advice->kinds[advice->second].total, names[strongest(advice)],
-                       advice->flips[flip].weight, advice->weights[flip], names[flip],
-                       kind_name(advice->flips[flip].kind));
+        return text_format("%s scores %u of 1000, %s %u; %s decides, and no single weight would change it",
+                           kind, total, second, advice->kinds[advice->second].total,
+                           names[strongest(advice)]);
+    return text_format(
+        "%s scores %u of 1000, %s %u; %s decides; with a weight of %u rather than %u for %s it would be %s",
+        kind, total, second, advice->kinds[advice->second].total, names[strongest(advice)],
+        advice->flips[flip].weight, advice->weights[flip], names[flip], kind_name(advice->flips[flip].kind));
 }
 
 static void emit_kind(const struct advice *advice, enum kind kind, struct emitter *emitter) {

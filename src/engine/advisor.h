@@ -8,8 +8,8 @@
 #include "base/json.h"
 #include "model/instance.h"
 
-/* Chooses the kind of virtualization for a need, and says why: a score for each kind and criterion, what rules a kind
- * out, and what would change the answer. Pure, integers only. */
+/* Chooses the kind of virtualization for a need, and says why: a score for each kind and criterion, what
+ * rules a kind out, and what would change the answer. Pure, integers only. */
 
 enum criterion {
     CRITERION_PERFORMANCE,   /* speed of its processors, start time, input and output */
@@ -70,16 +70,16 @@ struct advice {
     enum kind second;   /* next best, or KIND_AUTO */
     struct kind_advice kinds[KIND_COUNT];
     unsigned weights[CRITERION_COUNT]; /* as they were used */
-    /* What would change the answer: at the weight `flips[c].weight` of criterion c alone, `flips[c].kind` wins; KIND_AUTO
-     * where no weight would. The one nearest to the weight in use is given. */
+    /* What would change the answer: at the weight `flips[c].weight` of criterion c alone, `flips[c].kind`
+     * wins; KIND_AUTO where no weight would. The one nearest to the weight in use is given. */
     struct {
         enum kind kind;
         unsigned weight;
     } flips[CRITERION_COUNT];
 };
 
-/* HOST_LACKS or NOT_SUPPORTED, with the reason, when no kind can be: *ret is filled even so. BAD_VALUE for weights that
- * are all 0, OUT_OF_RANGE for one above the most. */
+/* HOST_LACKS or NOT_SUPPORTED, with the reason, when no kind can be: *ret is filled even so. BAD_VALUE for
+ * weights that are all 0, OUT_OF_RANGE for one above the most. */
 int advise(const struct need *need, const struct advisor_host *host, struct advice *ret, struct error *error);
 
 /* One sentence: "container scores 872 of 1000 against 853 for microvm: …". Allocated, NULL without memory. */

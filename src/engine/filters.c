@@ -62,8 +62,8 @@ void filter_fewest(const struct nodes *nodes, const struct placement_request *re
     }
 }
 
-enum filter filter_constraints(const struct nodes *nodes, uint32_t node, const struct placement_request *request,
-                               const uint32_t *fewest) {
+enum filter filter_constraints(const struct nodes *nodes, uint32_t node,
+                               const struct placement_request *request, const uint32_t *fewest) {
     for (unsigned i = 0; i < request->constraint_count; i++) {
         const struct constraint *constraint = &request->constraints[i];
         uint32_t near = nodes_group_near(nodes, constraint->group, constraint->level, node);
@@ -89,12 +89,12 @@ enum filter filter_constraints(const struct nodes *nodes, uint32_t node, const s
     return FILTER_PASSED;
 }
 
-static int refuse_pair(const struct nodes *nodes, const struct constraint *near, const struct constraint *away,
-                       struct error *error) {
+static int refuse_pair(const struct nodes *nodes, const struct constraint *near,
+                       const struct constraint *away, struct error *error) {
     const char *group = nodes_number_name(nodes, NAMES_GROUPS, near->group);
-    _cleanup_free_ char *text =
-        text_format("it must be in one %s with '%s' and in another %s than '%s'", node_level_name(near->level), group,
-                    node_level_name(away->level), group);
+    _cleanup_free_ char *text = text_format("it must be in one %s with '%s' and in another %s than '%s'",
+                                            node_level_name(near->level), group, node_level_name(away->level),
+                                            group);
 
     return error_set(error, ERROR_BAD_REQUEST, text);
 }
@@ -109,7 +109,8 @@ static int check_traits(const struct nodes *nodes, const struct shape *shape, st
     return 0;
 }
 
-int filter_check_request(const struct nodes *nodes, const struct placement_request *request, struct error *error) {
+int filter_check_request(const struct nodes *nodes, const struct placement_request *request,
+                         struct error *error) {
     const struct constraint *all = request->constraints;
     int r = check_traits(nodes, &request->shape, error);
 
@@ -119,7 +120,8 @@ int filter_check_request(const struct nodes *nodes, const struct placement_reque
         return error_set(error, ERROR_TOO_LARGE, "the list of constraints", "8");
     for (unsigned i = 0; i < request->constraint_count; i++) {
         if (all[i].type == CONSTRAINT_SPREAD && all[i].skew == 0)
-            return error_set(error, ERROR_BAD_VALUE, "skew", "0", "a spread lets domains differ by at least 1");
+            return error_set(error, ERROR_BAD_VALUE, "skew", "0",
+                             "a spread lets domains differ by at least 1");
         /* In one node means in one rack and zone as well: what keeps away in the wider domain excludes it. */
         for (unsigned j = 0; j < request->constraint_count; j++)
             if (all[i].type == CONSTRAINT_AFFINITY && all[j].type == CONSTRAINT_ANTI_AFFINITY &&

@@ -3,9 +3,10 @@
 
 #include "engine/nodes.h"
 
-/* What a node must pass to be chosen: one row each, in the order in which they are asked. The first that a node fails
- * is the one it is counted under. Those up to FILTER_STATIC depend on the node and the request alone, so that their
- * verdict is kept per node (views.h); the others depend on where instances are and are asked at each decision. */
+/* What a node must pass to be chosen: one row each, in the order in which they are asked. The first that a
+ * node fails is the one it is counted under. Those up to FILTER_STATIC depend on the node and the request
+ * alone, so that their verdict is kept per node (views.h); the others depend on where instances are and are
+ * asked at each decision. */
 
 #define FILTERS(ROW)                                                                                         \
     ROW(CLOSED, "closed", "takes nothing new")                                                              \
@@ -44,8 +45,8 @@ struct constraint {
 };
 #define CONSTRAINTS_MAX 8
 
-/* The part of a request on which the static filters and the scores depend; equal shapes share a view. No padding may
- * differ: make it with memset or a compound literal of all of it. */
+/* The part of a request on which the static filters and the scores depend; equal shapes share a view. No
+ * padding may differ: make it with memset or a compound literal of all of it. */
 struct shape {
     uint64_t cpus;   /* millionths */
     uint64_t memory; /* bytes */
@@ -69,11 +70,14 @@ struct placement_request {
 
 /* The first static filter that the node fails, or FILTER_PASSED. */
 enum filter filter_static(const struct nodes *nodes, const struct node *node, const struct shape *shape);
-/* The first constraint that the node fails, or FILTER_PASSED. `fewest` of each constraint is from filter_fewest. */
-enum filter filter_constraints(const struct nodes *nodes, uint32_t node, const struct placement_request *request,
-                               const uint32_t *fewest);
+/* The first constraint that the node fails, or FILTER_PASSED. `fewest` of each constraint is from
+ * filter_fewest. */
+enum filter filter_constraints(const struct nodes *nodes, uint32_t node,
+                               const struct placement_request *request, const uint32_t *fewest);
 void filter_fewest(const struct nodes *nodes, const struct placement_request *request, uint32_t *ret_fewest);
 
-/* Names what can never be met, whatever the nodes: BAD_REQUEST with a sentence. A trait both asked for and refused,
- * affinity and anti-affinity that exclude each other, affinity or spread that keeps the group from itself. */
-int filter_check_request(const struct nodes *nodes, const struct placement_request *request, struct error *error);
+/* Names what can never be met, whatever the nodes: BAD_REQUEST with a sentence. A trait both asked for and
+ * refused, affinity and anti-affinity that exclude each other, affinity or spread that keeps the group from
+ * itself. */
+int filter_check_request(const struct nodes *nodes, const struct placement_request *request,
+                         struct error *error);

@@ -27,7 +27,10 @@ int fragments_add(struct fragments *fragments, const struct shape *shape) {
             fragments->room = room;
         }
         spec = &fragments->specs[fragments->count++];
-        *spec = (struct fragment_spec){ .cpus = shape->cpus, .gpus = shape->gpus, .gpu_milli = shape->gpu_milli,
+        *spec = (struct fragment_spec){ .cpus = shape->cpus,
+                                        .memory = shape->memory,
+                                        .gpus = shape->gpus,
+                                        .gpu_milli = shape->gpu_milli,
                                         .gpu_models = shape->gpu_models };
     }
     spec->weight++;

@@ -3,11 +3,12 @@
 
 #include "engine/filters.h"
 
-/* How much of the idle GPUs the usual requests could not use: the measure of "Beware of Fragmentation" (FGD, USENIX
- * ATC'23). Weights are whole numbers, so that sums are exact. */
+/* How much of the idle GPUs the usual requests could not use: the measure of "Beware of Fragmentation" (FGD,
+ * USENIX ATC'23). Weights are whole numbers, so that sums are exact. */
 
 struct fragment_spec {
     uint64_t cpus;       /* millionths */
+    uint64_t memory;     /* bytes */
     uint64_t gpu_models; /* 0: any */
     uint32_t gpus, gpu_milli;
     uint32_t weight;     /* how often it is asked for */
@@ -34,6 +35,7 @@ struct fragment_state {
     uint8_t gpus, gpu_model;
 };
 void fragment_state_of(const struct node *node, struct fragment_state *ret);
-/* Sum over the specs of weight x thousandths of idle GPU that this spec could not use: all of it where the spec asks
- * for no GPU, may not use the model or does not fit; else the GPUs with less left than it asks of one. */
+/* Sum over the specs of weight x thousandths of idle GPU that this spec could not use: all of it where the
+ * spec asks for no GPU, may not use the model or does not fit; else the GPUs with less left than it asks of
+ * one. */
 int64_t fragments_amount(const struct fragments *fragments, const struct fragment_state *state);

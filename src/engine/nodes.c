@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Nodes lie in one array; instances in another, those of a node chained through it, free ones chained as well. Names of
- * traits, taints, GPU models, domains and groups become small numbers. A group counts its members per node in a small
- * hash table and per domain in an array. `changes` is a ring of the nodes that changed, so that those who keep something per node
- * (views.c) need not look at all of them. */
+/* Nodes lie in one array; instances in another, those of a node chained through it, free ones chained as
+ * well. Names of traits, taints, GPU models, domains and groups become small numbers. A group counts its
+ * members per node in a small hash table and per domain in an array. `changes` is a ring of the nodes that
+ * changed, so that those who keep something per node (views.c) need not look at all of them. */
 #include "engine/nodes.h"
 
 #include <errno.h>
@@ -51,6 +51,7 @@ struct nodes {
     struct ratios ratios[RATIOS_MAX];
     unsigned ratio_count;
     struct nodes_scale scale;
+    uint64_t model_free[GPU_MODELS_MAX]; /* thousandths of idle GPU on open nodes */
     uint32_t *changes;
     size_t change_room; /* a power of two, at least twice the nodes */
     uint64_t position;
@@ -129,7 +130,8 @@ void nodes_free(struct nodes *nodes) {
 
 /* ---- names ---- */
 
-static const unsigned names_most[NAMES_COUNT] = { TRAITS_MAX, TAINTS_MAX, GPU_MODELS_MAX, UINT16_MAX, 1000000 };
+static const unsigned names_most[NAMES_COUNT] = { TRAITS_MAX, TAINTS_MAX, GPU_MODELS_MAX, UINT16_MAX,
+                                                  1000000 };
 
 int nodes_number(struct nodes *nodes, enum node_names which, const char *name, bool add) {
     struct names *names = &nodes->names[which];
@@ -238,7 +240,8 @@ static int number_sets(struct nodes *nodes, const struct node_description *descr
         node->taints |= UINT64_C(1) << r;
     }
     if (description->gpus > 0) {
-        r = nodes_number(nodes, NAMES_MODELS, description->gpu_model ? description->gpu_model : "unknown", true);
+        r = nodes_number(nodes, NAMES_MODELS, description->gpu_model ? description->gpu_model : "unknown",
+                         true);
         if (r < 0)
             return r;
         node->gpu_model = (uint8_t) r;
@@ -279,14 +282,19 @@ static int node_init(struct nodes *nodes, const struct node_description *descrip
                      struct error *error) {
     int r;
 
-    *node = (struct node){ .cpus = description->cpus, .free_cpus = description->cpus, .memory = description->memory,
-                           .free_memory = description->memory, .gpus = (uint8_t) description->gpus,
-                           .gpu_free_total = (uint16_t) (description->gpus * GPU_WHOLE), .first = NODE_NONE };
+    *node = (struct node){ .cpus = description->cpus,
+                           .free_cpus = description->cpus,
+                           .memory = description->memory,
+                           .free_memory = description->memory,
+                           .gpus = (uint8_t) description->gpus,
+                           .gpu_free_total = (uint16_t) (description->gpus * GPU_WHOLE),
+                           .first = NODE_NONE };
     for (unsigned i = 0; i < description->gpus; i++)
         node->gpu_free[i] = GPU_WHOLE;
     r = number_sets(nodes, description, node);
     if (r == -ENOSPC)
-        return error_set(error, ERROR_EXHAUSTED, "numbers for the names of traits, taints, models or domains");
+        return error_set(error, ERROR_EXHAUSTED,
+                         "numbers for the names of traits, taints, models or domains");
     if (r == -EINVAL)
         return error_set(error, ERROR_BAD_VALUE, "overcommit", "0", "a ratio is at least 1 percent");
     return r < 0 ? error_errno(error, r, "adding node %s", description->name) : 0;
@@ -317,6 +325,7 @@ int nodes_add(struct nodes *nodes, const struct node_description *description, s
     nodes->scale.cpus = node.cpus > nodes->scale.cpus ? node.cpus : nodes->scale.cpus;
     nodes->scale.memory = node.memory > nodes->scale.memory ? node.memory : nodes->scale.memory;
     nodes->scale.gpus = node.gpus > nodes->scale.gpus ? node.gpus : nodes->scale.gpus;
+    nodes->model_free[node.gpu_model] += node.gpu_free_total;
     nodes->position += nodes->change_room + 1; /* those who look again see one more */
     nodes->count++;
     return 0;
@@ -341,8 +350,18 @@ uint32_t nodes_find(const struct nodes *nodes, const char *name) {
 }
 
 void nodes_close(struct nodes *nodes, uint32_t node, bool closed) {
-    nodes->nodes[node].closed = closed;
+    struct node *changed = &nodes->nodes[node];
+
+    if (changed->closed == closed)
+        return;
+    changed->closed = closed;
+    nodes->model_free[changed->gpu_model] += closed ? -(uint64_t) changed->gpu_free_total
+                                                    : changed->gpu_free_total;
     note_change(nodes, node);
+}
+
+uint64_t nodes_model_free(const struct nodes *nodes, unsigned model) {
+    return nodes->model_free[model];
 }
 
 size_t nodes_memory(const struct nodes *nodes) {
@@ -483,8 +502,9 @@ static bool share_fits(const struct node *node, const struct node_share *share) 
     return true;
 }
 
-static void gpus_take(struct node *node, const struct node_share *share, bool give) {
+static void gpus_take(struct nodes *nodes, struct node *node, const struct node_share *share, bool give) {
     uint8_t *uses = &node->gpu_uses[gpu_use(share)];
+    uint16_t before = node->gpu_free_total;
 
     if (share->gpus == 0 || share->gpu_milli == 0)
         return;
@@ -492,10 +512,12 @@ static void gpus_take(struct node *node, const struct node_share *share, bool gi
     for (unsigned i = 0; i < NODE_GPUS; i++) {
         if (!(share->gpus >> i & 1))
             continue;
-        node->gpu_free[i] = (uint16_t) (give ? node->gpu_free[i] + share->gpu_milli : node->gpu_free[i] - share->gpu_milli);
-        node->gpu_free_total =
-            (uint16_t) (give ? node->gpu_free_total + share->gpu_milli : node->gpu_free_total - share->gpu_milli);
+        int change = give ? share->gpu_milli : -(int) share->gpu_milli;
+        node->gpu_free[i] = (uint16_t) (node->gpu_free[i] + change);
+        node->gpu_free_total = (uint16_t) (node->gpu_free_total + change);
     }
+    if (!node->closed)
+        nodes->model_free[node->gpu_model] += (uint64_t) node->gpu_free_total - before;
 }
 
 int nodes_take(struct nodes *nodes, uint32_t index, const struct node_share *share, uint32_t *ret_slot) {
@@ -523,7 +545,7 @@ int nodes_take(struct nodes *nodes, uint32_t index, const struct node_share *sha
     node->instances++;
     node->free_cpus -= share->cpus;
     node->free_memory -= share->memory;
-    gpus_take(node, share, false);
+    gpus_take(nodes, node, share, false);
     if (share->until > node->busy_until)
         node->busy_until = share->until;
     if (share->group >= 0)
@@ -541,6 +563,18 @@ static void busy_again(struct nodes *nodes, struct node *node) {
             node->busy_until = nodes->slots[at].share.until;
 }
 
+void nodes_expect(struct nodes *nodes, uint32_t slot_number, uint64_t until) {
+    struct slot *slot = &nodes->slots[slot_number];
+    struct node *node = &nodes->nodes[slot->node];
+    uint64_t before = slot->share.until;
+
+    slot->share.until = until;
+    if (until >= node->busy_until)
+        node->busy_until = until;
+    else if (before == node->busy_until)
+        busy_again(nodes, node);
+}
+
 void nodes_give(struct nodes *nodes, uint32_t slot_number) {
     struct slot *slot = &nodes->slots[slot_number];
     uint32_t index = slot->node;
@@ -555,7 +589,7 @@ void nodes_give(struct nodes *nodes, uint32_t slot_number) {
     node->instances--;
     node->free_cpus += slot->share.cpus;
     node->free_memory += slot->share.memory;
-    gpus_take(node, &slot->share, true);
+    gpus_take(nodes, node, &slot->share, true);
     if (slot->share.until && slot->share.until == node->busy_until)
         busy_again(nodes, node);
     if (slot->share.group >= 0)

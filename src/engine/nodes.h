@@ -9,12 +9,14 @@
 #include "base/error.h"
 #include "model/instance.h"
 
-/* The table of nodes: what each has, what of it is promised, and where the members of each group are. Pure memory: no
- * clock, no I/O. A node's rank is its index, the order in which nodes were added; ties go to the lowest.
+/* The table of nodes: what each has, what of it is promised, and where the members of each group are. Pure
+ * memory: no clock, no I/O. A node's rank is its index, the order in which nodes were added; ties go to the
+ * lowest.
  *
- * Units: CPUs in millionths, memory in bytes, GPUs in thousandths each. Capacity is physical; what an instance takes
- * of it is its request divided by its kind's overcommit ratio (V = P x C), rounded down, so that nothing is lost to
- * rounding: promises exceed V by less than one unit per instance. GPUs are never overcommitted. */
+ * Units: CPUs in millionths, memory in bytes, GPUs in thousandths each. Capacity is physical; what an
+ * instance takes of it is its request divided by its kind's overcommit ratio (V = P x C), rounded down, so
+ * that nothing is lost to rounding: promises exceed V by less than one unit per instance. GPUs are never
+ * overcommitted. */
 
 struct nodes;
 
@@ -47,7 +49,8 @@ struct node {
     uint64_t taints;
     uint64_t busy_until;           /* when the last of its instances is expected to end; 0: it is empty */
     uint16_t gpu_free[NODE_GPUS];  /* thousandths */
-    uint8_t gpu_uses[NODE_GPUS + 1]; /* instances that share a GPU [0], that have n whole ones [n]; stops at 255 */
+    uint8_t gpu_uses[NODE_GPUS +
+                     1]; /* instances that share a GPU [0], that have n whole ones [n]; stops at 255 */
     uint8_t gpus;
     uint8_t gpu_model;             /* number of its name */
     uint8_t ratios;                /* which set of overcommit ratios */
@@ -88,6 +91,9 @@ void nodes_close(struct nodes *nodes, uint32_t node, bool closed);
 /* Bytes of memory per node, all indexes of this table included. */
 size_t nodes_memory(const struct nodes *nodes);
 
+/* Thousandths of idle GPU of a model on all open nodes. */
+uint64_t nodes_model_free(const struct nodes *nodes, unsigned model);
+
 /* Largest of any node, to scale scores; at least 1. */
 struct nodes_scale {
     uint64_t cpus, memory;
@@ -122,10 +128,13 @@ static inline uint64_t node_physical(uint64_t amount, uint32_t percent) {
 uint32_t nodes_ratio_cpu(const struct nodes *nodes, const struct node *node, enum kind kind);
 uint32_t nodes_ratio_memory(const struct nodes *nodes, const struct node *node, enum kind kind);
 
-/* Promises the share; one that does not fit gets -ENOSPC and changes nothing. *ret_slot is the handle to give it back
- * by. */
+/* Promises the share; one that does not fit gets -ENOSPC and changes nothing. *ret_slot is the handle to give
+ * it back by. */
 int nodes_take(struct nodes *nodes, uint32_t node, const struct node_share *share, uint32_t *ret_slot);
 void nodes_give(struct nodes *nodes, uint32_t slot);
+/* Another end is expected of what holds the slot. Scores that are kept do not depend on it: no change is
+ * noted. */
+void nodes_expect(struct nodes *nodes, uint32_t slot, uint64_t until);
 /* Walks what a node holds: NODE_NONE ends. */
 uint32_t nodes_next(const struct nodes *nodes, uint32_t node, uint32_t slot);
 const struct node_share *nodes_share(const struct nodes *nodes, uint32_t slot);

@@ -7,12 +7,15 @@
 
 #include "base/text.h"
 
-void placement_init(struct placement *placement, struct nodes *nodes, const struct placement_options *options) {
+void placement_init(struct placement *placement, struct nodes *nodes,
+                    const struct placement_options *options) {
     *placement = (struct placement){ .nodes = nodes };
     if (options)
         placement->options = *options;
     if (!placement->options.score)
         placement->options.score = score_find("best");
+    if (placement->options.score->scarcity && placement->options.fragments)
+        scarcity_learn(&placement->scarcity, placement->options.fragments);
 }
 
 void placement_done(struct placement *placement) {
@@ -35,7 +38,8 @@ static int number(struct nodes *nodes, enum node_names names, const char *name, 
     return r < 0 ? error_errno(error, r, "remembering '%s'", name) : r;
 }
 
-int placement_require(struct nodes *nodes, struct placement_request *request, const char *trait, struct error *error) {
+int placement_require(struct nodes *nodes, struct placement_request *request, const char *trait,
+                      struct error *error) {
     int r = number(nodes, NAMES_TRAITS, trait, error);
 
     if (r >= 0)
@@ -43,7 +47,8 @@ int placement_require(struct nodes *nodes, struct placement_request *request, co
     return r < 0 ? r : 0;
 }
 
-int placement_refuse(struct nodes *nodes, struct placement_request *request, const char *trait, struct error *error) {
+int placement_refuse(struct nodes *nodes, struct placement_request *request, const char *trait,
+                     struct error *error) {
     int r = number(nodes, NAMES_TRAITS, trait, error);
 
     if (r >= 0)
@@ -51,7 +56,8 @@ int placement_refuse(struct nodes *nodes, struct placement_request *request, con
     return r < 0 ? r : 0;
 }
 
-int placement_tolerate(struct nodes *nodes, struct placement_request *request, const char *taint, struct error *error) {
+int placement_tolerate(struct nodes *nodes, struct placement_request *request, const char *taint,
+                       struct error *error) {
     int r = number(nodes, NAMES_TAINTS, taint, error);
 
     if (r >= 0)
@@ -68,7 +74,8 @@ int placement_want_model(struct nodes *nodes, struct placement_request *request,
     return r < 0 ? r : 0;
 }
 
-int placement_join(struct nodes *nodes, struct placement_request *request, const char *group, struct error *error) {
+int placement_join(struct nodes *nodes, struct placement_request *request, const char *group,
+                   struct error *error) {
     int r = number(nodes, NAMES_GROUPS, group, error);
 
     if (r >= 0)
@@ -93,7 +100,8 @@ int placement_constrain(struct nodes *nodes, struct placement_request *request, 
 /* ---- could it ever run ---- */
 
 /* What an empty, open node of this capacity would answer. */
-static enum filter filter_empty(const struct nodes *nodes, const struct node *node, const struct shape *shape) {
+static enum filter filter_empty(const struct nodes *nodes, const struct node *node,
+                                const struct shape *shape) {
     struct node empty = *node;
 
     empty.closed = false;
@@ -113,9 +121,11 @@ static int refuse_amount(const struct placement *placement, const struct placeme
         const struct node *node = nodes_get(placement->nodes, i);
         unsigned __int128 value = node->gpus;
         if (filter == FILTER_CPU)
-            value = (unsigned __int128) node->cpus * nodes_ratio_cpu(placement->nodes, node, shape->kind) / 100;
+            value = (unsigned __int128) node->cpus * nodes_ratio_cpu(placement->nodes, node, shape->kind) /
+                    100;
         else if (filter == FILTER_MEMORY)
-            value = (unsigned __int128) node->memory * nodes_ratio_memory(placement->nodes, node, shape->kind) / 100;
+            value = (unsigned __int128) node->memory *
+                    nodes_ratio_memory(placement->nodes, node, shape->kind) / 100;
         most = value > most ? (uint64_t) value : most;
     }
     _cleanup_free_ char *wanted = filter == FILTER_CPU      ? text_format_cpus(shape->cpus / 1000)
@@ -124,7 +134,10 @@ static int refuse_amount(const struct placement *placement, const struct placeme
     _cleanup_free_ char *limit = filter == FILTER_CPU      ? text_format_cpus(most / 1000)
                                  : filter == FILTER_MEMORY ? text_format_size(most)
                                                            : text_format("%" PRIu64, most);
-    return error_set(error, ERROR_IMPOSSIBLE, filter == FILTER_CPU ? "CPUs" : filter == FILTER_MEMORY ? "memory" : "GPUs",
+    return error_set(error, ERROR_IMPOSSIBLE,
+                     filter == FILTER_CPU      ? "CPUs"
+                     : filter == FILTER_MEMORY ? "memory"
+                                               : "GPUs",
                      wanted, limit);
 }
 
@@ -160,7 +173,8 @@ static int refuse_trait(const struct placement *placement, const struct shape *s
     return error_set(error, ERROR_NOT_FOUND, "node with", name);
 }
 
-int placement_check(const struct placement *placement, const struct placement_request *request, struct error *error) {
+int placement_check(const struct placement *placement, const struct placement_request *request,
+                    struct error *error) {
     enum filter failed;
     int r = filter_check_request(placement->nodes, request, error);
 
@@ -175,7 +189,8 @@ int placement_check(const struct placement *placement, const struct placement_re
     case FILTER_TRAIT:
         return refuse_trait(placement, &request->shape, error);
     case FILTER_TAINT:
-        return error_set(error, ERROR_NOT_FOUND, "node without taints that it does not tolerate among", "all nodes");
+        return error_set(error, ERROR_NOT_FOUND, "node without taints that it does not tolerate among",
+                         "all nodes");
     case FILTER_GPU_MODEL:
         return error_set(error, ERROR_NOT_FOUND, "node with a GPU of", "the models that it asks for");
     case FILTER_GPU:
@@ -189,10 +204,14 @@ int placement_check(const struct placement *placement, const struct placement_re
 
 /* ---- deciding ---- */
 
-static struct score_input score_input(const struct placement *placement, const struct placement_request *request,
-                                      uint64_t now) {
-    struct score_input input = { .nodes = placement->nodes, .now = now, .until = request->until,
+static struct score_input score_input(const struct placement *placement,
+                                      const struct placement_request *request, uint64_t now) {
+    struct score_input input = { .nodes = placement->nodes,
+                                 .now = now,
+                                 .until = request->until,
                                  .resolution = placement->options.resolution,
+                                 .scarcity = &placement->scarcity,
+                                 .version = placement->scarcity.version,
                                  .fragments = placement->options.fragments ? placement->options.fragments
                                                                            : &placement->none };
 
@@ -218,9 +237,10 @@ static void offer(struct placement_decision *decision, uint32_t node, int32_t sc
     decision->candidates[at] = (struct placement_candidate){ node, score };
 }
 
-/* Nodes in the order of their rank, whole blocks left out where nothing could be better than what is known. */
-static void scan(struct placement *placement, const struct placement_request *request, const struct view *view,
-                 unsigned room, struct placement_decision *decision) {
+/* Nodes in the order of their rank, whole blocks left out where nothing could be better than what is known.
+ */
+static void scan(struct placement *placement, const struct placement_request *request,
+                 const struct view *view, unsigned room, struct placement_decision *decision) {
     uint32_t fewest[CONSTRAINTS_MAX];
     int32_t least = -1;
 
@@ -247,6 +267,31 @@ static void scan(struct placement *placement, const struct placement_request *re
     }
 }
 
+/* Every node that passes, by its score adjusted to what is known of ends. */
+static void scan_adjusted(struct placement *placement, const struct placement_request *request,
+                          const struct score_input *input, const struct view *view, unsigned room,
+                          struct placement_decision *decision) {
+    uint32_t fewest[CONSTRAINTS_MAX];
+
+    filter_fewest(placement->nodes, request, fewest);
+    for (size_t i = 0; i < view->count; i++) {
+        if (i % VIEW_BLOCK == 0 && view->best[i / VIEW_BLOCK] < 0) {
+            i += VIEW_BLOCK - 1;
+            continue;
+        }
+        if (view->values[i] < 0)
+            continue;
+        enum filter failed = filter_constraints(placement->nodes, (uint32_t) i, request, fewest);
+        if (failed != FILTER_PASSED)
+            decision->refused[failed]++;
+        else
+            offer(decision, (uint32_t) i,
+                  placement->options.score->adjust(input, nodes_get(placement->nodes, (uint32_t) i),
+                                                   view->values[i]),
+                  room);
+    }
+}
+
 static uint64_t mix(uint64_t value) {
     value = (value ^ value >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
     value = (value ^ value >> 27) * UINT64_C(0x94D049BB133111EB);
@@ -254,8 +299,8 @@ static uint64_t mix(uint64_t value) {
 }
 
 /* Each that passes has the same chance. */
-static void draw(struct placement *placement, const struct placement_request *request, const struct view *view,
-                 struct placement_decision *decision) {
+static void draw(struct placement *placement, const struct placement_request *request,
+                 const struct view *view, struct placement_decision *decision) {
     uint64_t state = mix(placement->options.seed + (decision->number + 1) * UINT64_C(0x9E3779B97F4A7C15));
     uint32_t fewest[CONSTRAINTS_MAX], seen = 0;
 
@@ -309,13 +354,15 @@ static void draw_gpu(const struct placement *placement, const struct placement_r
     }
 }
 
-int placement_decide(struct placement *placement, const struct placement_request *request, uint64_t now, bool full,
-                     struct placement_decision *ret) {
+int placement_decide(struct placement *placement, const struct placement_request *request, uint64_t now,
+                     bool full, struct placement_decision *ret) {
     const struct score *score = placement->options.score;
-    struct score_input input = score_input(placement, request, now);
     const struct view *view;
     int r;
 
+    if (score->scarcity)
+        scarcity_update(&placement->scarcity, placement->nodes);
+    struct score_input input = score_input(placement, request, now);
     *ret = (struct placement_decision){ .node = NODE_NONE, .number = placement->decisions,
                                         .position = nodes_position(placement->nodes) };
     r = views_get(&placement->views, &input, score, &request->shape, &view);
@@ -324,6 +371,8 @@ int placement_decide(struct placement *placement, const struct placement_request
     memcpy(ret->refused, view->refused, sizeof(view->refused));
     if (score->random)
         draw(placement, request, view, ret);
+    else if (score->adjust && request->until > 0)
+        scan_adjusted(placement, request, &input, view, full ? PLACEMENT_CANDIDATES : 1, ret);
     else
         scan(placement, request, view, full ? PLACEMENT_CANDIDATES : 1, ret);
     choose(placement, request, now, ret);
@@ -333,8 +382,8 @@ int placement_decide(struct placement *placement, const struct placement_request
     return 0;
 }
 
-static int take(struct placement *placement, const struct placement_request *request, uint32_t node, uint16_t gpus,
-                uint32_t *ret_slot) {
+static int take(struct placement *placement, const struct placement_request *request, uint32_t node,
+                uint16_t gpus, uint32_t *ret_slot) {
     struct node_share share;
 
     share_init(placement->nodes, nodes_get(placement->nodes, node), &request->shape, &share);
@@ -353,8 +402,8 @@ int placement_take(struct placement *placement, const struct placement_request *
     return take(placement, request, node, gpus_tightest(chosen, &request->shape), ret_slot);
 }
 
-int placement_place(struct placement *placement, const struct placement_request *request, uint64_t now, bool full,
-                    struct placement_decision *ret, uint32_t *ret_slot) {
+int placement_place(struct placement *placement, const struct placement_request *request, uint64_t now,
+                    bool full, struct placement_decision *ret, uint32_t *ret_slot) {
     int r = placement_decide(placement, request, now, full, ret);
 
     *ret_slot = NODE_NONE;

@@ -4,8 +4,8 @@
 #include "engine/scores.h"
 #include "engine/views.h"
 
-/* Chooses the node of an instance: filters, then the best score, then the lowest rank. Deterministic: the same calls
- * in the same order decide the same, on every compiler. */
+/* Chooses the node of an instance: filters, then the best score, then the lowest rank. Deterministic: the
+ * same calls in the same order decide the same, on every compiler. */
 
 struct placement_options {
     const struct score *score;         /* NULL: best */
@@ -18,6 +18,7 @@ struct placement {
     struct nodes *nodes; /* borrowed */
     struct placement_options options;
     struct fragments none;
+    struct scarcity scarcity;
     struct views views;
     uint64_t decisions;
 };
@@ -38,38 +39,45 @@ struct placement_decision {
     uint64_t number; /* of the decision */
     uint64_t position; /* of the nodes' changes: the state that was decided on */
     struct placement_candidate candidates[PLACEMENT_CANDIDATES]; /* best first */
-    /* How many nodes failed each filter first. Those above FILTER_STATIC count only nodes that were looked at, which
-     * are all when the request was refused. */
+    /* How many nodes failed each filter first. Those above FILTER_STATIC count only nodes that were looked
+     * at, which are all when the request was refused. */
     uint32_t refused[FILTER_COUNT];
 };
 
-void placement_init(struct placement *placement, struct nodes *nodes, const struct placement_options *options);
+void placement_init(struct placement *placement, struct nodes *nodes,
+                    const struct placement_options *options);
 void placement_done(struct placement *placement);
 #define _cleanup_placement_ _cleanup_(placement_done)
 
 /* A request for nothing: kind container, no group. */
 void placement_request_init(struct placement_request *request, const char *name);
 /* Needs, refuses or tolerates by name. EXHAUSTED when there are too many names. */
-int placement_require(struct nodes *nodes, struct placement_request *request, const char *trait, struct error *error);
-int placement_refuse(struct nodes *nodes, struct placement_request *request, const char *trait, struct error *error);
-int placement_tolerate(struct nodes *nodes, struct placement_request *request, const char *taint, struct error *error);
+int placement_require(struct nodes *nodes, struct placement_request *request, const char *trait,
+                      struct error *error);
+int placement_refuse(struct nodes *nodes, struct placement_request *request, const char *trait,
+                     struct error *error);
+int placement_tolerate(struct nodes *nodes, struct placement_request *request, const char *taint,
+                       struct error *error);
 int placement_want_model(struct nodes *nodes, struct placement_request *request, const char *model,
                          struct error *error);
-int placement_join(struct nodes *nodes, struct placement_request *request, const char *group, struct error *error);
+int placement_join(struct nodes *nodes, struct placement_request *request, const char *group,
+                   struct error *error);
 int placement_constrain(struct nodes *nodes, struct placement_request *request, enum constraint_type type,
                         const char *group, enum node_level level, uint32_t skew, struct error *error);
 
-/* Could it ever run, were all nodes empty and open? IMPOSSIBLE names the resource and the most that there is, BAD_REQUEST
- * a contradiction, NOT_FOUND the feature, model or toleration that no node answers. */
-int placement_check(const struct placement *placement, const struct placement_request *request, struct error *error);
+/* Could it ever run, were all nodes empty and open? IMPOSSIBLE names the resource and the most that there is,
+ * BAD_REQUEST a contradiction, NOT_FOUND the feature, model or toleration that no node answers. */
+int placement_check(const struct placement *placement, const struct placement_request *request,
+                    struct error *error);
 
-/* Decides and changes nothing but the number of decisions. `now` is only used by scores that know lifetimes. With `full`, the
- * decision has its candidates; without, only the winner. 0 also when refused (ret->node); -ENOMEM. */
-int placement_decide(struct placement *placement, const struct placement_request *request, uint64_t now, bool full,
-                     struct placement_decision *ret);
+/* Decides and changes nothing but the number of decisions. `now` is only used by scores that know lifetimes.
+ * With `full`, the decision has its candidates; without, only the winner. 0 also when refused (ret->node);
+ * -ENOMEM. */
+int placement_decide(struct placement *placement, const struct placement_request *request, uint64_t now,
+                     bool full, struct placement_decision *ret);
 /* Decides and takes. *ret_slot is NODE_NONE when refused. */
-int placement_place(struct placement *placement, const struct placement_request *request, uint64_t now, bool full,
-                    struct placement_decision *ret, uint32_t *ret_slot);
+int placement_place(struct placement *placement, const struct placement_request *request, uint64_t now,
+                    bool full, struct placement_decision *ret, uint32_t *ret_slot);
 /* Takes that node whatever its score. -ENOSPC. */
 int placement_take(struct placement *placement, const struct placement_request *request, uint32_t node,
                    uint32_t *ret_slot);

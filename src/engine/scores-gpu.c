@@ -3,8 +3,8 @@
 #include "engine/scores-internal.h"
 
 /* Thousandths of idle GPU, as published: nodes with the same kind of use first, then idle nodes. */
-int32_t score_gpu_clustering(const struct score_input *input, const struct node *node, const struct shape *shape,
-                                struct node_share *share) {
+int32_t score_gpu_clustering(const struct score_input *input, const struct node *node,
+                             const struct shape *shape, struct node_share *share) {
     unsigned kinds = 0, own = shape->gpu_milli < GPU_WHOLE ? 0 : shape->gpus;
     int32_t whole = (int32_t) (input->scale.gpus * GPU_WHOLE), value;
 
@@ -17,6 +17,12 @@ int32_t score_gpu_clustering(const struct score_input *input, const struct node 
     if (node->gpu_uses[own] > 0)
         return value + (kinds == 1 ? 75 : 50);
     return value + (kinds == 0 ? 25 : 0);
+}
+
+#define BALANCE_STEPS 8
+
+static uint64_t lesser(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
 }
 
 static int32_t most(int32_t a, int32_t b) {
@@ -83,8 +89,8 @@ static void state_take(struct fragment_state *state, uint64_t cpus, uint16_t gpu
         }
 }
 
-/* The smallest growth of the fragments; a shared GPU is the one that grows them least, by the rounded score, first of
- * equals. */
+/* The smallest growth of the fragments; a shared GPU is the one that grows them least, by the rounded score,
+ * first of equals. */
 int32_t score_gpu_fgd(const struct score_input *input, const struct node *node, const struct shape *shape,
                          struct node_share *share) {
     struct fragment_state before, after;
@@ -108,11 +114,42 @@ int32_t score_gpu_fgd(const struct score_input *input, const struct node *node, 
             continue;
         after = before;
         state_take(&after, share->cpus, (uint16_t) (1 << i), shape->gpu_milli);
-        int32_t value = sigmoid_percent(lost - fragments_amount(input->fragments, &after), input->fragments->weight);
+        int32_t value = sigmoid_percent(lost - fragments_amount(input->fragments, &after),
+                                        input->fragments->weight);
         if (value > best) {
             best = value;
             share->gpus = (uint16_t) (1 << i);
         }
     }
     return best;
+}
+
+/* Thousandths of idle GPU that what else is free could not serve, were it asked for in the usual proportion.
+ */
+static int64_t stranded(const struct scarcity *scarcity, uint64_t gpu, uint64_t cpus, uint64_t memory) {
+    uint64_t served = gpu;
+
+    if (scarcity->cpus > 0)
+        served = lesser(served, (uint64_t) ((unsigned __int128) cpus * scarcity->gpu / scarcity->cpus));
+    if (scarcity->memory > 0)
+        served = lesser(served, (uint64_t) ((unsigned __int128) memory * scarcity->gpu / scarcity->memory));
+    return (int64_t) (gpu - served);
+}
+
+/* The least loss of GPU: what becomes stranded, and what a scarce model is worth to those who can use no
+ * other. Coarse (BALANCE_STEPS to a GPU), so that among nearly equal nodes the first is taken and the others
+ * stay whole. */
+int32_t score_gpu_balance(const struct score_input *input, const struct node *node, const struct shape *shape,
+                          struct node_share *share) {
+    const struct scarcity *scarcity = input->scarcity;
+    uint64_t asked = (uint64_t) shape->gpus * shape->gpu_milli;
+
+    share->gpus = gpus_tightest(node, shape);
+    if (!scarcity || scarcity->gpu == 0)
+        return SCORE_MAX / 2;
+    int64_t loss = stranded(scarcity, node->gpu_free_total - asked, node->free_cpus - share->cpus,
+                            node->free_memory - share->memory) -
+                   stranded(scarcity, node->gpu_free_total, node->free_cpus, node->free_memory);
+    loss += (int64_t) (asked * scarcity->price[node->gpu_model] / SCARCITY_WHOLE);
+    return (int32_t) ((SCORE_MAX / 2 * INT64_C(1000) - loss * BALANCE_STEPS + 500) / 1000);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Integers throughout: CPUs in thousandths, memory in MiB, GPUs in thousandths, so that products stay below 2^63. The
- * published scores (best, dot and those of scores-gpu.c) are those of the evaluation of FGD, rounded where it rounds:
- * coarse scores whose ties go to the first node are part of what they are. */
+/* Integers throughout: CPUs in thousandths, memory in MiB, GPUs in thousandths, so that products stay below
+ * 2^63. The published scores (best, dot and those of scores-gpu.c) are those of the evaluation of FGD,
+ * rounded where it rounds: coarse scores whose ties go to the first node are part of what they are. */
 #include "engine/scores.h"
 
 #include "base/text.h"
@@ -10,8 +10,10 @@
 void share_init(const struct nodes *nodes, const struct node *node, const struct shape *shape,
                 struct node_share *ret) {
     *ret = (struct node_share){ .cpus = node_physical(shape->cpus, nodes_ratio_cpu(nodes, node, shape->kind)),
-                                .memory = node_physical(shape->memory, nodes_ratio_memory(nodes, node, shape->kind)),
-                                .gpu_milli = (uint16_t) shape->gpu_milli, .group = -1 };
+                                .memory = node_physical(shape->memory,
+                                                        nodes_ratio_memory(nodes, node, shape->kind)),
+                                .gpu_milli = (uint16_t) shape->gpu_milli,
+                                .group = -1 };
 }
 
 uint16_t gpus_tightest(const struct node *node, const struct shape *shape) {
@@ -34,8 +36,8 @@ uint16_t gpus_tightest(const struct node *node, const struct shape *shape) {
 struct left {
     uint64_t value[2], scale[2];
 };
-static struct left left_after(const struct score_input *input, const struct node *node, const struct shape *shape,
-                              const struct node_share *share) {
+static struct left left_after(const struct score_input *input, const struct node *node,
+                              const struct shape *shape, const struct node_share *share) {
     struct left left = { .scale[0] = input->scale.cpus / 1000 };
 
     left.value[0] = (node->free_cpus - share->cpus) / 1000;
@@ -51,8 +53,8 @@ static struct left left_after(const struct score_input *input, const struct node
     return left;
 }
 
-static int32_t value_first(const struct score_input *input, const struct node *node, const struct shape *shape,
-                           struct node_share *share) {
+static int32_t value_first(const struct score_input *input, const struct node *node,
+                           const struct shape *shape, struct node_share *share) {
     share->gpus = gpus_tightest(node, shape);
     return 0;
 }
@@ -68,8 +70,8 @@ static int32_t value_best(const struct score_input *input, const struct node *no
     return (int32_t) ((whole - rest) * input->resolution / whole);
 }
 
-static int32_t value_worst(const struct score_input *input, const struct node *node, const struct shape *shape,
-                           struct node_share *share) {
+static int32_t value_worst(const struct score_input *input, const struct node *node,
+                           const struct shape *shape, struct node_share *share) {
     struct left left = left_after(input, node, shape, share);
     uint64_t whole = 2 * left.scale[0] * left.scale[1];
     uint64_t rest = left.value[0] * left.scale[1] + left.value[1] * left.scale[0];
@@ -78,12 +80,14 @@ static int32_t value_worst(const struct score_input *input, const struct node *n
     return (int32_t) (rest * input->resolution / whole);
 }
 
-/* floor(resolution x (1 - (free . asked) / 2)), both as shares of the largest node: what is left before, not after. */
+/* floor(resolution x (1 - (free . asked) / 2)), both as shares of the largest node: what is left before, not
+ * after. */
 static int32_t value_dot(const struct score_input *input, const struct node *node, const struct shape *shape,
                          struct node_share *share) {
     struct left left = left_after(input, node, shape, share);
-    uint64_t asked[2] = { share->cpus / 1000, input->scale.gpus > 0 ? (uint64_t) shape->gpus * shape->gpu_milli
-                                                                    : share->memory >> 20 };
+    uint64_t asked[2] = { share->cpus / 1000, input->scale.gpus > 0
+                                                  ? (uint64_t) shape->gpus * shape->gpu_milli
+                                                  : share->memory >> 20 };
     uint64_t sum = 0;
 
     for (unsigned i = 0; i < 2; i++)
@@ -119,7 +123,8 @@ static int32_t value_l2(const struct score_input *input, const struct node *node
 
     left_shares(input, node, shape, share, left);
     share->gpus = gpus_tightest(node, shape);
-    return (int32_t) ((whole - left[0] * left[0] - left[1] * left[1]) / 1000000 * SCORE_MAX / (whole / 1000000));
+    return (int32_t) ((whole - left[0] * left[0] - left[1] * left[1]) / 1000000 * SCORE_MAX /
+                      (whole / 1000000));
 }
 
 /* The fullest before: by the largest of its shares in use. */
@@ -127,7 +132,8 @@ static uint64_t dominant_use(const struct node *node) {
     uint64_t use = node->cpus ? (node->cpus - node->free_cpus) / 1000 * 1000000 / (node->cpus / 1000 + 1) : 0;
     uint64_t memory =
         node->memory ? ((node->memory - node->free_memory) >> 20) * 1000000 / ((node->memory >> 20) + 1) : 0;
-    uint64_t gpu = node->gpus ? (node->gpus * (uint64_t) GPU_WHOLE - node->gpu_free_total) * 1000 / node->gpus : 0;
+    uint64_t gpu = node->gpus ? (node->gpus * (uint64_t) GPU_WHOLE - node->gpu_free_total) * 1000 / node->gpus
+                              : 0;
 
     use = memory > use ? memory : use;
     return gpu > use ? gpu : use;
@@ -139,12 +145,32 @@ static int32_t value_pack(const struct score_input *input, const struct node *no
     return (int32_t) (dominant_use(node) * SCORE_MAX / 1000000);
 }
 
-static int32_t value_spread(const struct score_input *input, const struct node *node, const struct shape *shape,
-                            struct node_share *share) {
+static int32_t value_spread(const struct score_input *input, const struct node *node,
+                            const struct shape *shape, struct node_share *share) {
     uint32_t few = node->instances < 1000 ? 1000 - node->instances : 0;
 
     share->gpus = gpus_tightest(node, shape);
     return (int32_t) (few * 31 + (1000000 - dominant_use(node)) * 30 / 1000000);
+}
+
+/* How much longer than now is the node needed if it takes the request, as a share of the request's life, in
+ * ENDS_STEPS steps: lives that end together empty a node together, and what fits into the life of a node
+ * costs no time of it. The coarse share comes before what the node has left: a prediction says no more. */
+#define ENDS_STEPS 4
+#define ENDS_WEIGHT 1000
+static int32_t adjust_polder(const struct score_input *input, const struct node *node, int32_t value) {
+    uint64_t ends = node->busy_until > input->now ? node->busy_until : input->now;
+    uint64_t life = input->until > input->now ? input->until - input->now : 1;
+    uint64_t longer = input->until > ends ? input->until - ends : 0;
+    uint64_t steps = (longer * ENDS_STEPS + life / 2) / life;
+
+    return value + (int32_t) (ENDS_STEPS - steps) * ENDS_WEIGHT;
+}
+
+static int32_t value_polder(const struct score_input *input, const struct node *node,
+                            const struct shape *shape, struct node_share *share) {
+    return input->scale.gpus > 0 ? score_gpu_balance(input, node, shape, share)
+                                 : value_best(input, node, shape, share);
 }
 
 const struct score scores[] = {
@@ -160,6 +186,8 @@ const struct score scores[] = {
     { "gpu-clustering", "nodes with the same kind of GPU use", score_gpu_clustering },
     { "gpu-packing", "GPUs in use, then busy nodes, then idle ones", score_gpu_packing },
     { "fgd", "the smallest growth of what the usual requests cannot use", score_gpu_fgd },
+    { "polder", "keeps GPUs and what they need in balance, scarce models and long lives apart", value_polder,
+      .adjust = adjust_polder, .scarcity = true },
 };
 const size_t scores_count = ELEMENTS(scores);
 

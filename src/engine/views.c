@@ -32,8 +32,8 @@ static uint64_t shape_hash(const struct shape *shape) {
     return hash;
 }
 
-static int16_t node_value(const struct score_input *input, const struct score *score, const struct shape *shape,
-                          uint32_t index) {
+static int16_t node_value(const struct score_input *input, const struct score *score,
+                          const struct shape *shape, uint32_t index) {
     const struct node *node = nodes_get(input->nodes, index);
     enum filter failed = filter_static(input->nodes, node, shape);
     struct node_share share;
@@ -84,6 +84,7 @@ static int view_fill(struct view *view, const struct score_input *input, const s
         view->best = best;
     }
     view->count = count;
+    view->version = input->version;
     memset(view->refused, 0, sizeof(view->refused));
     for (uint32_t i = 0; i < count; i++) {
         view->values[i] = node_value(input, score, &view->shape, i);
@@ -99,7 +100,8 @@ static int view_catch_up(struct view *view, const struct score_input *input, con
     uint64_t now = nodes_position(input->nodes);
     int r = 0;
 
-    if (view->count != nodes_count(input->nodes) || score->timely || now - view->position > view->count / 2 ||
+    if (view->count != nodes_count(input->nodes) || view->version != input->version ||
+        now - view->position > view->count / 2 ||
         (view->position != now && nodes_changed(input->nodes, view->position) == NODE_NONE)) {
         r = view_fill(view, input, score);
     } else {

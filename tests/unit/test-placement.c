@@ -10,8 +10,13 @@
 
 static void add_node(struct nodes *nodes, const char *name, uint64_t cpus, uint64_t gib, unsigned gpus,
                      const char *rack, char *const *traits, char *const *taints) {
-    const struct node_description description = { .name = name, .cpus = cpus * CPU, .memory = gib * GIB, .gpus = gpus,
-                                                  .gpu_model = "T4", .rack = rack, .traits = traits,
+    const struct node_description description = { .name = name,
+                                                  .cpus = cpus * CPU,
+                                                  .memory = gib * GIB,
+                                                  .gpus = gpus,
+                                                  .gpu_model = "T4",
+                                                  .rack = rack,
+                                                  .traits = traits,
                                                   .taints = taints };
 
     assert_int_equal(nodes_add(nodes, &description, NULL), 0);
@@ -39,7 +44,12 @@ static uint32_t place(struct placement *placement, const struct placement_reques
 static int32_t value(const char *name, struct nodes *nodes, const struct fragments *fragments, uint32_t node,
                      const struct placement_request *request, uint16_t *ret_gpus) {
     struct score_input input = { .nodes = nodes, .resolution = 100, .fragments = fragments };
+    struct scarcity scarcity = { 0 };
     struct node_share share;
+
+    scarcity_learn(&scarcity, fragments);
+    scarcity_update(&scarcity, nodes);
+    input.scarcity = &scarcity;
 
     nodes_scale(nodes, &input.scale);
     share_init(nodes, nodes_get(nodes, node), &request->shape, &share);
@@ -77,7 +87,8 @@ static void test_scores_by_hand(void **state) {
     /* All idle: 33 - 2; a GPU in use with 50 % left: 100 - 5. */
     assert_int_equal(value("gpu-packing", nodes, &fragments, 0, &request, NULL), 31);
     assert_int_equal(value("gpu-packing", nodes, &fragments, 1, &request, NULL), 95);
-    assert_true(value("pack", nodes, &fragments, 1, &request, NULL) > value("pack", nodes, &fragments, 0, &request, NULL));
+    assert_true(value("pack", nodes, &fragments, 1, &request, NULL) >
+                value("pack", nodes, &fragments, 0, &request, NULL));
     assert_true(value("spread", nodes, &fragments, 0, &request, NULL) >
                 value("spread", nodes, &fragments, 1, &request, NULL));
     nodes_free(nodes);
@@ -97,11 +108,148 @@ static void test_fragments_by_hand(void **state) {
     fragments_keep(&fragments, 95);
     fragment_state_of(nodes_get(nodes, 0), &idle);
     assert_int_equal(fragments_amount(&fragments, &idle), 0);
-    /* 700 of one GPU become useless: 100 sigmoid(-0.7) = 33.18; with 3 CPUs left all 1700: 100 sigmoid(-1.7) = 15.4. */
+    /* 700 of one GPU become useless: 100 sigmoid(-0.7) = 33.18; with 3 CPUs left all 1700: 100 sigmoid(-1.7)
+     * = 15.4. */
     assert_int_equal(value("fgd", nodes, &fragments, 0, &part, NULL), 33);
     assert_int_equal(value("fgd", nodes, &fragments, 0, &greedy, NULL), 15);
     assert_int_equal(value("fgd", nodes, &fragments, 0, &usual, NULL), 50);
     fragments_done(&fragments);
+    nodes_free(nodes);
+}
+
+/* Usual: one GPU with 4 CPUs and 8 GiB. A node of 8 CPUs and 2 GPUs serves both GPUs; one of 6 CPUs strands
+ * half. */
+static void test_balance_by_hand(void **state) {
+    struct fragments fragments = { 0 };
+    struct scarcity scarcity = { 0 };
+    struct nodes *nodes = NULL;
+
+    assert_int_equal(nodes_new(&nodes), 0);
+    add_node(nodes, "even", 8, 64, 2, NULL, NULL, NULL);
+    add_node(nodes, "starved", 6, 64, 2, NULL, NULL, NULL);
+    add_node(nodes, "plain", 6, 64, 0, NULL, NULL, NULL);
+    struct placement_request usual = request_of(4, 8, 1, 1000), lean = request_of(1, 1, 1, 1000),
+                             plain = request_of(4, 1, 0, 0);
+    assert_int_equal(fragments_add(&fragments, &usual.shape), 0);
+    scarcity_learn(&scarcity, &fragments);
+    struct score_input input = {
+        .nodes = nodes, .resolution = 100, .fragments = &fragments, .scarcity = &scarcity
+    };
+    nodes_scale(nodes, &input.scale);
+    const struct {
+        const struct placement_request *request;
+        uint32_t node;
+        int32_t expected; /* 16,000, and 8 less per GPU lost */
+    } cases[] = {
+        { &usual, 0, 16000 },     /* leaves 1 GPU with 4 CPUs */
+        { &usual, 1, 16000 },     /* strands 1/2 as before */
+        { &lean, 0, 16000 },
+        { &lean, 1, 16000 + 4 },  /* leaves 5 CPUs to 1 GPU: the half that was stranded is used */
+        { &plain, 0, 16000 - 8 }, /* 4 CPUs to 2 GPUs: one is stranded */
+        { &plain, 1, 16000 - 8 }, /* 2 CPUs: 3/2 stranded, 1/2 before */
+        { &plain, 2, 16000 },     /* CPUs without GPUs are for those who want none */
+    };
+    for (size_t i = 0; i < ELEMENTS(cases); i++) {
+        struct node_share share;
+        const struct node *node = nodes_get(nodes, cases[i].node);
+        share_init(nodes, node, &cases[i].request->shape, &share);
+        assert_int_equal(score_find("polder")->value(&input, node, &cases[i].request->shape, &share),
+                         cases[i].expected);
+    }
+    fragments_done(&fragments);
+    nodes_free(nodes);
+}
+
+static void add_gpus(struct nodes *nodes, const char *name, unsigned gpus, const char *model) {
+    const struct node_description description = {
+        .name = name, .cpus = 64 * CPU, .memory = 64 * GIB, .gpus = gpus, .gpu_model = model
+    };
+
+    assert_int_equal(nodes_add(nodes, &description, NULL), 0);
+}
+
+/* 2 GPUs of "rare", 6 of "common". Half of what is asked for needs "rare": its pressure is 1/2, that on all
+ * is 2/8: more than 1 to 1, so its price is 1. Of 16 asked for one alone: (1/2) / (16/8) = 1/4, squared 1/16.
+ */
+static void test_scarcity_by_hand(void **state) {
+    struct fragments fragments = { 0 };
+    struct scarcity scarcity = { 0 };
+    struct placement placement;
+    struct nodes *nodes = NULL;
+
+    assert_int_equal(nodes_new(&nodes), 0);
+    add_gpus(nodes, "r", 2, "rare");
+    add_gpus(nodes, "c", 6, "common");
+    struct placement_request any = request_of(1, 1, 1, 1000), rare = any;
+    assert_int_equal(placement_want_model(nodes, &rare, "rare", NULL), 0);
+    assert_int_equal(fragments_add(&fragments, &rare.shape), 0);
+    assert_int_equal(fragments_add(&fragments, &any.shape), 0);
+    scarcity_learn(&scarcity, &fragments);
+    uint64_t version = scarcity.version;
+    scarcity_update(&scarcity, nodes);
+    assert_int_equal(scarcity.price[nodes_get(nodes, 0)->gpu_model], SCARCITY_WHOLE);
+    assert_int_equal(scarcity.price[nodes_get(nodes, 1)->gpu_model], 0);
+    assert_true(scarcity.version > version);
+    version = scarcity.version;
+    scarcity_update(&scarcity, nodes);
+    assert_int_equal(scarcity.version, version);
+    /* Who may use any goes where nobody must, although "r" ranks first; who needs it gets it. */
+    const struct placement_options options = { .score = score_find("polder"), .fragments = &fragments };
+    placement_init(&placement, nodes, &options);
+    for (int i = 0; i < 6; i++)
+        assert_int_equal(place(&placement, &any), 1);
+    assert_int_equal(place(&placement, &rare), 0);
+    assert_int_equal(place(&placement, &any), 0);
+    placement_done(&placement);
+    for (int i = 0; i < 14; i++)
+        assert_int_equal(fragments_add(&fragments, &any.shape), 0);
+    nodes_free(nodes);
+    assert_int_equal(nodes_new(&nodes), 0);
+    add_gpus(nodes, "r", 2, "rare");
+    add_gpus(nodes, "c", 6, "common");
+    assert_int_equal(placement_want_model(nodes, &rare, "rare", NULL), 0);
+    scarcity_learn(&scarcity, &fragments);
+    scarcity_update(&scarcity, nodes);
+    assert_int_equal(scarcity.price[nodes_get(nodes, 0)->gpu_model], SCARCITY_WHOLE / 16);
+    fragments_done(&fragments);
+    nodes_free(nodes);
+}
+
+/* Equal nodes, one needed until 100, one until 1000: what ends at 90 fills the first of equals, what ends at
+ * 900 goes to the second, whose time it does not lengthen. Without an expected end the rank decides. */
+static void test_ends_align(void **state) {
+    struct placement_request request = request_of(2, 2, 0, 0);
+    struct placement_decision decision;
+    struct placement placement;
+    struct nodes *nodes = NULL;
+    uint32_t slots[2], slot;
+
+    assert_int_equal(nodes_new(&nodes), 0);
+    add_node(nodes, "soon", 8, 16, 0, NULL, NULL, NULL);
+    add_node(nodes, "late", 8, 16, 0, NULL, NULL, NULL);
+    const struct placement_options options = { .score = score_find("polder") };
+    placement_init(&placement, nodes, &options);
+    request.until = 100;
+    assert_int_equal(placement_take(&placement, &request, 0, &slots[0]), 0);
+    request.until = 1000;
+    assert_int_equal(placement_take(&placement, &request, 1, &slots[1]), 0);
+    const struct {
+        uint64_t until;
+        uint32_t expected;
+    } cases[] = { { 90, 0 }, { 900, 1 }, { 5000, 1 }, { 0, 0 } };
+    for (size_t i = 0; i < ELEMENTS(cases); i++) {
+        request.until = cases[i].until;
+        assert_int_equal(placement_decide(&placement, &request, 10, true, &decision), 0);
+        assert_int_equal(decision.node, cases[i].expected);
+        assert_int_equal(decision.candidate_count, 2);
+    }
+    /* Another end is expected of what runs on "late". */
+    nodes_expect(nodes, slots[1], 50);
+    assert_int_equal(nodes_get(nodes, 1)->busy_until, 50);
+    request.until = 95;
+    assert_int_equal(placement_place(&placement, &request, 10, false, &decision, &slot), 0);
+    assert_int_equal(decision.node, 0);
+    placement_done(&placement);
     nodes_free(nodes);
 }
 
@@ -127,7 +275,8 @@ static void test_static_filters(void **state) {
     assert_int_equal(placement_place(&placement, &request, 0, true, &decision, &slot), 0);
     assert_string_equal(nodes_name(nodes, decision.node), "right");
     assert_int_equal(decision.candidate_count, 1);
-    const enum filter once[] = { FILTER_CLOSED, FILTER_TAINT, FILTER_TRAIT, FILTER_GPU, FILTER_CPU, FILTER_MEMORY };
+    const enum filter once[] = { FILTER_CLOSED, FILTER_TAINT, FILTER_TRAIT,
+                                 FILTER_GPU,    FILTER_CPU,   FILTER_MEMORY };
     for (size_t i = 0; i < ELEMENTS(once); i++)
         assert_int_equal(decision.refused[once[i]], 1);
     assert_int_equal(place(&placement, &request), NODE_NONE); /* its GPU is taken */
@@ -163,7 +312,8 @@ static void test_overcommit_per_kind(void **state) {
 }
 
 static void test_constraints(void **state) {
-    struct placement_request web = request_of(1, 1, 0, 0), cache = request_of(1, 1, 0, 0), lone = request_of(1, 1, 0, 0);
+    struct placement_request web = request_of(1, 1, 0, 0), cache = request_of(1, 1, 0, 0),
+                             lone = request_of(1, 1, 0, 0);
     struct placement placement;
     struct nodes *nodes = NULL;
 
@@ -179,10 +329,12 @@ static void test_constraints(void **state) {
     assert_int_equal(place(&placement, &web), 2); /* rack a has one more than b */
     assert_int_equal(place(&placement, &web), 0);
     assert_int_equal(placement_constrain(nodes, &cache, CONSTRAINT_AFFINITY, "web", LEVEL_RACK, 0, NULL), 0);
-    assert_int_equal(placement_constrain(nodes, &cache, CONSTRAINT_ANTI_AFFINITY, "web", LEVEL_NODE, 0, NULL), 0);
+    assert_int_equal(placement_constrain(nodes, &cache, CONSTRAINT_ANTI_AFFINITY, "web", LEVEL_NODE, 0, NULL),
+                     0);
     assert_int_equal(place(&placement, &cache), 1); /* near web, but not beside it */
     assert_int_equal(placement_join(nodes, &lone, "lone", NULL), 0);
-    assert_int_equal(placement_constrain(nodes, &lone, CONSTRAINT_ANTI_AFFINITY, "lone", LEVEL_NODE, 0, NULL), 0);
+    assert_int_equal(placement_constrain(nodes, &lone, CONSTRAINT_ANTI_AFFINITY, "lone", LEVEL_NODE, 0, NULL),
+                     0);
     for (uint32_t i = 0; i < 3; i++)
         assert_int_equal(place(&placement, &lone), i);
     assert_int_equal(place(&placement, &lone), NODE_NONE);
@@ -221,7 +373,8 @@ static void test_impossible_and_contradictory(void **state) {
     request = request_of(1, 1, 0, 0);
     assert_int_equal(placement_constrain(nodes, &request, CONSTRAINT_AFFINITY, "db", LEVEL_NODE, 0, NULL), 0);
     assert_int_equal(placement_check(&placement, &request, NULL), 0);
-    assert_int_equal(placement_constrain(nodes, &request, CONSTRAINT_ANTI_AFFINITY, "db", LEVEL_ZONE, 0, NULL), 0);
+    assert_int_equal(
+        placement_constrain(nodes, &request, CONSTRAINT_ANTI_AFFINITY, "db", LEVEL_ZONE, 0, NULL), 0);
     expect_refused(&placement, &request, ERROR_BAD_REQUEST, "one node with 'db'");
     placement_done(&placement);
     nodes_free(nodes);
@@ -269,20 +422,25 @@ static void compare_with_naive(const char *name, uint64_t seed) {
     }
     struct placement_request usual = request_of(2, 1, 1, 500);
     assert_int_equal(fragments_add(&fragments, &usual.shape), 0);
-    const struct placement_options options = { .score = score_find(name), .fragments = &fragments, .resolution = 100 };
+    const struct placement_options options = { .score = score_find(name),
+                                               .fragments = &fragments,
+                                               .resolution = 100 };
     placement_init(&placement, nodes, &options);
     for (unsigned step = 0; step < STEPS; step++) {
         struct placement_decision decision;
         uint32_t gpus = dice(&seed, 3), slot;
-        struct placement_request request =
-            request_of(1 + dice(&seed, 4), 1 + dice(&seed, 4), gpus, gpus == 1 ? 100 * (1 + dice(&seed, 10)) : 1000);
+        struct placement_request request = request_of(1 + dice(&seed, 4), 1 + dice(&seed, 4), gpus,
+                                                      gpus == 1 ? 100 * (1 + dice(&seed, 10)) : 1000);
         request.shape.gpu_milli = gpus ? request.shape.gpu_milli : 0;
         if (dice(&seed, 4) == 0) {
             char group[16];
             snprintf(group, sizeof(group), "g%u", dice(&seed, 6));
             assert_int_equal(placement_join(nodes, &request, group, NULL), 0);
-            assert_int_equal(placement_constrain(nodes, &request, dice(&seed, 2) ? CONSTRAINT_SPREAD : CONSTRAINT_ANTI_AFFINITY,
-                                                 group, dice(&seed, 2), 1, NULL), 0);
+            assert_int_equal(
+                placement_constrain(nodes, &request,
+                                    dice(&seed, 2) ? CONSTRAINT_SPREAD : CONSTRAINT_ANTI_AFFINITY, group,
+                                    dice(&seed, 2), 1, NULL),
+                0);
         }
         uint32_t expected = naive(nodes, name, &fragments, &request);
         assert_int_equal(placement_place(&placement, &request, 0, dice(&seed, 2), &decision, &slot), 0);
@@ -317,6 +475,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_scores_by_hand),
         cmocka_unit_test(test_fragments_by_hand),
+        cmocka_unit_test(test_balance_by_hand),
+        cmocka_unit_test(test_scarcity_by_hand),
+        cmocka_unit_test(test_ends_align),
         cmocka_unit_test(test_static_filters),
         cmocka_unit_test(test_overcommit_per_kind),
         cmocka_unit_test(test_constraints),
