@@ -22,8 +22,8 @@ void openb_done(struct openb *openb) {
 }
 
 /* Where the columns of those names are; an optional one that is absent is COLUMNS_MAX. */
-static int find_columns(struct input *input, const char *const *names, size_t count, size_t needed, size_t *ret,
-                        struct error *error) {
+static int find_columns(struct input *input, const char *const *names, size_t count, size_t needed,
+                        size_t *ret, struct error *error) {
     char *line, *fields[COLUMNS_MAX];
     int r = input_line(input, &line, error);
 
@@ -50,8 +50,8 @@ struct reader {
     int (*row)(struct openb *openb, char *const *texts, const int64_t *numbers);
 };
 
-static int read_row(const struct reader *reader, struct input *input, struct openb *openb, char *line, int width,
-                    const size_t *columns, struct error *error) {
+static int read_row(const struct reader *reader, struct input *input, struct openb *openb, char *line,
+                    int width, const size_t *columns, struct error *error) {
     char *fields[COLUMNS_MAX], *texts[8] = { NULL };
     int64_t numbers[8] = { 0 };
     size_t found = input_split(line, ',', fields, COLUMNS_MAX);
@@ -69,11 +69,13 @@ static int read_row(const struct reader *reader, struct input *input, struct ope
     }
     r = reader->row(openb, texts, numbers);
     if (r == -EINVAL)
-        return input_refuse(input, error, "gpu_milli", "it must be 1 to 1000, and 1000 for more than one GPU");
+        return input_refuse(input, error, "gpu_milli",
+                            "it must be 1 to 1000, and 1000 for more than one GPU");
     return r < 0 ? error_errno(error, r, "reading a row") : 0;
 }
 
-static int read_file(const struct reader *reader, struct openb *openb, const char *path, struct error *error) {
+static int read_file(const struct reader *reader, struct openb *openb, const char *path,
+                     struct error *error) {
     _cleanup_input_ struct input *input = NULL;
     size_t columns[8];
     char *line;
@@ -125,8 +127,10 @@ static int add_pod(struct openb *openb, char *const *texts, const int64_t *numbe
     if (make_room(&openb->pods, sizeof(*openb->pods), openb->pod_count, &openb->pod_room) < 0)
         return -ENOMEM;
     struct openb_pod *pod = &openb->pods[openb->pod_count++];
-    *pod = (struct openb_pod){ .cpus = (uint64_t) numbers[1] * 1000, .memory = (uint64_t) numbers[2] << 20,
-                               .gpus = (unsigned) numbers[3], .gpu_milli = numbers[3] ? (unsigned) numbers[4] : 0,
+    *pod = (struct openb_pod){ .cpus = (uint64_t) numbers[1] * 1000,
+                               .memory = (uint64_t) numbers[2] << 20,
+                               .gpus = (unsigned) numbers[3],
+                               .gpu_milli = numbers[3] ? (unsigned) numbers[4] : 0,
                                .models = strdup(texts[5]) };
     return pod->models ? 0 : -ENOMEM;
 }
@@ -140,7 +144,9 @@ int openb_read_nodes(struct openb *openb, const char *path, struct error *error)
 }
 
 int openb_read_pods(struct openb *openb, const char *path, struct error *error) {
-    static const char *const names[] = { "name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli", "gpu_spec" };
+    static const char *const names[] = {
+        "name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli", "gpu_spec"
+    };
     static const int64_t most[] = { 0, 10000000, 1 << 30, NODE_GPUS, GPU_WHOLE, 0 };
     const struct reader reader = { names, ELEMENTS(names), ELEMENTS(names) - 1, most, add_pod };
 

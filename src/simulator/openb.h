@@ -4,8 +4,9 @@
 #include "engine/placement.h"
 
 /* Nodes and pods as the openb GPU-cluster traces have them: CSV with a header; columns are found by name.
- * Nodes: sn,cpu_milli,memory_mib,gpu,model. Pods: name,cpu_milli,memory_mib,num_gpu,gpu_milli[,gpu_spec], the last a
- * list of models with '|' between. Other columns are ignored. BAD_INPUT names file, line and column. */
+ * Nodes: sn,cpu_milli,memory_mib,gpu,model. Pods: name,cpu_milli,memory_mib,num_gpu,gpu_milli[,gpu_spec], the
+ * last a list of models with '|' between. Other columns are ignored. BAD_INPUT names file, line and column.
+ */
 
 struct openb_node {
     char *name;

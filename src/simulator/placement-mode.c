@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* `polder simulate placement`: the protocol of FGD's evaluation. Nodes in one random order, which is their rank; pods
- * shuffled, then more drawn with replacement until their requests reach the share of the GPUs that was asked for; each
- * pod is placed at once or dropped, none leaves. Random numbers are splitmix64, so a seed means the same everywhere.
- * Runs (a score with a seed) are independent: any number of workers gives the same table. */
+/* `polder simulate placement`: the protocol of FGD's evaluation. Nodes in one random order, which is their
+ * rank; pods shuffled, then more drawn with replacement until their requests reach the share of the GPUs that
+ * was asked for; each pod is placed at once or dropped, none leaves. Random numbers are splitmix64, so a seed
+ * means the same everywhere. Runs (a score with a seed) are independent: any number of workers gives the same
+ * table. */
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -10,8 +11,10 @@
 
 #include "base/json.h"
 #include "base/text.h"
+#include "simulator/draw.h"
 #include "simulator/mode.h"
 #include "simulator/openb.h"
+#include "simulator/plot.h"
 
 #define SCORES_MAX 16
 #define ARRIVALS_MAX 8
@@ -19,16 +22,27 @@
 #define JOBS_MAX 64
 
 struct settings {
-    const char *nodes, *pods;
+    const char *nodes, *pods, *report;
     const struct score *scores[SCORES_MAX];
     size_t score_count;
     uint64_t arrivals[ARRIVALS_MAX]; /* percent, rising */
     size_t arrival_count;
-    uint64_t seeds, jobs;
+    uint64_t seeds, first_seed, jobs;
     bool json;
 };
 
-/* Of one run: thousandths of GPU promised when arrivals reached each of the settings, pods placed and dropped. */
+/* How it went, arrivals in steps of a percent: for the report, of the first seed. */
+#define SAMPLES_MAX 1001
+struct course {
+    size_t count;
+    double arrivals[SAMPLES_MAX];  /* percent of the GPUs asked for */
+    double allocated[SAMPLES_MAX]; /* percent of the GPUs */
+    double packing[SAMPLES_MAX];   /* percent of the GPUs of nodes that hold anything */
+    double fragments[SAMPLES_MAX]; /* percent of the GPUs: idle, and of no use to a usual request */
+};
+
+/* Of one run: thousandths of GPU promised when arrivals reached each of the settings, pods placed and
+ * dropped. */
 struct result {
     uint64_t allocated[ARRIVALS_MAX];
     uint64_t placed, dropped;
@@ -38,22 +52,11 @@ struct work {
     const struct settings *settings;
     const struct openb *openb;
     struct result *results; /* [score][seed] */
+    struct course *courses; /* [score], or NULL */
     pthread_mutex_t lock;
     size_t next, count;
     int failure;
 };
-
-static uint64_t draw(uint64_t *state) {
-    uint64_t value = *state += UINT64_C(0x9E3779B97F4A7C15);
-
-    value = (value ^ value >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
-    value = (value ^ value >> 27) * UINT64_C(0x94D049BB133111EB);
-    return value ^ value >> 31;
-}
-
-static size_t draw_below(uint64_t *state, size_t limit) {
-    return (size_t) ((unsigned __int128) draw(state) * limit >> 64);
-}
 
 static void shuffle(uint64_t *state, uint32_t *order, size_t count) {
     for (size_t i = 0; i < count; i++)
@@ -74,8 +77,11 @@ static int add_nodes(const struct openb *openb, uint64_t *state, struct nodes *n
         shuffle(state, order, openb->node_count);
     for (size_t i = 0; i < openb->node_count && r >= 0; i++) {
         const struct openb_node *node = &openb->nodes[order[i]];
-        const struct node_description description = { .name = node->name, .cpus = node->cpus, .memory = node->memory,
-                                                      .gpus = node->gpus, .gpu_model = node->model };
+        const struct node_description description = { .name = node->name,
+                                                      .cpus = node->cpus,
+                                                      .memory = node->memory,
+                                                      .gpus = node->gpus,
+                                                      .gpu_model = node->model };
         r = nodes_add(nodes, &description, NULL);
     }
     return r;
@@ -109,8 +115,30 @@ struct arrivals {
     size_t reached;
 };
 
+static void note_course(const struct placement *placement, const struct arrivals *arrivals,
+                        struct course *course) {
+    uint64_t percent = arrivals->asked * 100 / arrivals->capacity, used = 0;
+    int64_t lost = 0;
+
+    if (percent < course->count || course->count == SAMPLES_MAX)
+        return;
+    for (uint32_t i = 0; i < nodes_count(placement->nodes); i++) {
+        const struct node *node = nodes_get(placement->nodes, i);
+        struct fragment_state state;
+        fragment_state_of(node, &state);
+        lost += fragments_amount(placement->options.fragments, &state);
+        used += node->instances ? node->gpus * (uint64_t) GPU_WHOLE : 0;
+    }
+    double whole = (double) arrivals->capacity;
+    course->arrivals[course->count] = (double) arrivals->asked * 100 / whole;
+    course->allocated[course->count] = (double) arrivals->allocated * 100 / whole;
+    course->packing[course->count] = used ? (double) arrivals->allocated * 100 / (double) used : 0;
+    course->fragments[course->count++] =
+        (double) lost * 100 / (double) placement->options.fragments->weight / whole;
+}
+
 static int arrive(struct placement *placement, const struct settings *settings, struct arrivals *arrivals,
-                  const struct placement_request *request, struct result *result) {
+                  const struct placement_request *request, struct result *result, struct course *course) {
     uint64_t wanted = (uint64_t) request->shape.gpus * request->shape.gpu_milli;
     struct placement_decision decision;
     uint32_t slot;
@@ -122,14 +150,17 @@ static int arrive(struct placement *placement, const struct settings *settings, 
     arrivals->allocated += slot == NODE_NONE ? 0 : wanted;
     result->placed += slot != NODE_NONE;
     result->dropped += slot == NODE_NONE;
+    if (course)
+        note_course(placement, arrivals, course);
     while (arrivals->reached < settings->arrival_count &&
            arrivals->asked * 100 >= arrivals->capacity * settings->arrivals[arrivals->reached])
         result->allocated[arrivals->reached++] = arrivals->allocated;
     return 0;
 }
 
-static int simulate(const struct work *work, struct placement *placement, const struct placement_request *requests,
-                    uint64_t *state, struct result *result) {
+static int simulate(const struct work *work, struct placement *placement,
+                    const struct placement_request *requests, uint64_t *state, struct result *result,
+                    struct course *course) {
     const struct settings *settings = work->settings;
     size_t count = work->openb->pod_count;
     _cleanup_free_ uint32_t *order = calloc(count, sizeof(*order));
@@ -144,12 +175,12 @@ static int simulate(const struct work *work, struct placement *placement, const 
     most = settings->arrivals[settings->arrival_count - 1] * arrivals.capacity;
     shuffle(state, order, count);
     for (size_t i = 0; i < count && r >= 0; i++)
-        r = arrive(placement, settings, &arrivals, &requests[order[i]], result);
+        r = arrive(placement, settings, &arrivals, &requests[order[i]], result, course);
     while (r >= 0 && arrivals.reached < settings->arrival_count) {
         const struct placement_request *request = &requests[draw_below(state, count)];
         if ((arrivals.asked + request->shape.gpu_milli) * 100 > most)
             break;
-        r = arrive(placement, settings, &arrivals, request, result);
+        r = arrive(placement, settings, &arrivals, request, result, course);
     }
     for (; arrivals.reached < settings->arrival_count; arrivals.reached++)
         result->allocated[arrivals.reached] = arrivals.allocated;
@@ -157,7 +188,7 @@ static int simulate(const struct work *work, struct placement *placement, const 
 }
 
 static int run_one(const struct work *work, size_t which) {
-    uint64_t seed = which % work->settings->seeds, state = seed;
+    uint64_t seed = which % work->settings->seeds + work->settings->first_seed, state = seed;
     _cleanup_free_ struct placement_request *requests = calloc(work->openb->pod_count, sizeof(*requests));
     _cleanup_fragments_ struct fragments fragments = { 0 };
     _cleanup_placement_ struct placement placement = { 0 };
@@ -174,7 +205,10 @@ static int run_one(const struct work *work, size_t which) {
     const struct placement_options options = { .score = work->settings->scores[which / work->settings->seeds],
                                                .seed = seed, .fragments = &fragments };
     placement_init(&placement, nodes, &options);
-    return simulate(work, &placement, requests, &state, &work->results[which]);
+    struct course *course = work->courses && which % work->settings->seeds == 0
+                                ? &work->courses[which / work->settings->seeds]
+                                : NULL;
+    return simulate(work, &placement, requests, &state, &work->results[which], course);
 }
 
 static void *worker(void *userdata) {
@@ -257,6 +291,69 @@ static int print_json(const struct work *work, struct error *error) {
     return 0;
 }
 
+static void report_plot(struct buffer *page, const struct work *work, const char *title, const char *label,
+                        const double *(*values)(const struct course *course)) {
+    struct plot_line lines[SCORES_MAX];
+
+    for (size_t i = 0; i < work->settings->score_count; i++)
+        lines[i] = (struct plot_line){ work->settings->scores[i]->name, work->courses[i].arrivals,
+                                       values(&work->courses[i]), work->courses[i].count };
+    const struct plot plot = { .title = title,
+                               .x_label = "arrivals, percent of the GPUs asked for",
+                               .y_label = label,
+                               .lines = lines,
+                               .line_count = work->settings->score_count };
+    plot_lines(page, &plot);
+}
+
+static const double *course_allocated(const struct course *course) {
+    return course->allocated;
+}
+
+static const double *course_packing(const struct course *course) {
+    return course->packing;
+}
+
+static const double *course_fragments(const struct course *course) {
+    return course->fragments;
+}
+
+static void report_table(struct buffer *page, const struct work *work) {
+    const struct settings *settings = work->settings;
+    char texts[ARRIVALS_MAX][32];
+    const char *cells[ARRIVALS_MAX + 2] = { "score" };
+
+    for (size_t i = 0; i < settings->arrival_count; i++) {
+        snprintf(texts[i], sizeof(texts[i]), "at %" PRIu64 " %%", settings->arrivals[i]);
+        cells[i + 1] = texts[i];
+    }
+    plot_table_begin(page, cells);
+    for (size_t score = 0; score < settings->score_count; score++) {
+        cells[0] = settings->scores[score]->name;
+        for (size_t i = 0; i < settings->arrival_count; i++)
+            snprintf(texts[i], sizeof(texts[i]), "%.2f", mean_share(work, score, i));
+        plot_table_row(page, cells);
+    }
+    plot_table_end(page);
+}
+
+static int write_report(const struct work *work, struct error *error) {
+    _cleanup_buffer_ struct buffer page = BUFFER_INIT;
+    _cleanup_free_ char *summary = text_format(
+        "Nodes: %s. Pods: %s. Percentage of GPUs allocated, mean of %" PRIu64 " seeds; plots of the first.",
+        work->settings->nodes, work->settings->pods, work->settings->seeds);
+
+    if (!summary)
+        return error_errno(error, -ENOMEM, "writing the report");
+    plot_page_begin(&page, "Placing on GPU nodes", summary);
+    report_table(&page, work);
+    report_plot(&page, work, "Allocation", "percent of the GPUs", course_allocated);
+    report_plot(&page, work, "Packing of the nodes in use", "percent of their GPUs", course_packing);
+    report_plot(&page, work, "Fragmentation: idle, and of no use to a usual request", "percent of the GPUs",
+                course_fragments);
+    return plot_page_write(&page, work->settings->report, error);
+}
+
 static int take_scores(struct settings *settings, const char *value, struct error *error) {
     _cleanup_list_ char **names = NULL;
     int r = list_split(value, ",", &names);
@@ -275,7 +372,8 @@ static int take_scores(struct settings *settings, const char *value, struct erro
     return settings->score_count ? 0 : error_set(error, ERROR_USAGE, "--score names no score");
 }
 
-static int take_number(const char *option, const char *value, uint64_t most, uint64_t *ret, struct error *error) {
+static int take_number(const char *option, const char *value, uint64_t most, uint64_t *ret,
+                       struct error *error) {
     char limit[24];
 
     if (text_parse_u64(value, ret) >= 0 && *ret >= 1 && *ret <= most)
@@ -305,17 +403,22 @@ static int take_arrivals(struct settings *settings, const char *value, struct er
     return settings->arrival_count ? 0 : error_set(error, ERROR_USAGE, "--arrivals names no percentage");
 }
 
-static int take_option(struct settings *settings, const char *option, const char *value, struct error *error) {
+static int take_option(struct settings *settings, const char *option, const char *value,
+                       struct error *error) {
     if (text_equal(option, "--nodes"))
         settings->nodes = value;
     else if (text_equal(option, "--pods"))
         settings->pods = value;
+    else if (text_equal(option, "--report"))
+        settings->report = value;
     else if (text_equal(option, "--score"))
         return take_scores(settings, value, error);
     else if (text_equal(option, "--arrivals"))
         return take_arrivals(settings, value, error);
     else if (text_equal(option, "--seeds"))
         return take_number(option, value, SEEDS_MAX, &settings->seeds, error);
+    else if (text_equal(option, "--first-seed"))
+        return take_number(option, value, UINT32_MAX, &settings->first_seed, error);
     else if (text_equal(option, "--jobs"))
         return take_number(option, value, JOBS_MAX, &settings->jobs, error);
     else if (text_equal(option, "-o") && (text_equal(value, "json") || text_equal(value, "table")))
@@ -366,13 +469,22 @@ static int run(int count, char **words, struct error *error) {
     for (size_t i = 0; i < openb.pod_count; i++)
         asked += (uint64_t) openb.pods[i].gpus * openb.pods[i].gpu_milli;
     if (gpus == 0 || asked == 0)
-        return error_set(error, ERROR_BAD_SOURCE, gpus ? settings.pods : settings.nodes, "nothing in it has a GPU");
-    struct work work = { .settings = &settings, .openb = &openb, .count = settings.score_count * settings.seeds };
+        return error_set(error, ERROR_BAD_SOURCE, gpus ? settings.pods : settings.nodes,
+                         "nothing in it has a GPU");
+    struct work work = { .settings = &settings,
+                         .openb = &openb,
+                         .count = settings.score_count * settings.seeds };
     _cleanup_free_ struct result *results = calloc(work.count, sizeof(*results));
     if (!results)
         return error_errno(error, -ENOMEM, "placing");
     work.results = results;
+    _cleanup_free_ struct course *courses = calloc(settings.score_count, sizeof(*courses));
+    if (!courses)
+        return error_errno(error, -ENOMEM, "placing");
+    work.courses = settings.report ? courses : NULL;
     r = run_all(&work, error);
+    if (r >= 0 && settings.report)
+        r = write_report(&work, error);
     if (r < 0)
         return r;
     if (settings.json)
@@ -385,12 +497,16 @@ const struct mode placement_mode = {
     .name = "placement",
     .summary = "where instances would be placed: GPU-cluster traces, scores side by side",
     .help = "--nodes FILE --pods FILE [OPTIONS]\n\n"
-            "Fills the nodes with the pods (openb CSV, plain or packed) and prints the percentage of GPUs allocated.\n\n"
-            "  --score S,...        first, best, worst, dot, l1, l2, pack, spread, random, gpu-clustering, gpu-packing,\n"
-            "                       fgd (default: all)\n"
+            "Fills the nodes with the pods (openb CSV, plain or packed) and prints the percentage of GPUs "
+            "allocated.\n\n"
+            "  --score S,...        first, best, worst, dot, l1, l2, pack, spread, random, gpu-clustering, "
+            "gpu-packing,\n"
+            "                       fgd, polder (default: all)\n"
             "  --arrivals P,...     percentages of the GPUs asked for at which to look (100,130)\n"
             "  --seeds N            how many random orders to average (10)\n"
             "  --jobs N             workers (1); the result is the same for any number\n"
+            "  --first-seed N       the first of them, at least 1 (0)\n"
+            "  --report FILE        an HTML page with plots: allocation, packing, fragmentation\n"
             "  -o table|json\n",
     .run = run,
 };

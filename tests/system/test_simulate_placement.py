@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""polder-simulate placement: published figures on real traces, our own goals, bad files, any number of workers."""
+import gzip
+import json
+import pathlib
+import random
+import re
+import subprocess
+
+import polderlib
+import pytest
+
+DATA = pathlib.Path(__file__).resolve().parents[3] / "shared/data/openb"
+needs_data = pytest.mark.skipif(not DATA.is_dir(),
+                                reason="the traces are not at ../shared/data: they are not part of the project")
+
+
+def simulate(mode, *words, status=0):
+    done = subprocess.run([polderlib.build_directory() / "src/simulator/polder-simulate", mode, *map(str, words)],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == status, (done.stdout[-500:], done.stderr[-500:])
+    return done
+
+
+def results(mode, *words):
+    return json.loads(simulate(mode, *words, "-o", "json").stdout)
+
+
+# ---- GPU clusters ----
+
+def openb(workload, *words):
+    found = {}
+    for row in results("placement", "--nodes", DATA / "openb_node_list_gpu_node.csv.gz",
+                       "--pods", DATA / f"openb_pod_list_{workload}.csv.gz", *words):
+        found.setdefault(row["score"], []).append(row["allocated"])
+    return found
+
+
+# FGD (USENIX ATC'23): GPUs allocated when arrivals reach 100 % and 130 %, means of ten seeds. Here one, so the
+# tolerance is that of their spread; docs/engine-placement.md has all ten.
+PUBLISHED = {
+    "default": {"random": (86.30, 87.47), "best": (92.86, 93.08), "fgd": (95.23, 95.39)},
+    "gpuspec33": {"dot": (79.82, 89.14), "gpu-clustering": (81.09, 92.12), "fgd": (87.84, 94.55)},
+    "gpushare100": {"gpu-packing": (82.13, 82.57), "best": (84.62, 85.01), "fgd": (86.64, 86.90)},
+}
+
+
+@needs_data
+@pytest.mark.parametrize("workload", PUBLISHED)
+def test_published_figures(workload):
+    published = PUBLISHED[workload]
+    found = openb(workload, "--score", ",".join(published), "--seeds", 1)
+    for score, expected in published.items():
+        assert found[score] == pytest.approx(expected, abs=1.5), (workload, score)
+
+
+@needs_data
+@pytest.mark.parametrize("workload,seeds", [
+    ("default", 1), ("gpuspec33", 1),
+    *(pytest.param(workload, 10, marks=pytest.mark.long)
+      for workload in ("cpu250", "default", "gpushare100", "gpuspec33", "multigpu50"))])
+def test_polder_allocates_more_than_the_better_of_fgd_and_first(workload, seeds):
+    found = openb(workload, "--score", "fgd,first,polder", "--seeds", seeds)
+    for ours, fgd, first in zip(found["polder"], found["fgd"], found["first"]):
+        assert ours > max(fgd, first), (workload, found)
+
+
+@needs_data
+def test_any_number_of_workers_gives_the_same_bytes():
+    words = ("--nodes", DATA / "openb_node_list_gpu_node.csv.gz", "--pods", DATA / "openb_pod_list_multigpu50.csv.gz",
+             "--score", "random,first,polder", "--seeds", 2)
+    alone = simulate("placement", *words, "-o", "json").stdout
+    assert alone == simulate("placement", *words, "-o", "json", "--jobs", 3).stdout
+    assert alone == simulate("placement", *words, "-o", "json", "--jobs", 64).stdout
+
+
+NODES = "sn,cpu_milli,memory_mib,gpu,model\nn1,96000,393216,8,G2\nn2,104000,524288,2,T4\n"
+PODS = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec\np1,4000,1024,1,500,\np2,8000,1024,2,1000,G2|T4\n"
+
+
+def openb_files(tmp_path, nodes=NODES, pods=PODS):
+    (tmp_path / "nodes.csv").write_text(nodes)
+    (tmp_path / "pods.csv").write_text(pods)
+    return ("--nodes", tmp_path / "nodes.csv", "--pods", tmp_path / "pods.csv")
+
+
+def test_small_cluster_by_hand(tmp_path):
+    # 10 GPUs; at 25 % of arrivals both pods have come at least once: 2.5 of 10 GPUs are promised.
+    found = results("placement", *openb_files(tmp_path), "--score", "first", "--arrivals", "25", "--seeds", 1)
+    assert found == [{"score": "first", "arrivals": 25, "seeds": 1, "allocated": 25.0}]
+
+
+@pytest.mark.parametrize("nodes,pods,named", [
+    (NODES, PODS + "p3,4000,1024,1\n", r"pods\.csv, line 4: row: it has 4 fields"),
+    (NODES, PODS + "p3,many,1024,1,500,\n", r"pods\.csv, line 4: cpu_milli: 'many'"),
+    (NODES, PODS + "p3,4000,-1,1,500,\n", r"pods\.csv, line 4: memory_mib: '-1'"),
+    (NODES, PODS + "p3,4000,1024,2,500,\n", r"pods\.csv, line 4: gpu_milli"),
+    (NODES, PODS + "p3,4000,1024,1,0,\n", r"pods\.csv, line 4: gpu_milli"),
+    (NODES, PODS + "p3,4000,1024,99999999999999999999,1000,\n", r"pods\.csv, line 4: num_gpu"),
+    (NODES + "n3,96000,393216,17,G2\n", PODS, r"nodes\.csv, line 4: gpu: '17'"),
+    (NODES.replace("model", "kind"), PODS, r"nodes\.csv, line 1: model: there is no such column"),
+    ("", PODS, r"nodes\.csv, line 0: file: it is empty"),
+    (NODES, "name,cpu_milli,memory_mib,num_gpu,gpu_milli\np1,1,1,0,0\n", "nothing in it has a GPU"),
+])
+def test_bad_rows_are_named(tmp_path, nodes, pods, named):
+    assert re.search(named, simulate("placement", *openb_files(tmp_path, nodes, pods), status=2).stderr)
+
+
+def test_truncated_packing_of_pods(tmp_path):
+    words = openb_files(tmp_path)
+    rows = "".join(f"p{i},{4000 + i % 97},1024,1,{1 + i % 1000},\n" for i in range(20000))
+    (tmp_path / "pods.csv").write_bytes(gzip.compress((PODS + rows).encode())[:-3000])
+    assert re.search(r"pods\.csv, line \d+: file", simulate("placement", *words, status=2).stderr)
+
+
+@pytest.mark.parametrize("words,named", [
+    (("--score", "frist"), "frist"), (("--seeds", "0"), "seeds"), (("--arrivals", "130,100"), "must rise"),
+    (("--jobs", "99999"), "jobs"), (("--colour", "red"), "--colour"), (("--score",), "lacks its value"),
+])
+def test_bad_options_of_placement(tmp_path, words, named):
+    done = subprocess.run([polderlib.build_directory() / "src/simulator/polder-simulate", "placement",
+                           *map(str, openb_files(tmp_path)), *words], capture_output=True, text=True, check=False)
+    assert done.returncode in (1, 2) and named in done.stderr
+
+
+def test_report_is_one_page(tmp_path):
+    page = tmp_path / "report.html"
+    simulate("placement", *openb_files(tmp_path), "--score", "first,polder", "--arrivals", "50,100", "--seeds", 2,
+             "--report", page)
+    text = page.read_text()
+    assert text.count("<svg") == text.count("</svg>") >= 2 and "http" not in text and "nan" not in text.lower()
+    for word in ("Allocation", "Fragmentation", "polder"):
+        assert word in text
