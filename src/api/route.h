@@ -50,3 +50,4 @@ extern const struct route file_routes[];
 extern const struct route image_routes[];
 extern const struct route operation_routes[];
 extern const struct route node_routes[];
+extern const struct route queue_routes[];

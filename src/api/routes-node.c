@@ -24,7 +24,7 @@ static int handle_health(struct request *request, struct error *error _unused_) 
 static int handle_index(struct request *request, struct error *error _unused_) {
     return reply_words(request, NULL, "{\"version\":\"" POLDER_VERSION "\",\"resources\":[\"/v1/instances\","
         "\"/v1/images\",\"/v1/operations\",\"/v1/events\",\"/v1/node\",\"/v1/networks\",\"/v1/doctor\","
-        "\"/v1/advice\",\"/v1/lifecycle\",\"/v1/audit\",\"/v1/version\",\"/v1/openapi.json\",\"/metrics\"]}");
+        "\"/v1/advice\",\"/v1/queue\",\"/v1/lifecycle\",\"/v1/audit\",\"/v1/version\",\"/v1/openapi.json\",\"/metrics\"]}");
 }
 
 static int handle_version(struct request *request, struct error *error _unused_) {

@@ -166,6 +166,10 @@ void room_occupy(struct instance *instance);
 int room_change(struct instance *instance, struct error *error);
 /* The engine may have room for somebody: wakes those who are admitted. */
 void admission_run(struct manager *manager);
+/* Why it waits: fills the reason, returns its sentence (allocated, or NULL). */
+char *queue_sentence(const struct engine_explanation *why, struct error *reason);
+/* An expected start of the engine's scale: members "start" and "starts_in". */
+void queue_emit_start(struct emitter *emitter, uint64_t start, uint64_t now);
 int explainer_start(struct manager *manager);
 void room_request(struct instance *instance, struct engine_request *ret);
 

@@ -153,6 +153,8 @@ void manager_node_emit(struct manager *manager, struct emitter *emitter); /* pro
  * OUT_OF_RANGE and NOT_FOUND name the setting. */
 int manager_node_patch(struct manager *manager, const struct actor *actor, struct json_object *patch, bool dry_run,
                        struct error *error);
+/* Those that wait, in their order: position, expected start, reason. From memory. -ENOMEM. */
+int manager_queue_emit(struct manager *manager, size_t limit, struct emitter *emitter, struct error *error);
 /* Which kind suits the need here, and why; the image (or NULL) tells what it can be started as. NOT_FOUND, NOT_SUPPORTED,
  * BAD_VALUE. */
 int manager_advise_emit(struct manager *manager, const char *image, struct need *need, struct emitter *emitter,

@@ -62,17 +62,8 @@ void room_request(struct instance *instance, struct engine_request *ret) {
 
 static void explain_wait(struct instance *instance, const struct engine_explanation *why) {
     _cleanup_error_ struct error reason = ERROR_INIT;
-    _cleanup_free_ char *wanted = NULL, *available = NULL, *sentence = NULL;
+    _cleanup_free_ char *sentence = queue_sentence(why, &reason);
 
-    if (!why->resource) {
-        (void) error_set(&reason, ERROR_BUSY, "the queue", "others wait before it");
-    } else {
-        bool cpus = text_equal(why->resource, "cpus");
-        wanted = cpus ? text_format_cpus(why->wanted) : text_format_size(why->wanted);
-        available = cpus ? text_format_cpus(why->free) : text_format_size(why->free);
-        (void) error_set(&reason, ERROR_NO_ROOM, why->resource, wanted, available);
-    }
-    sentence = error_sentence(&reason, LANGUAGE_ENGLISH);
     if (instance->status.queue_position == (int64_t) why->position && sentence && instance->status.message &&
         text_equal(sentence, instance->status.message))
         return;

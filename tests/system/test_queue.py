@@ -90,3 +90,42 @@ def test_backfilling_fills_gaps(make_daemon):
     set_queue(daemon, backfill="easy")
     wait_for(daemon, "quick", "running")
     assert (state(daemon, "large"), state(daemon, "endless")) == ("queued", "queued")
+
+
+def queue_of(daemon, limit=100):
+    return daemon.get(f"/v1/queue?limit={limit}")
+
+
+def test_order_and_expected_starts(make_daemon):
+    """By hand: the holder is expected to end after an hour, then short runs a minute, then long two hours."""
+    daemon = small_node(make_daemon, "--queue_policy", "sjf", "--queue_backfill", "none")
+    create(daemon, "holder", duration="1h")
+    create(daemon, "long", duration="2h")
+    create(daemon, "short", duration="1m")
+    create(daemon, "endless")
+    answer = queue_of(daemon)
+    assert (answer["policy"], answer["waiting"], answer["admitted"]) == ("sjf", 3, 1)
+    rows = answer["queue"]
+    # What has no end comes before batch, and then nobody knows when the others start.
+    assert [(row["position"], row["name"]) for row in rows] == [(1, "endless"), (2, "short"), (3, "long")]
+    assert rows[0]["starts_in"] == pytest.approx(3600, abs=60) and rows[1]["start"] is None
+    daemon.act("endless", "stop")
+    rows = queue_of(daemon)["queue"]
+    assert [row["name"] for row in rows] == ["short", "long"]
+    assert rows[0]["reason"] == "cpus" and "cpus" in rows[0]["message"] and rows[0]["expected"] == 60
+    assert rows[0]["starts_in"] == pytest.approx(3600, abs=60)
+    assert rows[1]["starts_in"] == pytest.approx(rows[0]["starts_in"] + 60, abs=0.01)
+    assert queue_of(daemon, limit=1)["queue"][0]["name"] == "short"
+    daemon.problem(400, "GET", "/v1/queue?limit=0")
+
+
+def test_many_wait_and_the_queue_answers(make_daemon):
+    daemon = small_node(make_daemon)
+    create(daemon, "holder", duration="1h")
+    for number in range(120):
+        daemon.create(f"w{number}", cpus=CPUS, memory="16M", duration=f"{60 + number * 7 % 50}s", start=True, wait=False)
+    eventually(lambda: queue_of(daemon)["waiting"] == 120, what="all wait")
+    rows = queue_of(daemon, 1000)["queue"]
+    assert [row["position"] for row in rows] == list(range(1, 121))
+    starts = [row["starts_in"] for row in rows]
+    assert starts == sorted(starts) and len({row["name"] for row in rows}) == 120

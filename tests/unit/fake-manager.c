@@ -335,6 +335,10 @@ int manager_node_patch(struct manager *manager, const struct actor *actor, struc
     return 0;
 }
 
+int manager_queue_emit(struct manager *manager, size_t limit, struct emitter *emitter, struct error *error) {
+    return emit_nothing(emitter);
+}
+
 int manager_advise_emit(struct manager *manager, const char *image, struct need *need, struct emitter *emitter,
                         struct error *error) {
     return emit_nothing(emitter);
