@@ -57,6 +57,16 @@ static int move_up(struct removal *removal, int at, const char *name) {
 
 static int remove_contents(struct removal *removal, int fd, unsigned depth);
 
+/* Nothing moves out of a btrfs subvolume: this directory takes what lies too deep beneath it. */
+static int remove_volume(int at, const char *name, int fd) {
+    struct removal removal = { .top = fd };
+    int r = remove_contents(&removal, fd, 1);
+
+    if (r < 0)
+        return r;
+    return unlinkat(at, name, AT_REMOVEDIR) == 0 || errno == ENOENT ? 0 : -errno;
+}
+
 static int remove_entry(struct removal *removal, int at, const char *name, unsigned depth) {
     _cleanup_close_ int fd = -EBADF;
     int r;
@@ -69,11 +79,16 @@ static int remove_entry(struct removal *removal, int at, const char *name, unsig
         return 0;
     if (errno != ENOTEMPTY && errno != EEXIST)
         return -errno;
-    if (depth >= DEPTH_MAX)
-        return move_up(removal, at, name);
+    if (depth >= DEPTH_MAX) {
+        r = move_up(removal, at, name);
+        if (r != -EXDEV)
+            return r;
+    }
     fd = open_directory(at, name);
     if (fd < 0)
         return fd;
+    if (depth >= DEPTH_MAX)
+        return remove_volume(at, name, fd);
     if (removal->top < 0)
         removal->top = fd;
     r = remove_contents(removal, fd, depth + 1);

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* In order of preference: a project quota (xfs and ext4 where the administrator switched them on), a btrfs subvolume
- * with a qgroup limit (where quotas are on), an ext4 image on a loop device. The first two cost nothing at a start. */
+ * with a qgroup limit (where quotas are on), an ext4 image on a loop device. The first two cost nothing at a start.
+ *
+ * A project is given to "upper" and "work" when they are made, limit or not: what is written later inherits it, so that
+ * a limit set another day counts everything. */
 #include "drivers/container/disk.h"
 
 #include <errno.h>
@@ -37,19 +40,39 @@ static int quota_command(int fd, int command, uint32_t project, void *data) {
     return syscall(SYS_quotactl_fd, fd, (unsigned) command << SUBCMDSHIFT | PRJQUOTA, project, data) < 0 ? -errno : 0;
 }
 
+/* Are limits of projects enforced here? Q_GETINFO would not tell: it answers where usage is only counted, too, as on an
+ * ext4 with the feature "project" that is mounted without prjquota. */
 static bool has_project_quota(int fd) {
-    struct if_dqinfo info;
+    struct fs_quota_statv state = { .qs_version = FS_QSTATV_VERSION1 };
 
-    return quota_command(fd, Q_GETINFO, 0, &info) == 0;
+    return quota_command(fd, Q_XGETQSTATV, 0, &state) == 0 && (state.qs_flags & FS_QUOTA_PDQ_ENFD);
+}
+
+static int open_directory(int directory, const char *name) {
+    int fd = openat(directory, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+    return fd < 0 ? -errno : fd;
+}
+
+/* 1, 0 or -errno. */
+static int has_project(int directory, const char *name, uint32_t project) {
+    _cleanup_close_ int fd = open_directory(directory, name);
+    struct fsxattr attributes;
+
+    if (fd < 0)
+        return fd;
+    if (ioctl(fd, FS_IOC_FSGETXATTR, &attributes) < 0)
+        return -errno;
+    return attributes.fsx_projid == project && (attributes.fsx_xflags & FS_XFLAG_PROJINHERIT);
 }
 
 /* New files inherit the project of their directory. */
 static int set_project(int directory, const char *name, uint32_t project) {
-    _cleanup_close_ int fd = openat(directory, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    _cleanup_close_ int fd = open_directory(directory, name);
     struct fsxattr attributes;
 
     if (fd < 0)
-        return -errno;
+        return fd;
     if (ioctl(fd, FS_IOC_FSGETXATTR, &attributes) < 0)
         return -errno;
     attributes.fsx_projid = project;
@@ -63,19 +86,51 @@ static int make_directories(int directory) {
     return mkdirat(directory, "work", 0700) < 0 && errno != EEXIST ? -errno : 0;
 }
 
-static int apply_project_quota(int directory, uint64_t limit, uint32_t project) {
+/* "upper" comes last and under its name only with its project: if it is there without, it was made when there were no
+ * quotas, and holds files that do not count. */
+static int make_project_directories(int directory, uint32_t project) {
+    static const char fresh[] = "upper.new";
+    int r;
+
+    if (mkdirat(directory, "work", 0700) < 0 && errno != EEXIST)
+        return -errno;
+    if (mkdirat(directory, fresh, 0755) < 0 && errno != EEXIST)
+        return -errno;
+    r = set_project(directory, "work", project);
+    if (r >= 0)
+        r = set_project(directory, fresh, project);
+    return r < 0 ? r : renameat(directory, fresh, directory, "upper") < 0 ? -errno : 0;
+}
+
+static int set_project_limit(int directory, uint64_t limit, uint32_t project) {
     struct if_dqblk quota = {
         .dqb_bhardlimit = limit / QUOTA_BLOCK,
         .dqb_bsoftlimit = 0,
         .dqb_valid = QIF_BLIMITS,
     };
-    int r = make_directories(directory);
 
+    return quota_command(directory, Q_SETQUOTA, project, &quota);
+}
+
+/* A plain directory with data in it cannot be bounded afterwards. */
+static int refuse_used(struct error *error) {
+    return error_set(error, ERROR_NOT_SUPPORTED, "a container", "a disk size after it ran without one",
+                     "it ran when the file system of the state directory had no quotas");
+}
+
+static int apply_project_quota(const char *state_path, int directory, uint64_t limit, uint32_t project, struct error *error) {
+    int r;
+
+    if (!file_exists(directory, "upper")) {
+        r = make_project_directories(directory, project);
+    } else {
+        r = has_project(directory, "upper", project);
+        if (r == 0)
+            return refuse_used(error);
+    }
     if (r >= 0)
-        r = set_project(directory, "upper", project);
-    if (r >= 0)
-        r = set_project(directory, "work", project);
-    return r < 0 ? r : quota_command(directory, Q_SETQUOTA, project, &quota);
+        r = set_project_limit(directory, limit, project);
+    return r < 0 ? error_errno(error, r, "setting the project quota of %s", state_path) : 0;
 }
 
 /* -ENOTCONN and its like: quotas are not enabled on this btrfs. */
@@ -126,12 +181,10 @@ static int prepare_image(struct storage *storage, const char *path, uint64_t lim
     return 0;
 }
 
-/* A plain directory with data in it cannot be bounded afterwards without quotas. */
 static int prepare_new_image(struct storage *storage, const char *state_path, int directory, uint64_t limit,
                              struct disk *ret, struct error *error) {
     if (file_exists(directory, "upper"))
-        return error_set(error, ERROR_NOT_SUPPORTED, "a container", "a disk size after it ran without one",
-                         "the file system of the state directory has no quotas");
+        return refuse_used(error);
     ret->path = text_format("%s/" IMAGE_NAME, state_path);
     ret->type = DISK_IMAGE;
     return ret->path ? prepare_image(storage, ret->path, limit, error) : error_errno(error, -ENOMEM, "making a disk");
@@ -145,11 +198,12 @@ static int prepare_limited(struct storage *storage, const char *state_path, int 
     if (r < 0)
         return error_errno(error, r, "looking at %s", state_path);
     if ((status.f_type == EXT4_SUPER_MAGIC || status.f_type == XFS_SUPER_MAGIC) && has_project_quota(directory)) {
-        r = apply_project_quota(directory, limit, project);
+        r = apply_project_quota(state_path, directory, limit, project, error);
         if (r < 0)
-            return error_errno(error, r, "setting the project quota of %s", state_path);
+            return r;
         ret->path = strdup(state_path);
-    } else if (status.f_type == BTRFS_SUPER_MAGIC && apply_subvolume(directory, limit) == 0) {
+    } else if (status.f_type == BTRFS_SUPER_MAGIC && !file_exists(directory, "upper") &&
+               apply_subvolume(directory, limit) == 0) {
         ret->path = text_format("%s/" VOLUME_NAME, state_path);
     } else {
         return prepare_new_image(storage, state_path, directory, limit, ret, error);
@@ -157,10 +211,35 @@ static int prepare_limited(struct storage *storage, const char *state_path, int 
     return ret->path ? 0 : error_errno(error, -ENOMEM, "making a disk");
 }
 
+static bool is_on(int directory, long file_system) {
+    struct statfs status;
+
+    return fstatfs(directory, &status) == 0 && status.f_type == file_system;
+}
+
+/* A new one without a limit, where one can be set later if quotas are on. */
+static int prepare_plain(int directory, uint32_t project, bool *ret_volume) {
+    int r;
+
+    *ret_volume = false;
+    if (file_exists(directory, "upper") || !(is_on(directory, BTRFS_SUPER_MAGIC) || has_project_quota(directory))) {
+        r = make_directories(directory);
+    } else if (is_on(directory, BTRFS_SUPER_MAGIC)) {
+        *ret_volume = apply_subvolume(directory, 0) == 0;
+        r = *ret_volume ? 0 : make_directories(directory);
+    } else {
+        r = make_project_directories(directory, project);
+    }
+    /* The ids may have been another instance's before, whose limit is still there. */
+    if (!*ret_volume)
+        (void) set_project_limit(directory, 0, project);
+    return r;
+}
+
 /* What bounded it before keeps doing so, but for a limit that was taken away where that is possible. */
 static int prepare_unlimited(const char *state_path, int directory, uint32_t project, struct disk *ret,
                              struct error *error) {
-    struct if_dqblk none = { .dqb_valid = QIF_BLIMITS };
+    bool volume = false;
     int r = 0;
 
     if (file_exists(directory, IMAGE_NAME)) {
@@ -170,9 +249,8 @@ static int prepare_unlimited(const char *state_path, int directory, uint32_t pro
         (void) apply_subvolume(directory, 0);
         ret->path = text_format("%s/" VOLUME_NAME, state_path);
     } else {
-        (void) quota_command(directory, Q_SETQUOTA, project, &none);
-        r = make_directories(directory);
-        ret->path = strdup(state_path);
+        r = prepare_plain(directory, project, &volume);
+        ret->path = volume ? text_format("%s/" VOLUME_NAME, state_path) : strdup(state_path);
     }
     r = ret->path ? r : -ENOMEM;
     return r < 0 ? error_errno(error, r, "making the writable directories in %s", state_path) : 0;
