@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Fixtures for tests of the real daemon. Whoever needs more of the daemon adds it to polderlib.Daemon."""
 import os
+import re
 
 import pytest
 
@@ -11,6 +12,24 @@ def pytest_configure(config):
     for marker in ("scenario: the real daemon with the fake driver", "slow: takes more than half a minute",
                    "long: only for ./check --long"):
         config.addinivalue_line("markers", marker)
+
+
+# Inside a machine that is emulated, machines would be emulated twice: POLDER_TEST_NESTED says so.
+NESTED = "it runs machines, and this is one: emulation within emulation takes hours"
+MACHINES = re.compile(r"test_(cgroup2|hosts|quickstart|qemu_driver|machine_faults|guest_boot|image_build|crash_faults|\w*vm\w*)$")
+
+
+def runs_machines(item):
+    parameters = getattr(item, "callspec", None)
+    return bool(MACHINES.match(item.module.__name__.rpartition(".")[2])) or \
+        bool(parameters and {"vm", "microvm"} & {value for value in parameters.params.values() if isinstance(value, str)})
+
+
+def pytest_collection_modifyitems(items):
+    if os.environ.get("POLDER_TEST_NESTED"):
+        for item in items:
+            if runs_machines(item):
+                item.add_marker(pytest.mark.skip(reason=NESTED))
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -22,13 +22,18 @@ import polderlib
 from polderlib import ROOT, eventually
 
 CACHE = pathlib.Path(os.environ.get("POLDER_TEST_CACHE", "/var/cache/polder-check"))
-BOOT = 300  # seconds for an emulated Debian on a busy machine
+BOOT = max(900, 5 * polderlib.DEADLINE)  # seconds for an emulated Debian on a busy machine
 
 # What polderd needs at run time on a host that only runs containers, and what its tests need.
 RUNTIME = ("crun conmon busybox-static dnsmasq-base nftables procps e2fsprogs erofs-utils libarchive-tools libjson-c5 libsqlite3-0 "
            "libarchive13 libnl-3-200 libnl-route-3-200 libnftables1 libseccomp2 libcap-ng0 libisofs6 libwslay1 "
            "libhttp-parser2.9 libsmartcols1 libnettle8 libkmod2").split()
 TESTING = "python3-pytest meson ninja-build libcmocka0".split()
+# What the whole suite takes, but for machines; and what else rules over a host's network.
+SUITE = ("skopeo docker-registry qemu-utils jq socat bsdextrautils strace sqlite3 python3-jsonschema python3-websockets python3-yaml "
+         "apache2-utils openssl zstd man-db xorriso genisoimage curl xz-utils libacl1 zlib1g libzstd1").split()
+FIREWALLS = "docker.io ufw firewalld iptables".split()
+FILE_SYSTEMS = "xfsprogs btrfs-progs".split()
 
 
 def debian_disk(kernel="cloud", packages=()):

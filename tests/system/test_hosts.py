@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Hosts that this one is not: a Debian VM with systemd and control groups v2, booted by Polder itself, in which this build
+is installed. tests/inside/ runs there: quotas of xfs, ext4 and btrfs, Polder beside the real Docker, ufw and firewalld. Then
+the whole suite, but for what runs machines. And Debian as it comes, in which tools/install-packages has to be enough.
+
+The VM has one processor: see test_cgroup2.py. Each group of tests there is one test here; where POLDER_TEST_RESULTS names a
+directory, tools/summarize-tests finds and counts the single ones."""
+import os
+import pathlib
+import shutil
+import subprocess
+import xml.etree.ElementTree as tree
+
+import pytest
+
+import guestlib
+import polderlib
+from polderlib import ROOT, eventually
+
+SERVICES = "docker docker.socket containerd firewalld ufw docker-registry apache-htcacheclean".split()
+USER_DATA = "#cloud-config\nbootcmd:\n" + "".join(f"  - [systemctl, mask, {name}]\n" for name in SERVICES)
+SLOW = 10  # times slower than here
+HOURS = 3600
+
+pytestmark = [pytest.mark.long, pytest.mark.skipif(os.geteuid() != 0, reason="polderd needs root")]
+
+
+@pytest.fixture(scope="module")
+def machine(request):
+    """A daemon with the VM "host", in which this build is installed; the share is /polder inside."""
+    if polderlib.build_option("b_sanitize") not in ("none", None, []):
+        pytest.skip("the VM has no sanitizer runtime; ./check --long runs this with the build without sanitizers")
+    packages = guestlib.RUNTIME + guestlib.TESTING + guestlib.SUITE + guestlib.FIREWALLS + guestlib.FILE_SYSTEMS
+    disk = guestlib.debian_disk(packages=packages)
+    with guestlib.host_daemon(request) as daemon:
+        daemon.polder("image", "import", disk, "--name", "host")
+        subprocess.run(["meson", "install", "--no-rebuild", "--quiet", "-C", polderlib.build_directory()], check=True,
+                       env={**os.environ, "DESTDIR": str(daemon.share / "root")}, capture_output=True)
+        shutil.copytree(ROOT / "tests/inside", daemon.share / "inside")
+        daemon.polder("run", "--detach", "--name", "host", "--kind", "vm", "--memory", "3G", "--disk", "16G",
+                      "--user-data", USER_DATA, "--volume", f"{daemon.share}:/polder", "host")
+        daemon.wait_agent("host")
+        inside(daemon, "cp -a /polder/root/. /; systemd-sysusers; systemctl daemon-reload; systemctl start polderd")
+        yield daemon
+
+
+def inside(daemon, script, **options):
+    """Runs a script of the shell in the VM."""
+    return daemon.execute("host", "sh", "-ec", script, **options)
+
+
+def run_long(daemon, name, script, seconds):
+    """Runs a script as a service of the VM, so that nothing waits on a connection for hours; its output is in the share."""
+    path = daemon.share / f"{name}.sh"
+    path.write_text(f"{script}\n")
+    inside(daemon, f"systemd-run --quiet --unit={name} --property=TasksMax=infinity --property=LimitNOFILE=65536 "
+           f"--property=Delegate=yes --setenv=HOME=/root sh -c 'sh /polder/{name}.sh >/polder/{name}.log 2>&1; echo $? >/polder/{name}.status'")
+    status = daemon.share / f"{name}.status"
+    eventually(lambda: status.exists() and status.read_text().strip(), seconds, f"{name} to end")
+    return int(status.read_text())
+
+
+def report(daemon, name, path):
+    """Counts what a report of pytest or meson says; fails with what failed."""
+    log = (daemon.share / f"{name}.log").read_text(errors="replace")
+    assert path.exists(), log[-5000:]
+    results = os.environ.get("POLDER_TEST_RESULTS")
+    if results:
+        shutil.copy(path, pathlib.Path(results) / f"system-inside-{name}.xml")
+    failed, passed = {}, 0
+    for case in tree.parse(path).getroot().iter("testcase"):
+        bad = [part for kind in ("failure", "error") if (part := case.find(kind)) is not None]
+        if bad:
+            reason = "\n".join(f"{part.get('message')}\n{part.text}" for part in bad)
+            failed[f"{case.get('classname')}.{case.get('name')}"] = reason[-3000:]
+        elif case.find("skipped") is None:
+            passed += 1
+    print(f"{name}: {passed} passed in the VM\n{log[-1500:]}")
+    assert passed and not failed, "\n".join(f"--- {key}\n{reason}" for key, reason in failed.items())
+
+
+def pytest_inside(daemon, name, words, seconds, environment=""):
+    run_long(daemon, name, f"cd /var/tmp; {environment} python3 -m pytest -q -p no:cacheprovider --tb=short -rs "
+             f"--junitxml=/var/tmp/{name}.xml {words}; status=$?; cp /var/tmp/{name}.xml /polder/; exit $status", seconds)
+    report(daemon, name, daemon.share / f"{name}.xml")
+
+
+# ---- what this machine cannot be ----
+
+def test_quotas(machine):
+    pytest_inside(machine, "quotas", "/polder/inside/test_quotas.py", 2 * HOURS)
+
+
+def test_firewalls(machine):
+    pytest_inside(machine, "firewalls", "/polder/inside/test_firewalls.py", 2 * HOURS)
+
+
+# ---- the whole suite ----
+
+def pack(target, directory, *excluded):
+    subprocess.run(["tar", "cf", target, *[f"--exclude={name}" for name in excluded], "-C", directory, "."], check=True)
+
+
+@pytest.fixture(scope="module")
+def suite(machine):
+    """Sources and build at the paths that the tests know."""
+    build = polderlib.build_directory().resolve()
+    pack(machine.share / "sources.tar", ROOT, "./.git", "./build*")
+    pack(machine.share / "build.tar", build, "*.a", "*.o", "*.tmp", "./meson-logs/*")
+    inside(machine, f"systemctl stop polderd; mkdir -p {ROOT} {build}; tar xf /polder/sources.tar -C {ROOT}; "
+           f"tar xf /polder/build.tar -C {build}; ln -sfn {build} /polder-build")
+    return build
+
+
+def test_unit_tests(machine, suite):
+    run_long(machine, "unit", f"cd {suite}; meson test --no-rebuild --num-processes 1 --timeout-multiplier {4 * SLOW}; "
+             "status=$?; cp meson-logs/testlog.junit.xml /polder/unit.xml; exit $status", 2 * HOURS)
+    report(machine, "unit", machine.share / "unit.xml")
+
+
+GROUPS = {  # files of tests/system; what runs machines is skipped there (conftest.py)
+    "containers": "test_container.py test_cli_sessions.py test_options.py",
+    "images": "test_images.py test_registry.py test_worker_disk.py test_worker_layer.py",
+    "network": "test_network_layer.py",
+    "surroundings": "test_surroundings.py test_newcomer.py test_api.py test_api_protocol.py test_cli.py",
+    "scenarios": "test_scenarios_lifecycle.py test_scenarios_faults.py test_scenarios_crash.py test_scenarios_load.py",
+    "crashes": "test_crash_drivers.py",
+}
+
+
+def group_files(group):
+    """The files of a group; "others" has what no group names."""
+    if group != "others":
+        return GROUPS[group].split()
+    named = {name for files in GROUPS.values() for name in files.split()}
+    return sorted(path.name for path in (ROOT / "tests/system").glob("test_*.py") if path.name not in named)
+
+
+@pytest.mark.parametrize("group", [*GROUPS, "others"])
+def test_system_tests(machine, suite, group):
+    files = " ".join(str(ROOT / "tests/system" / name) for name in group_files(group))
+    environment = (f"POLDER_BUILD={suite} POLDER_BUILD_DIR={suite} POLDER_TEST_NESTED=1 "
+                   f"POLDER_TEST_DEADLINE={polderlib.DEADLINE * SLOW}")
+    pytest_inside(machine, group, f"-m 'not long' {files}", 4 * HOURS, environment)
+
+
+# ---- Debian as it comes ----
+
+def in_chroot(root, script, **options):
+    """Runs a script in it, in namespaces of its own but for the network, from which packages come."""
+    words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private", "sh", "-ec",
+             f"mount -t proc proc {root}/proc; mount --rbind /dev {root}/dev; mount --rbind /sys {root}/sys; "
+             f"exec chroot {root} /bin/sh -ec \"$0\"", script]
+    done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
+                          env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive"}, **options)
+    assert done.returncode == 0, f"{script}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """Debian's smallest system, with this host's way to its archive, and the sources of Polder in /polder."""
+    root = tmp_path_factory.mktemp("fresh")
+    done = subprocess.run([ROOT / "libexec/polder-build-debian", "--suite", "bookworm", "--variant", "container", "--output",
+                           root], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    system = root / "system"
+    system.mkdir()
+    subprocess.run(["tar", "xpf", root / "rootfs.tar", "-C", system], check=True)
+    (root / "rootfs.tar").unlink()
+    for name in ("apt.conf.d", "sources.list.d", "auth.conf.d"):
+        shutil.copytree(pathlib.Path("/etc/apt") / name, system / "etc/apt" / name, dirs_exist_ok=True)
+    for name in ("apt/auth.conf", "resolv.conf", "hosts"):
+        if os.path.exists(f"/etc/{name}"):
+            shutil.copy(f"/etc/{name}", system / "etc" / name)
+    (system / "etc/apt/sources.list").unlink()
+    pack(root / "sources.tar", ROOT, "./.git", "./build*")
+    (system / "polder").mkdir()
+    subprocess.run(["tar", "xf", root / "sources.tar", "-C", system / "polder"], check=True)
+    yield system
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def test_fresh_debian_has_all_that_it_takes(fresh):
+    """What tools/install-packages installs is enough to build, to run and to start a container: nothing but Debian."""
+    assert in_chroot(fresh, "command -v gcc crun meson || true") == ""
+    in_chroot(fresh, "cd /polder; tools/install-packages build", timeout=HOURS)
+    assert in_chroot(fresh, "cd /polder; tools/install-packages build") == "", "nothing is missing afterwards"
+    in_chroot(fresh, "cd /polder; meson setup /build -Dwerror=true -Dtests=false && ninja -C /build && meson install -C /build",
+              timeout=2 * HOURS)
+    found = in_chroot(fresh, "cd /; set -- --state /var/lib/polder --run /run/polder; unshare --net sh -ec '"
+                      "ip link set lo up; polderd \"$@\" 2>/var/log/polderd.log & until polder ls >/dev/null 2>&1; do "
+                      "kill -0 $! || { cat /var/log/polderd.log >&2; exit 1; }; sleep 0.2; done; "
+                      "polder doctor --output csv || true; polder image build busybox >/dev/null; "
+                      "polder run --rm --kind container busybox -- echo from a container; kill $!; wait $!' sh \"$@\"", timeout=HOURS)
+    assert "from a container" in found, found
+    assert "is not there" not in found, "doctor names a program that the packages did not bring:\n" + found
+
+
+# ---- a kernel with graphics ----
+
+def build_generic(daemon):
+    builder = polderlib.Daemon(fake=False, network=False)
+    try:
+        builder.start()
+        command = [polderlib.build_directory() / "src/cli/polder", "--socket", builder.socket]
+        subprocess.run([*command, "image", "build", "debian:bookworm", "--variant", "disk", "--kernel", "generic", "--name",
+                        "generic"], check=True, stdin=subprocess.DEVNULL, timeout=HOURS)
+        image = builder.get("/v1/images/generic")
+        disk = next(path for path in (builder.state / "images").rglob("*.qcow2"))
+        assert image["type"] == "disk", image
+        daemon.polder("image", "import", disk, "--name", "generic")
+    finally:
+        builder.close()
+
+
+def test_generic_kernel(request):
+    """`image build --kernel generic` by the daemon: it boots, has drivers of real hardware, and a screen. The packages come
+    from outside, so polderd is in the host's network."""
+    with guestlib.host_daemon(request) as daemon:
+        build_generic(daemon)
+        daemon.polder("run", "--detach", "--name", "generic", "--kind", "vm", "--memory", "768M", "generic")
+        daemon.wait_agent("generic")
+        release = daemon.execute("generic", "uname", "-r").strip()
+        assert release.endswith("-amd64") and "cloud" not in release, release
+        modules = daemon.execute("generic", "sh", "-c", f"find /lib/modules/{release} -name '*.ko*' | sed 's|.*/||; s|[.]ko.*||'").split()
+        assert {"bochs", "e1000e", "nvme", "snd-hda-intel", "usb-storage"} <= set(modules)
+        eventually(lambda: "1\n" == daemon.execute("generic", "sh", "-c", "ls -d /sys/class/drm/card0 /dev/fb0 2>/dev/null | grep -c ."
+                                                   " | sed 's/[12]/1/'", status=None), guestlib.BOOT, "a screen")
