@@ -22,8 +22,44 @@ static int handle_queue(struct request *request, struct error *error) {
     return manager_queue_emit(request->manager, (size_t) query->limit, &emitter, error);
 }
 
+#define WHAT_IF(row_name, row_type, row_help, ...)                                                           \
+    { .name = #row_name, .type = row_type, .offset = offsetof(struct what_if, row_name), .change = CHANGE_LIVE, \
+      .help = row_help, __VA_ARGS__ }
+static const char *const kinds[] = { "auto", "container", "microvm", "vm", "fake", NULL };
+static const struct field what_if_fields[] = {
+    WHAT_IF(add, FIELD_INTEGER, "So many more instances of this kind and size.", .maximum = 10000, .initial = "0"),
+    WHAT_IF(kind, FIELD_ENUM, "Kind of those added.", .names = kinds, .initial = "container"),
+    WHAT_IF(cpus, FIELD_CPUS, "Processors of each added.", .minimum = 10, .maximum = 1024000, .initial = "1"),
+    WHAT_IF(memory, FIELD_SIZE, "Memory of each added.", .minimum = 4 << 20, .maximum = UINT64_C(64) << 40,
+            .initial = "256M"),
+    WHAT_IF(duration, FIELD_DURATION, "How long each added will run; 0: without a known end.",
+            .maximum = UINT64_C(315360000000), .initial = "0"),
+    WHAT_IF(priority, FIELD_INTEGER, "Priority of those added.", .minimum = (uint64_t) -100, .maximum = 100),
+    WHAT_IF(policy, FIELD_TEXT, "Another policy.", .maximum = 32),
+    WHAT_IF(backfill, FIELD_TEXT, "Other backfilling.", .maximum = 32),
+    WHAT_IF(node_cpus, FIELD_CPUS, "So many processors on the node.", .maximum = 1024000, .or_zero = true),
+    WHAT_IF(node_memory, FIELD_SIZE, "So much memory on the node.", .maximum = UINT64_C(64) << 40, .or_zero = true),
+};
+static const struct table what_if_table = TABLE("what-if", struct what_if, what_if_fields);
+
+static int handle_what_if(struct request *request, struct error *error) {
+    struct emitter emitter = reply_emitter(request);
+
+    return manager_what_if_emit(request->manager, request->query, &emitter, error);
+}
+
+static int handle_why(struct request *request, struct error *error) {
+    struct emitter emitter = reply_emitter(request);
+
+    return manager_why_emit(request->manager, request->parameters[0], &emitter, error);
+}
+
 const struct route queue_routes[] = {
     { "GET", "/v1/queue", handle_queue, PERMISSION_VIEW, "Who waits for room: order, expected start, reason",
       &queue_query_table, NULL, "Queue", ROUTE_QUICK },
+    { "GET", "/v1/what-if", handle_what_if, PERMISSION_VIEW, "Expected starts if it were otherwise: more instances, another policy, another node",
+      &what_if_table, NULL, "WhatIf", ROUTE_QUICK },
+    { "GET", "/v1/instances/{name}/why", handle_why, PERMISSION_VIEW, "Why it waits or runs, and what would let it start now",
+      NULL, NULL, "Why", ROUTE_QUICK },
     { 0 },
 };

@@ -562,6 +562,7 @@ ssize_t engine_foresee(struct engine *engine, uint64_t now, struct engine_foreca
             .userdata = entry->userdata,
             .id = entry->id,
             .name = entry->name,
+            .handle = forecasts[i].handle,
             .why.position = forecasts[i].position,
             .start = forecasts[i].start >= TIME_FOREVER ? UINT64_MAX : (uint64_t) forecasts[i].start,
         };

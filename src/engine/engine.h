@@ -127,6 +127,7 @@ bool engine_walk(const struct engine *engine, struct engine_cursor *cursor, void
 struct engine_forecast {
     void *userdata;
     const char *id, *name; /* borrowed until the engine changes */
+    uint32_t handle;
     struct engine_explanation why;
     uint64_t start; /* UINT64_MAX: not before somebody without a known end leaves */
 };

@@ -155,6 +155,20 @@ int manager_node_patch(struct manager *manager, const struct actor *actor, struc
                        struct error *error);
 /* Those that wait, in their order: position, expected start, reason. From memory. -ENOMEM. */
 int manager_queue_emit(struct manager *manager, size_t limit, struct emitter *emitter, struct error *error);
+struct what_if {
+    int64_t add;        /* so many more of this: */
+    int kind;           /* enum kind; auto stands for a container */
+    uint64_t cpus, memory, duration; /* thousandths, bytes, ms; 0: without a known end */
+    int64_t priority;
+    char *policy, *backfill; /* other rules; NULL: the same */
+    uint64_t node_cpus, node_memory; /* 0: as it is */
+};
+/* Expected starts of those that wait, now and if it were otherwise, by the same code on a copy. From memory. BAD_VALUE,
+ * IMPOSSIBLE. */
+int manager_what_if_emit(struct manager *manager, const struct what_if *what_if, struct emitter *emitter,
+                         struct error *error);
+/* Why it waits or runs, and what would let it start now. NOT_FOUND. */
+int manager_why_emit(struct manager *manager, const char *name, struct emitter *emitter, struct error *error);
 /* Which kind suits the need here, and why; the image (or NULL) tells what it can be started as. NOT_FOUND, NOT_SUPPORTED,
  * BAD_VALUE. */
 int manager_advise_emit(struct manager *manager, const char *image, struct need *need, struct emitter *emitter,

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/text.h"
+#include "engine/trial.h"
 #include "manager/internal.h"
 
 /* --- why one waits --------------------------------------------------------------------------------------------------- */
@@ -90,4 +91,191 @@ int manager_queue_emit(struct manager *manager, size_t limit, struct emitter *em
     emit_array_end(emitter);
     emit_object_end(emitter);
     return 0;
+}
+
+/* --- what if --------------------------------------------------------------------------------------------------------- */
+
+static int what_if_rules(struct manager *manager, const struct what_if *what_if, struct engine_options *ret,
+                         struct error *error) {
+    struct queue_settings settings = manager->queue_settings; /* borrowed */
+
+    if (what_if->policy)
+        settings.policy = what_if->policy;
+    if (what_if->backfill)
+        settings.backfill = what_if->backfill;
+    return settings_rules(&settings, ret, error);
+}
+
+static void what_if_request(const struct what_if *what_if, struct engine_request *ret) {
+    *ret = (struct engine_request){
+        .id = "",
+        .kind = what_if->kind == KIND_AUTO ? KIND_CONTAINER : (enum kind) what_if->kind,
+        .cpus = what_if->cpus,
+        .memory = what_if->memory,
+        .priority = what_if->priority,
+        .owner = engine_hash("default"),
+        .expected = what_if->duration * CLOCK_MILLISECOND,
+    };
+}
+
+static void emit_prospect(const struct engine_prospect *prospect, size_t number, uint64_t now, struct emitter *emitter) {
+    _cleanup_free_ char *name = prospect->name ? strdup(prospect->name) : text_format("new %zu", number);
+
+    emit_object(emitter);
+    emit_key_text(emitter, "name", name);
+    emit_key_boolean(emitter, "new", !prospect->name);
+    emit_key_unsigned(emitter, "position_before", prospect->position_before);
+    emit_key_unsigned(emitter, "position_after", prospect->position_after);
+    emit_seconds(emitter, "starts_in_before", prospect->before == UINT64_MAX ? UINT64_MAX : prospect->before - now);
+    emit_seconds(emitter, "starts_in_after", prospect->after == UINT64_MAX ? UINT64_MAX : prospect->after - now);
+    emit_object_end(emitter);
+}
+
+static void emit_prospects(const struct engine_prospect *prospects, size_t count, const struct engine_options *rules,
+                           uint64_t now, struct emitter *emitter) {
+    double before = 0, after = 0;
+    size_t compared = 0, added = 0;
+
+    emit_object(emitter);
+    emit_key_text(emitter, "policy", rules->policy->name);
+    emit_key_text(emitter, "backfill", backfill_names[rules->backfill]);
+    emit_key(emitter, "queue");
+    emit_array(emitter);
+    for (size_t i = 0; i < count; i++) {
+        added += !prospects[i].name;
+        emit_prospect(&prospects[i], added, now, emitter);
+        if (prospects[i].before == UINT64_MAX || prospects[i].after == UINT64_MAX)
+            continue;
+        before += (double) (prospects[i].before - now) / (double) CLOCK_SECOND;
+        after += (double) (prospects[i].after - now) / (double) CLOCK_SECOND;
+        compared++;
+    }
+    emit_array_end(emitter);
+    emit_key_unsigned(emitter, "compared", compared);
+    emit_key(emitter, "mean_before");
+    emit_double(emitter, compared ? before / (double) compared : 0);
+    emit_key(emitter, "mean_after");
+    emit_double(emitter, compared ? after / (double) compared : 0);
+    emit_object_end(emitter);
+}
+
+int manager_what_if_emit(struct manager *manager, const struct what_if *what_if, struct emitter *emitter,
+                         struct error *error) {
+    _cleanup_free_ struct engine_prospect *prospects = NULL;
+    struct engine_options rules;
+    struct engine_request request;
+    struct engine_supposition supposition = { .request = &request, .options = &rules, .cpus = what_if->node_cpus };
+    uint64_t now = clock_now(), reserve = manager->configuration.memory_reserve;
+    ssize_t count;
+    int r = what_if_rules(manager, what_if, &rules, error);
+
+    what_if_request(what_if, &request);
+    if (r >= 0 && what_if->node_memory && what_if->node_memory <= reserve)
+        r = error_set(error, ERROR_BAD_VALUE, "node_memory", "", "it is no more than what is kept for the host");
+    if (r < 0)
+        return r;
+    supposition.add = (size_t) what_if->add;
+    supposition.memory = what_if->node_memory ? what_if->node_memory - reserve : 0;
+    if (what_if->add && !supposition.cpus && !supposition.memory)
+        r = engine_check(manager->engine, &request, error);
+    if (r < 0)
+        return r;
+    count = engine_suppose(manager->engine, &supposition, now, &prospects);
+    if (count == -ENOSPC)
+        return error_set(error, ERROR_BAD_VALUE, "add", "", "what is added could never run on that node");
+    if (count < 0)
+        return error_errno(error, (int) count, "supposing");
+    emit_prospects(prospects, (size_t) count, &rules, now, emitter);
+    return 0;
+}
+
+/* --- why ------------------------------------------------------------------------------------------------------------- */
+
+/* "starts now if memory were 1.2GiB less, or if batch-7 were suspended" */
+static char *flip_sentence(const struct engine_flip *flip) {
+    _cleanup_list_ char **ways = NULL;
+    _cleanup_free_ char *cpus = text_format_cpus(flip->fewer_cpus), *memory = text_format_size(flip->less_memory);
+    _cleanup_free_ char *joined = NULL;
+    int r = cpus && memory ? 0 : -ENOMEM;
+
+    if (r >= 0 && flip->fewer_cpus && flip->less_memory)
+        r = list_addf(&ways, "if it asked for %s cpus and %s memory less", cpus, memory);
+    else if (r >= 0 && flip->fewer_cpus)
+        r = list_addf(&ways, "if cpus were %s less", cpus);
+    else if (r >= 0 && flip->less_memory)
+        r = list_addf(&ways, "if memory were %s less", memory);
+    if (r >= 0 && flip->gone)
+        r = list_addf(&ways, "if %s were suspended", flip->gone);
+    if (r >= 0 && flip->ahead)
+        r = list_addf(&ways, "if %s did not wait before it", flip->ahead);
+    if (r < 0)
+        return NULL;
+    if (!ways)
+        return strdup("no single change would let it start now");
+    joined = list_join(ways, ", or ");
+    return joined ? text_format("starts now %s", joined) : NULL;
+}
+
+static int emit_flip(struct manager *manager, const struct instance *instance, struct emitter *emitter,
+                     struct error *error) {
+    _cleanup_free_ char *sentence = NULL;
+    struct engine_flip flip;
+    int r = engine_find_flip(manager->engine, instance->assigned.uuid, clock_now(), &flip);
+
+    if (r < 0)
+        return error_errno(error, r, "trying what would let it start");
+    sentence = flip_sentence(&flip);
+    emit_key(emitter, "if");
+    emit_object(emitter);
+    emit_key(emitter, "fewer_cpus");
+    emit_double(emitter, (double) flip.fewer_cpus / 1000);
+    emit_key_unsigned(emitter, "less_memory", flip.less_memory);
+    emit_key_text(emitter, "suspended", flip.gone);
+    emit_key_text(emitter, "ahead", flip.ahead);
+    emit_key_text(emitter, "sentence", sentence);
+    emit_object_end(emitter);
+    return 0;
+}
+
+static int emit_queued(struct manager *manager, const struct instance *instance, const struct engine_explanation *why,
+                       struct emitter *emitter, struct error *error) {
+    _cleanup_free_ struct engine_forecast *forecasts = calloc(why->position + 1, sizeof(*forecasts));
+    _cleanup_error_ struct error reason = ERROR_INIT;
+    _cleanup_free_ char *sentence = queue_sentence(why, &reason);
+    uint64_t now = clock_now();
+    ssize_t count = forecasts ? engine_foresee(manager->engine, now, forecasts, why->position) : -ENOMEM;
+
+    if (count < (ssize_t) why->position)
+        return error_errno(error, -ENOMEM, "looking at the queue");
+    emit_key_unsigned(emitter, "position", why->position);
+    emit_seconds(emitter, "waited", now - why->since);
+    emit_seconds(emitter, "expected", why->expected);
+    queue_emit_start(emitter, forecasts[count - 1].start, now);
+    emit_key_text(emitter, "reason", why->resource ? why->resource : "order");
+    emit_key_text(emitter, "message", sentence);
+    return emit_flip(manager, instance, emitter, error);
+}
+
+int manager_why_emit(struct manager *manager, const char *name, struct emitter *emitter, struct error *error) {
+    struct engine_explanation why;
+    struct instance *instance;
+    int r = registry_lookup(manager, name, false, &instance, error);
+
+    if (r < 0)
+        return r;
+    engine_explain(manager->engine, instance->assigned.uuid, &why);
+    emit_object(emitter);
+    emit_key_text(emitter, "name", instance->name);
+    emit_key_text(emitter, "state", state_name(instance->status.state));
+    emit_key_text(emitter, "policy", manager->queue_settings.policy);
+    emit_key_text(emitter, "backfill", manager->queue_settings.backfill);
+    emit_key_text(emitter, "kind", kind_name(instance->assigned.kind));
+    emit_key_text(emitter, "why_kind", instance->assigned.why_kind);
+    emit_key_boolean(emitter, "waits", why.standing == ENGINE_QUEUED);
+    if (why.standing == ENGINE_QUEUED)
+        r = emit_queued(manager, instance, &why, emitter, error);
+    else
+        emit_key_text(emitter, "message", instance->status.message);
+    emit_object_end(emitter);
+    return r;
 }

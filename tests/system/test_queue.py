@@ -129,3 +129,44 @@ def test_many_wait_and_the_queue_answers(make_daemon):
     assert [row["position"] for row in rows] == list(range(1, 121))
     starts = [row["starts_in"] for row in rows]
     assert starts == sorted(starts) and len({row["name"] for row in rows}) == 120
+
+
+def test_what_would_let_it_start(make_daemon):
+    daemon = small_node(make_daemon, "--queue_policy", "fcfs", "--queue_backfill", "none")
+    create(daemon, "batch-7", cpus=0.5, duration="1h")
+    create(daemon, "holder", cpus=CPUS - 0.75, duration="1h")
+    create(daemon, "waiting", cpus=0.75, duration="1m")
+    create(daemon, "behind", cpus=0.1, duration="1m")
+    why = daemon.get("/v1/instances/waiting/why")
+    assert (why["waits"], why["position"], why["reason"]) == (True, 1, "cpus")
+    assert why["if"]["fewer_cpus"] == 0.5 and why["if"]["suspended"] == "batch-7" and why["if"]["ahead"] is None
+    assert why["if"]["sentence"] == "starts now if cpus were 0.5 less, or if batch-7 were suspended"
+    why = daemon.get("/v1/instances/behind/why")
+    assert (why["position"], why["reason"], why["if"]["ahead"]) == (2, "order", "waiting")
+    # It is true.
+    daemon.expect(202, "POST", "/v1/instances/batch-7/suspend")
+    wait_for(daemon, "waiting", "running")
+    assert daemon.get("/v1/instances/waiting/why")["waits"] is False
+    daemon.problem(404, "GET", "/v1/instances/nobody/why")
+
+
+def test_what_if_tells_and_changes_nothing(make_daemon):
+    daemon = small_node(make_daemon, "--queue_policy", "fcfs", "--queue_backfill", "none")
+    create(daemon, "holder", duration="1h")
+    create(daemon, "long", duration="2h")
+    create(daemon, "short", duration="1m")
+    before = queue_of(daemon)["queue"]
+    answer = daemon.get("/v1/what-if?policy=sjf")
+    rows = {row["name"]: row for row in answer["queue"]}
+    assert (rows["short"]["position_before"], rows["short"]["position_after"]) == (2, 1)
+    assert rows["short"]["starts_in_after"] == pytest.approx(rows["long"]["starts_in_before"], abs=0.01)
+    assert rows["long"]["starts_in_after"] == pytest.approx(rows["long"]["starts_in_before"] + 60, abs=0.01)
+    rows = daemon.get(f"/v1/what-if?policy=sjf&add=3&kind=fake&cpus={CPUS}&duration=10s")["queue"]
+    new = [row for row in rows if row["new"]]
+    assert [row["position_after"] for row in new] == [1, 2, 3] and len(rows) == 5
+    rows = {row["name"]: row for row in daemon.get(f"/v1/what-if?node_cpus={CPUS * 2}")["queue"]}
+    assert rows["long"]["starts_in_after"] == 0
+    after = queue_of(daemon)["queue"]
+    assert [row["name"] for row in after] == [row["name"] for row in before] == ["long", "short"]
+    assert "srtf" in daemon.problem(400, "GET", "/v1/what-if?policy=srtff")["detail"]
+    daemon.problem(422, "GET", f"/v1/what-if?add=1&kind=fake&cpus={CPUS * 2}")

@@ -339,6 +339,15 @@ int manager_queue_emit(struct manager *manager, size_t limit, struct emitter *em
     return emit_nothing(emitter);
 }
 
+int manager_what_if_emit(struct manager *manager, const struct what_if *what_if, struct emitter *emitter,
+                         struct error *error) {
+    return emit_nothing(emitter);
+}
+
+int manager_why_emit(struct manager *manager, const char *name, struct emitter *emitter, struct error *error) {
+    return emit_nothing(emitter);
+}
+
 int manager_advise_emit(struct manager *manager, const char *image, struct need *need, struct emitter *emitter,
                         struct error *error) {
     return emit_nothing(emitter);

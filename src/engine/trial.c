@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "engine/trial.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "engine/engine-internal.h"
+
+#define TRIES 8 /* running ones that are supposed away, one after another */
+#define ADDED_MAX 10000
+
+/* --- what would let it start ------------------------------------------------------------------------------------------ */
+
+struct watch {
+    uint32_t handle;
+    bool started;
+};
+
+static void watch_decided(void *userdata, uint32_t handle, enum queue_state state) {
+    struct watch *watch = userdata;
+
+    if (handle == watch->handle && state == QUEUE_RUNNING)
+        watch->started = true;
+}
+
+/* Does it start, when `change` is made to a copy? */
+struct change {
+    const struct queue_request *request; /* it asks for this instead */
+    uint32_t removed;                    /* this one is not there; UINT32_MAX: nobody */
+};
+
+static int would_start(const struct engine *engine, uint32_t handle, const struct change *change, int64_t now) {
+    _cleanup_queue_ struct queue *copy = NULL;
+    struct watch watch = { .handle = handle };
+    int r = queue_copy(engine->queue, &copy);
+
+    if (r >= 0 && change->request)
+        r = queue_change(copy, handle, change->request, now);
+    if (r >= 0 && change->removed != UINT32_MAX)
+        r = queue_remove(copy, change->removed, now);
+    if (r >= 0)
+        r = queue_pass(copy, now, watch_decided, &watch);
+    return r < 0 ? r : watch.started;
+}
+
+/* It asks for what is free and no more. */
+static int try_less(const struct engine *engine, const struct engine_entry *entry, int64_t now, struct engine_flip *ret) {
+    const struct queue_entry *queued = queue_entry(engine->queue, entry->handle);
+    struct demand room = queue_free_room(engine->queue, now);
+    uint64_t cpus = engine_free_cpus(engine, entry->kind, room.cpus);
+    uint64_t memory = entry->paused ? entry->memory : engine_free_memory(engine, entry->kind, room.memory);
+    struct queue_request request = { .estimate = queue_estimate(engine->queue, entry->handle),
+                                     .priority = queued->priority, .weight = queued->weight, .yields = queued->yields };
+    struct change change = { &request, UINT32_MAX };
+    int r;
+
+    cpus = cpus < entry->cpus ? cpus : entry->cpus;
+    memory = memory < entry->memory ? memory : entry->memory;
+    if (cpus == 0 || memory == 0 || (cpus == entry->cpus && memory == entry->memory))
+        return 0;
+    request.demand = engine_take(engine, entry->kind, cpus, memory);
+    r = would_start(engine, entry->handle, &change, now);
+    if (r > 0) {
+        ret->fewer_cpus = entry->cpus - cpus;
+        ret->less_memory = entry->memory - memory;
+    }
+    return r;
+}
+
+/* The larger of its shares of the node, in millionths. */
+static uint64_t share_of(const struct engine *engine, uint32_t handle) {
+    struct demand demand = queue_demand(engine->queue, handle);
+    uint64_t cpus = engine->node.cpus * engine->scale_cpus, memory = engine->node.memory * engine->scale_memory;
+    uint64_t a = cpus ? (uint64_t) ((unsigned __int128) demand.cpus * 1000000 / cpus) : 0;
+    uint64_t b = memory ? (uint64_t) ((unsigned __int128) demand.memory * 1000000 / memory) : 0;
+
+    return a > b ? a : b;
+}
+
+/* The smallest running one whose room would do and that is larger than `above` (a share and a handle); UINT32_MAX: none. */
+static uint32_t next_larger(const struct engine *engine, struct demand lacking, uint64_t *share, uint32_t *last) {
+    uint32_t best = UINT32_MAX, handle;
+    uint64_t least = UINT64_MAX;
+
+    for (size_t i = 0; queue_running_at(engine->queue, i, &handle); i++) {
+        uint64_t other = share_of(engine, handle);
+        bool is_later = other > *share || (other == *share && (*last == UINT32_MAX || handle > *last));
+        if (!demand_fits(lacking, queue_demand(engine->queue, handle)) || !is_later)
+            continue;
+        if (other < least || (other == least && handle < best)) {
+            least = other;
+            best = handle;
+        }
+    }
+    *share = least;
+    *last = best;
+    return best;
+}
+
+static int try_without(const struct engine *engine, const struct engine_entry *entry, int64_t now,
+                       struct engine_flip *ret) {
+    struct demand wanted = queue_demand(engine->queue, entry->handle), room = queue_free_room(engine->queue, now);
+    struct demand lacking = { wanted.cpus - room.cpus, wanted.memory - room.memory };
+    uint64_t share = 0;
+    uint32_t last = UINT32_MAX;
+    int r = 0;
+
+    for (int i = 0; i < TRIES && r == 0; i++) {
+        struct change change = { NULL, next_larger(engine, lacking, &share, &last) };
+        if (change.removed == UINT32_MAX)
+            return 0;
+        r = would_start(engine, entry->handle, &change, now);
+        if (r > 0)
+            ret->gone = engine_entry_at(engine, change.removed)->name;
+    }
+    return r;
+}
+
+static int try_ahead(const struct engine *engine, const struct engine_entry *entry, int64_t now, struct engine_flip *ret) {
+    struct queue_cursor cursor = { 0 };
+    struct change change = { NULL, UINT32_MAX };
+    int r;
+
+    if (!queue_next_waiting(engine->queue, &cursor, &change.removed) || change.removed == entry->handle)
+        return 0;
+    r = would_start(engine, entry->handle, &change, now);
+    if (r > 0)
+        ret->ahead = engine_entry_at(engine, change.removed)->name;
+    return r;
+}
+
+int engine_find_flip(const struct engine *engine, const char *id, uint64_t now, struct engine_flip *ret) {
+    const struct engine_entry *entry = map_get(engine->entries, id);
+    int r;
+
+    *ret = (struct engine_flip){ 0 };
+    if (!entry || entry->admitted)
+        return -ENOENT;
+    r = try_less(engine, entry, (int64_t) now, ret);
+    if (r >= 0)
+        r = try_without(engine, entry, (int64_t) now, ret);
+    if (r >= 0)
+        r = try_ahead(engine, entry, (int64_t) now, ret);
+    return r < 0 ? r : 0;
+}
+
+/* --- what if ---------------------------------------------------------------------------------------------------------- */
+
+struct supposed {
+    struct engine engine;        /* a view of the real one, with a queue of its own */
+    struct engine_entry *added;
+    size_t count;
+};
+
+static void supposed_done(struct supposed *supposed) {
+    queue_free(supposed->engine.queue);
+    free(supposed->added);
+}
+
+static int supposed_add(struct supposed *supposed, const struct engine_request *request, uint64_t now) {
+    struct engine *engine = &supposed->engine;
+    struct queue_request queued;
+    int r = 0;
+
+    engine_queue_request(engine, request, now, &queued);
+    for (size_t i = 0; r >= 0 && i < supposed->count; i++) {
+        struct engine_entry *entry = &supposed->added[i];
+        *entry = (struct engine_entry){ .kind = request->kind, .cpus = request->cpus, .memory = request->memory };
+        queued.id = engine->sequence++;
+        queued.userdata = entry;
+        r = queue_submit(engine->queue, &queued, (int64_t) now, &entry->handle);
+    }
+    return r;
+}
+
+static int supposed_make(const struct engine *engine, const struct engine_supposition *supposition, uint64_t now,
+                         struct supposed *ret) {
+    struct queue_options queue;
+    int r;
+
+    ret->engine = *engine;
+    ret->engine.queue = NULL;
+    ret->count = supposition->add;
+    ret->added = calloc(ret->count + 1, sizeof(*ret->added));
+    r = ret->added ? queue_copy(engine->queue, &ret->engine.queue) : -ENOMEM;
+    if (supposition->options)
+        ret->engine.options = *supposition->options;
+    if (supposition->cpus)
+        ret->engine.node.cpus = supposition->cpus;
+    if (supposition->memory)
+        ret->engine.node.memory = supposition->memory;
+    if (r >= 0 && (supposition->options || supposition->cpus || supposition->memory)) {
+        engine_queue_options(&ret->engine, &ret->engine.options, &queue);
+        r = queue_configure(ret->engine.queue, &queue, (int64_t) now);
+    }
+    return r >= 0 && ret->count > 0 ? supposed_add(ret, supposition->request, now) : r;
+}
+
+/* Index of a forecast by its entry. */
+static struct engine_prospect *prospect_of(struct engine_prospect *prospects, size_t waiting, const struct map *places,
+                                           const struct supposed *supposed, const struct engine_forecast *forecast) {
+    if (!forecast->id)
+        return &prospects[waiting + (size_t) (engine_entry_at(&supposed->engine, forecast->handle) - supposed->added)];
+    return map_get(places, forecast->id);
+}
+
+static int compare(struct engine *engine, struct supposed *supposed, uint64_t now, size_t waiting,
+                   struct engine_prospect *prospects) {
+    size_t all = waiting + supposed->count;
+    _cleanup_free_ struct engine_forecast *forecasts = calloc(all + 1, sizeof(*forecasts));
+    _cleanup_map_ struct map *places = NULL;
+    ssize_t count = forecasts ? map_new(&places) : -ENOMEM;
+
+    if (count >= 0)
+        count = engine_foresee(engine, now, forecasts, waiting);
+    for (ssize_t i = 0; i < count; i++) {
+        prospects[i] = (struct engine_prospect){ forecasts[i].name, forecasts[i].start, UINT64_MAX,
+                                                 forecasts[i].why.position, 0 };
+        if (map_put(places, forecasts[i].id, &prospects[i]) < 0)
+            return -ENOMEM;
+    }
+    for (size_t i = waiting; i < all; i++)
+        prospects[i] = (struct engine_prospect){ .before = UINT64_MAX, .after = UINT64_MAX };
+    if (count >= 0)
+        count = engine_foresee(&supposed->engine, now, forecasts, all);
+    for (ssize_t i = 0; i < count; i++) {
+        struct engine_prospect *prospect = prospect_of(prospects, waiting, places, supposed, &forecasts[i]);
+        prospect->after = forecasts[i].start;
+        prospect->position_after = forecasts[i].why.position;
+    }
+    return count < 0 ? (int) count : 0;
+}
+
+ssize_t engine_suppose(struct engine *engine, const struct engine_supposition *supposition, uint64_t now,
+                       struct engine_prospect **ret) {
+    _cleanup_(supposed_done) struct supposed supposed = { 0 };
+    size_t waiting = queue_waiting(engine->queue), all = waiting + supposition->add;
+    _cleanup_free_ struct engine_prospect *prospects = calloc(all + 1, sizeof(*prospects));
+    int r = prospects && supposition->add <= ADDED_MAX ? 0 : -ENOMEM;
+
+    if (r >= 0)
+        r = supposed_make(engine, supposition, now, &supposed);
+    if (r >= 0)
+        r = compare(engine, &supposed, now, waiting, prospects);
+    if (r < 0)
+        return r;
+    *ret = STEAL_PTR(prospects);
+    return (ssize_t) all;
+}

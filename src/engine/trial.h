@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "engine/engine.h"
+
+/* Questions that are answered by trying: the same code decides, on a copy of the queue. */
+
+/* What would let one that waits start now. */
+struct engine_flip {
+    uint64_t fewer_cpus, less_memory; /* if it asked for so much less (thousandths, bytes); both 0: that does not help */
+    const char *gone;  /* if this running one were suspended (its name, borrowed); NULL: no single one helps */
+    const char *ahead; /* if this waiting one were not there; NULL: that does not help */
+};
+/* -ENOENT: it does not wait. -ENOMEM. */
+int engine_find_flip(const struct engine *engine, const char *id, uint64_t now, struct engine_flip *ret);
+
+/* What if it were otherwise? */
+struct engine_supposition {
+    size_t add;                           /* so many more of `request`; at most 10,000 */
+    const struct engine_request *request; /* its id and name do not count */
+    const struct engine_options *options; /* other rules; NULL: the same */
+    uint64_t cpus, memory;                /* of the node; 0: the same */
+};
+struct engine_prospect {
+    const char *name;       /* NULL: one of those that were added */
+    uint64_t before, after; /* expected starts; UINT64_MAX: not known, or not there */
+    size_t position_before, position_after; /* 0: not in the queue */
+};
+/* Those that wait, in their present order, then those added. *ret is allocated, its texts borrowed. Returns how many, or
+ * -ENOMEM, or -ENOSPC where what is added could never run. */
+ssize_t engine_suppose(struct engine *engine, const struct engine_supposition *supposition, uint64_t now,
+                       struct engine_prospect **ret);
