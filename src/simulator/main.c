@@ -7,7 +7,9 @@
 #include "base/text.h"
 #include "simulator/mode.h"
 
-static const struct mode *const modes[] = { &placement_mode, &planetlab_mode, &vms_mode, &queue_mode, &roadef_mode, NULL };
+static const struct mode *const modes[] = {
+    &placement_mode, &vms_mode, &packing_mode, &planetlab_mode, &queue_mode, &roadef_mode, NULL,
+};
 
 static int usage(FILE *stream) {
     fputs("Usage: polder simulate [MODE] [OPTIONS] FILE...\n\nModes (queue when none is named):\n", stream);

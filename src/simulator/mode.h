@@ -13,4 +13,4 @@ struct mode {
     int (*run)(int count, char **words, struct error *error);
 };
 
-extern const struct mode queue_mode, placement_mode, vms_mode, roadef_mode, planetlab_mode;
+extern const struct mode queue_mode, placement_mode, vms_mode, packing_mode, roadef_mode, planetlab_mode;
