@@ -149,7 +149,7 @@ static int handle_list(struct request *request, struct error *error) {
     _cleanup_list_ char **fields = NULL;
     struct emitter emitter = reply_emitter(request);
     struct instance_filter filter = {
-        .kind = query->kind, .state = query->state, .label = query->label, .name = query->name,
+        .actor = request->actor, .kind = query->kind, .state = query->state, .label = query->label, .name = query->name,
         .deleted = query->deleted, .after = query->after, .limit = (size_t) query->limit,
     };
 
@@ -162,7 +162,7 @@ static int handle_list(struct request *request, struct error *error) {
 static int handle_show(struct request *request, struct error *error) {
     const char *etag = NULL, *known = request_header(request, "If-None-Match");
     size_t size = 0;
-    const char *text = manager_instance_text(request->manager, request->parameters[0], &size, &etag);
+    const char *text = manager_instance_text(request->manager, request->actor, request->parameters[0], &size, &etag);
 
     if (!text)
         return error_set(error, ERROR_NOT_FOUND, "instance", request->parameters[0]);

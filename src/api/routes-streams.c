@@ -30,7 +30,7 @@ static inline void stream_freep(struct stream **stream) {
 
 /* A missing instance is an ordinary 404, told before the connection changes its protocol. */
 static int check_instance(struct request *request, struct error *error) {
-    if (manager_instance_text(request->manager, request->parameters[0], NULL, NULL))
+    if (manager_instance_text(request->manager, request->actor, request->parameters[0], NULL, NULL))
         return 0;
     return error_set(error, ERROR_NOT_FOUND, "instance", request->parameters[0]);
 }
@@ -126,7 +126,7 @@ static const struct table attach_query_table = TABLE("attach-query", struct atta
 static bool is_removed_at_end(struct request *request) {
     _cleanup_json_ struct json_object *json = NULL;
     size_t size = 0;
-    const char *text = manager_instance_text(request->manager, request->parameters[0], &size, NULL);
+    const char *text = manager_instance_text(request->manager, request->actor, request->parameters[0], &size, NULL);
 
     return text && json_parse(text, size, &json, NULL) == 0 && json_boolean(json_member(json, "spec"), "remove", false);
 }

@@ -57,6 +57,18 @@ static int child_place(int source, int target) {
     return dup2(source, target) < 0 ? -errno : 0;
 }
 
+/* polderd protects itself from the kernel's search for memory, by a value that children inherit. Theirs is the usual one:
+ * whatever needs the memory goes before whoever keeps the books. A higher value, set for all of us, stays. */
+static void child_unprotect(void) {
+    int fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+    char sign = 0;
+
+    if (fd >= 0 && read(fd, &sign, 1) == 1 && sign == '-')
+        (void) !pwrite(fd, "0", 1, 0);
+    if (fd >= 0)
+        close(fd);
+}
+
 /* Puts the listed descriptors at their numbers, in two passes: lift all, then place all. */
 static int child_arrange_fds(const struct process_spec *spec) {
     int lifted[CHILD_FDS_MAX + 3];
@@ -113,6 +125,7 @@ static int child_run(struct child *child) {
     int r;
 
     child_reset_signals();
+    child_unprotect();
     if (spec->new_session)
         (void) setsid();
     if (spec->die_with_parent && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)

@@ -81,6 +81,7 @@ void instance_unref(struct instance *instance) {
     free(instance->state_path);
     free(instance->run_path);
     free(instance->text);
+    free(instance->reader_text);
     free(instance->name);
     free(instance);
 }
@@ -92,10 +93,11 @@ static void emit_part(struct emitter *emitter, const char *key, const struct tab
     emit_object_end(emitter);
 }
 
-static void emit_instance(const struct instance *instance, bool record, struct emitter *emitter) {
+static void emit_instance(const struct instance *instance, const struct instance_spec *spec, bool record,
+                          struct emitter *emitter) {
     emit_object(emitter);
     emit_key_text(emitter, "name", instance->name);
-    emit_part(emitter, "spec", &instance_spec_table, &instance->spec);
+    emit_part(emitter, "spec", &instance_spec_table, spec);
     emit_part(emitter, "assigned", &instance_assigned_table, &instance->assigned);
     emit_part(emitter, "status", &instance_status_table, &instance->status);
     if (record)
@@ -107,7 +109,7 @@ int instance_encode(const struct instance *instance, char **ret_text) {
     _cleanup_buffer_ struct buffer buffer = BUFFER_INIT;
     struct emitter emitter = EMITTER_INIT(&buffer);
 
-    emit_instance(instance, true, &emitter);
+    emit_instance(instance, &instance->spec, true, &emitter);
     return buffer_take(&buffer, ret_text);
 }
 
@@ -151,7 +153,8 @@ int instance_decode(struct manager *manager, const char *text, size_t size, stru
 
 void instance_touch(struct instance *instance) {
     free(instance->text);
-    instance->text = NULL;
+    free(instance->reader_text);
+    instance->text = instance->reader_text = NULL;
     instance->changes++;
     fiber_queue_wake_all(&instance->changed);
 }
@@ -162,13 +165,35 @@ const char *instance_text(struct instance *instance) {
 
     if (instance->text)
         return instance->text;
-    emit_instance(instance, false, &emitter);
+    emit_instance(instance, &instance->spec, false, &emitter);
     instance->text_size = buffer.size;
     if (buffer_take(&buffer, &instance->text) < 0)
         return NULL;
     /* Only the wish counts for If-Match: status changes by themselves and must not make a patch fail. */
     snprintf(instance->etag, sizeof(instance->etag), "\"%" PRIi64 "\"", instance->assigned.generation);
     return instance->text;
+}
+
+const char *instance_text_for(struct instance *instance, const struct actor *actor, size_t *ret_size) {
+    _cleanup_buffer_ struct buffer buffer = BUFFER_INIT;
+    struct emitter emitter = EMITTER_INIT(&buffer);
+    struct instance_spec shown = instance->spec; /* borrows everything */
+    const char *text = instance_text(instance);
+
+    if (!text || (actor && actor->role == ROLE_ADMIN) || (!shown.environment && !shown.user_data)) {
+        *ret_size = text ? instance->text_size : 0;
+        return text;
+    }
+    if (!instance->reader_text) {
+        shown.environment = NULL;
+        shown.user_data = NULL;
+        emit_instance(instance, &shown, false, &emitter);
+        instance->reader_size = buffer.size;
+        if (buffer_take(&buffer, &instance->reader_text) < 0)
+            return NULL;
+    }
+    *ret_size = instance->reader_size;
+    return instance->reader_text;
 }
 
 int instance_prepare(struct instance *instance) {

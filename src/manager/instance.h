@@ -10,6 +10,7 @@
 /* One instance inside the manager: wish (spec and power), decision (assigned) and fact (status), and its cached JSON
  * text. Its record in the store is one JSON object under "/instances/default/UUID"; "/names/default/NAME" points to it. */
 
+struct actor;
 struct manager;
 
 /* What the users want of it. Kept beside the spec; only requests and the end of an instance that is not restarted
@@ -70,6 +71,8 @@ struct instance {
 
     char *text; /* cached JSON, NULL when stale */
     size_t text_size;
+    char *reader_text; /* the same without secrets, NULL when stale or no different */
+    size_t reader_size;
     char etag[32];
     uint64_t changes;
 };
@@ -91,6 +94,9 @@ int instance_decode(struct manager *manager, const char *text, size_t size, stru
                     struct error *error);
 /* The JSON object that users see; cached. Borrowed, NULL without memory. */
 const char *instance_text(struct instance *instance);
+/* What `actor` may see of it: readers are anybody on the host, and are not shown what commonly holds secrets (environment,
+ * user data). Borrowed and cached likewise. */
+const char *instance_text_for(struct instance *instance, const struct actor *actor, size_t *ret_size);
 /* Drops the cache after any change and wakes those who wait for one. */
 void instance_touch(struct instance *instance);
 /* Paths and driver view, once uuid and kind are decided. */

@@ -8,14 +8,16 @@
 #include "base/text.h"
 #include "manager/internal.h"
 
-const char *manager_instance_text(struct manager *manager, const char *name, size_t *ret_size, const char **ret_etag) {
+const char *manager_instance_text(struct manager *manager, const struct actor *actor, const char *name, size_t *ret_size,
+                                  const char **ret_etag) {
     struct instance *instance = registry_find(manager, name);
-    const char *text = instance ? instance_text(instance) : NULL;
+    size_t size = 0;
+    const char *text = instance ? instance_text_for(instance, actor, &size) : NULL;
 
     if (!text)
         return NULL;
     if (ret_size)
-        *ret_size = instance->text_size;
+        *ret_size = size;
     if (ret_etag)
         *ret_etag = instance->etag;
     return text;
@@ -65,15 +67,16 @@ static void emit_field(struct json_object *object, const char *path, struct emit
     emit_raw(emitter, json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN));
 }
 
-static void emit_fields(struct instance *instance, char *const *fields, struct emitter *emitter) {
+static void emit_fields(struct instance *instance, const struct instance_filter *filter, struct emitter *emitter) {
     _cleanup_json_ struct json_object *object = NULL;
-    const char *text = instance_text(instance);
+    size_t size;
+    const char *text = instance_text_for(instance, filter->actor, &size);
 
-    if (!text || json_parse(text, instance->text_size, &object, NULL) < 0)
+    if (!text || json_parse(text, size, &object, NULL) < 0)
         return;
     emit_object(emitter);
     emit_key_text(emitter, "name", instance->name);
-    for (; *fields; fields++)
+    for (char *const *fields = filter->fields; *fields; fields++)
         if (!text_equal(*fields, "name"))
             emit_field(object, *fields, emitter);
     emit_object_end(emitter);
@@ -92,17 +95,18 @@ int manager_instances_emit(struct manager *manager, const struct instance_filter
     emit_array(emitter);
     for (size_t i = 0; i < count; i++) {
         const char *text;
+        size_t size;
         if (!is_wanted(sorted[i], filter))
             continue;
         if (filter->limit && shown == filter->limit) {
             more = true;
             break;
         }
-        text = filter->fields ? NULL : instance_text(sorted[i]);
+        text = filter->fields ? NULL : instance_text_for(sorted[i], filter->actor, &size);
         if (text)
             emit_raw(emitter, text);
         else if (filter->fields)
-            emit_fields(sorted[i], filter->fields, emitter);
+            emit_fields(sorted[i], filter, emitter);
         last = sorted[i]->name;
         shown++;
     }

@@ -55,11 +55,13 @@ void manager_free(struct manager *manager);
 
 struct instance; /* opaque to the API: referenced by name */
 
-/* The cached JSON object of one instance {"name","spec","assigned","status"} and its entity tag (quoted). Borrowed until
- * the next change. NULL if absent. `name` is a name or a full uuid. */
-const char *manager_instance_text(struct manager *manager, const char *name, size_t *ret_size, const char **ret_etag);
+/* The cached JSON object of one instance {"name","spec","assigned","status"}, as far as the actor may see it, and its
+ * entity tag (quoted). Borrowed until the next change. NULL if absent. `name` is a name or a full uuid. */
+const char *manager_instance_text(struct manager *manager, const struct actor *actor, const char *name, size_t *ret_size,
+                                  const char **ret_etag);
 
 struct instance_filter {
+    const struct actor *actor; /* who looks: readers are not shown everything */
     const char *kind;   /* NULL: all */
     const char *state;
     const char *label;  /* "key" or "key=value", literal */

@@ -45,7 +45,8 @@ unsigned fake_manager_streams(const struct manager *manager) {
 
 /* --- instances -------------------------------------------------------------------------------------------------- */
 
-const char *manager_instance_text(struct manager *manager, const char *name, size_t *ret_size, const char **ret_etag) {
+const char *manager_instance_text(struct manager *manager, const struct actor *actor, const char *name, size_t *ret_size,
+                                  const char **ret_etag) {
     if (strcmp(name, "web-1") != 0)
         return NULL;
     if (ret_size)
