@@ -149,9 +149,11 @@ static void add_kernel(struct maker *maker) {
 
     if (!is_microvm(maker))
         return;
-    /* Without the rate a microVM measures it against an emulated timer, and on a loaded host never ends. */
+    /* Without the rate a microVM measures it against an emulated timer, and on a loaded host never ends. And it
+     * has no other clock: with several processors that no vendor promises to be in step, or when a reading took
+     * long, Linux would count ticks instead, of which a busy host gives too few. All processors read the host's. */
     if (!plan->kvm && plan->tsc_khz > 0)
-        clock = text_format(" tsc_early_khz=%llu", (unsigned long long) plan->tsc_khz);
+        clock = text_format(" tsc_early_khz=%llu tsc=reliable", (unsigned long long) plan->tsc_khz);
     add(maker, "-kernel", "/proc/self/fd/%d", MACHINE_FD_KERNEL);
     add(maker, "-initrd", "/proc/self/fd/%d", MACHINE_FD_INITRAMFS);
     add(maker, "-append", "console=ttyS0 quiet panic=-1 cryptomgr.notests noreplace-smp 8250.nr_uarts=1%s",

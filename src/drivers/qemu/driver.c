@@ -122,17 +122,18 @@ static int driver_available(void *data _unused_, enum kind kind, struct error *e
 static int begin_microvm(struct machine *machine, const struct driver_start *start, struct error *error) {
     _cleanup_free_ char *request = NULL;
     struct stream *stream = NULL;
-    int r = guest_start_request(machine->instance, machine->qemu->context.network, start->terminal, &request);
+    int r = guestport_wait_ready(machine->port, deadline_in(BOOT_DEADLINE));
 
-    if (r < 0)
-        return error_errno(error, r, "describing the instance to its guest");
-    r = guestport_wait_ready(machine->port, deadline_in(BOOT_DEADLINE));
     if (machine->ended)
         return machine_failure(machine, error);
     if (r == -ETIMEDOUT)
         return error_set(error, ERROR_TIMEOUT, "booting the microVM", "180 seconds");
     if (r < 0)
         return error_errno(error, r, "booting the microVM");
+    /* Not earlier: it tells the time, and a boot takes some. */
+    r = guest_start_request(machine->instance, machine->qemu->context.network, start->terminal, &request);
+    if (r < 0)
+        return error_errno(error, r, "describing the instance to its guest");
     if (start->ret_stream) {
         r = guestport_attach(machine->port, &stream, error);
         if (r < 0)
