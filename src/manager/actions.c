@@ -490,12 +490,14 @@ int manager_instance_action(struct manager *manager, const struct actor *actor, 
 struct patch {
     struct instance_spec after; /* the whole new spec */
     char *name;                 /* new name or NULL */
+    char *medium;               /* digest of the medium it had; after a failure, of the one it did not get */
     char *old_name_key;
 };
 
 static void patch_done(struct patch *patch) {
     table_done(&instance_spec_table, &patch->after);
     free(patch->name);
+    free(patch->medium);
     free(patch->old_name_key);
 }
 
@@ -600,10 +602,26 @@ static int patch_apply(struct instance *instance, const struct actor *actor, str
     return r < 0 ? r : apply_live(instance, before, error);
 }
 
+/* Only another name brings another medium: a tag that moved meanwhile does not. */
+static int patch_medium(struct instance *instance, struct patch *patch, const struct instance_spec *before, bool *ret_changed,
+                        struct error *error) {
+    int r;
+
+    if (text_equal(instance->spec.cdrom ? instance->spec.cdrom : "", before->cdrom ? before->cdrom : ""))
+        return 0;
+    r = medium_insert(instance, &patch->medium, error);
+    if (r < 0)
+        return r;
+    *ret_changed = true;
+    r = instance_pin(instance);
+    return r < 0 ? error_errno(error, r, "keeping the medium") : 0;
+}
+
 /* The new spec is in place while it is checked and committed, and the old one comes back if that fails. */
 static int patch_commit(struct instance *instance, const struct actor *actor, struct patch *patch, bool dry_run,
                         char **ret_text, struct error *error) {
     struct instance_spec before = instance->spec;
+    bool reinserted = false;
     int r;
 
     patch->old_name_key = instance_name_key(instance->name);
@@ -612,6 +630,8 @@ static int patch_commit(struct instance *instance, const struct actor *actor, st
     instance->spec = patch->after;
     instance->assigned.generation++;
     r = instance_admissible(instance->manager, instance, error);
+    if (r >= 0)
+        r = patch_medium(instance, patch, &before, &reinserted, error);
     if (r >= 0 && dry_run) {
         const char *text;
         instance_touch(instance);
@@ -625,12 +645,18 @@ static int patch_commit(struct instance *instance, const struct actor *actor, st
     if (r >= 0 && !dry_run) {
         patch->after = before; /* patch_done frees the old one */
     } else {
+        char *tried = instance->assigned.cdrom_digest;
         instance->spec = before;
+        if (reinserted) {
+            instance->assigned.cdrom_digest = patch->medium;
+            patch->medium = tried;
+        }
         if (!dry_run) {
             apply_back(instance);
             manager_mark_dirty(instance->manager, instance);
         }
     }
+    medium_let_go(instance, patch->medium);
     instance_touch(instance);
     return r;
 }

@@ -31,8 +31,8 @@ static int load_instances(struct manager *manager, struct error *error) {
         r = instance_decode(manager, items.items[i].value, items.items[i].size, &instance, error);
         if (r >= 0)
             r = registry_add(manager, instance);
-        if (r >= 0 && !text_is_empty(instance->assigned.image_digest))
-            (void) storage_image_use(manager->storage, instance->assigned.image_digest, instance->assigned.uuid);
+        if (r >= 0)
+            (void) instance_pin(instance);
         if (r < 0)
             (void) error_subject(error, "record", items.items[i].key);
     }

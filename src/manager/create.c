@@ -338,15 +338,6 @@ static int find_image_for(struct manager *manager, const struct instance_spec *s
 }
 
 /* A medium alone stands in for an image: the machine gets it and an empty disk, as if the ISO were the image. */
-static int find_medium(struct manager *manager, const struct instance_spec *spec, const struct image **ret,
-                       struct error *error) {
-    int r = storage_image_find(manager->storage, spec->cdrom, ret, error);
-
-    if (r >= 0 && (*ret)->type != IMAGE_ISO)
-        return error_set(error, ERROR_BAD_VALUE, "cdrom", spec->cdrom, "this image is no ISO");
-    return r;
-}
-
 static int choose_image(struct manager *manager, struct instance *instance, const struct image **ret,
                         struct error *error) {
     const struct instance_spec *spec = &instance->spec;
@@ -357,7 +348,7 @@ static int choose_image(struct manager *manager, struct instance *instance, cons
     if (!text_is_empty(spec->image))
         r = find_image_for(manager, spec, ret, error);
     else if (spec->cdrom && (spec->kind == KIND_VM || spec->kind == KIND_AUTO))
-        r = find_medium(manager, spec, ret, error);
+        r = medium_find(manager, spec, ret, error);
     else
         return error_set(error, ERROR_MISSING_FIELD, "image");
     if (r < 0)
@@ -422,6 +413,8 @@ static int decide(struct manager *manager, struct instance *instance, struct jso
                   : error_set(error, ERROR_MISSING_FIELD, "kind");
     if (r >= 0)
         r = suits(image, assigned->kind, error);
+    if (r >= 0)
+        r = medium_insert(instance, &(char *){ NULL }, error);
     if (r >= 0)
         r = manager_driver_available(manager, assigned->kind, error);
     if (r >= 0)
@@ -493,13 +486,12 @@ static int commit(struct manager *manager, struct instance *instance, const stru
     if (r < 0)
         return error_errno(error, r, "creating");
     r = choose_address(manager, instance, error);
-    if (r >= 0 && instance->assigned.image_digest)
-        r = storage_image_use(manager->storage, instance->assigned.image_digest, instance->assigned.uuid);
+    if (r >= 0)
+        r = instance_pin(instance);
     if (r >= 0)
         r = commit_record(manager, instance, actor, known, error);
     if (r < 0) {
-        if (instance->assigned.image_digest)
-            storage_image_unuse(manager->storage, instance->assigned.image_digest, instance->assigned.uuid);
+        instance_unpin(instance);
         instance->removed = true;
         registry_remove(manager, instance);
         return error_is_set(error) ? r : error_errno(error, r, "creating");

@@ -300,8 +300,7 @@ static void purge_finish(struct instance *instance) {
     if (r >= 0)
         r = fiber_job(remove_tree_job, instance->state_path);
     end_complain(instance, r, &error);
-    if (!text_is_empty(instance->assigned.image_digest))
-        storage_image_unuse(manager->storage, instance->assigned.image_digest, instance->assigned.uuid);
+    instance_unpin(instance);
     instance->status.state = STATE_DELETED;
     room_give_back(instance);
     registry_remove(manager, instance);

@@ -38,12 +38,14 @@ static int check_process(const struct instance *instance, char ***problems) {
 }
 
 static int check_image(struct manager *manager, const struct instance *instance, char ***problems) {
+    const char *const digests[] = { instance->assigned.image_digest, instance->assigned.cdrom_digest };
     const struct image *image;
+    int r = 0;
 
-    if (text_is_empty(instance->assigned.image_digest) ||
-        storage_image_find(manager->storage, instance->assigned.image_digest, &image, NULL) >= 0)
-        return 0;
-    return list_addf(problems, "instance '%s': its image %s is missing", instance->name, instance->assigned.image_digest);
+    for (size_t i = 0; r >= 0 && i < ELEMENTS(digests); i++)
+        if (!text_is_empty(digests[i]) && storage_image_find(manager->storage, digests[i], &image, NULL) < 0)
+            r = list_addf(problems, "instance '%s': its image %s is missing", instance->name, digests[i]);
+    return r;
 }
 
 static int check_pair(const struct instance *a, const struct instance *b, char ***problems) {

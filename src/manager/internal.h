@@ -92,6 +92,17 @@ int instance_readdress(struct instance *instance, struct error *error);
 /* The one check of a final spec with its kind decided, before every commit. */
 int instance_admissible(struct manager *manager, const struct instance *instance, struct error *error);
 
+/* --- images it holds ---------------------------------------------------------------------------------------------- */
+/* Fiber. The ISO image that the spec's cdrom names; NULL if it names none. Borrowed. NOT_FOUND, BAD_VALUE. */
+int medium_find(struct manager *manager, const struct instance_spec *spec, const struct image **ret, struct error *error);
+/* Fiber. Decides the medium from the spec; *ret_before is the digest of the one before, for the caller to free. */
+int medium_insert(struct instance *instance, char **ret_before, struct error *error);
+/* Its medium was `digest`, which it holds no longer unless it is what it has now. */
+void medium_let_go(struct instance *instance, const char *digest);
+/* Keeps its image and its medium from being removed, and ends that. Safe to repeat. -ENOENT: one is gone already. */
+int instance_pin(struct instance *instance);
+void instance_unpin(struct instance *instance);
+
 /* --- advice --------------------------------------------------------------------------------------------------- */
 void advice_note_start(struct manager *manager, enum kind kind, uint64_t duration);
 /* The kind for `auto` and why (allocated). NOT_SUPPORTED. */

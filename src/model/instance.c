@@ -305,6 +305,8 @@ static const struct field assigned_fields[] = {
     ASSIGNED("kind", FIELD_ENUM, kind, .names = kinds, .help = "What it runs as."),
     ASSIGNED("image_digest", FIELD_TEXT, image_digest, .maximum = 71,
              .help = "The image its name stood for."),
+    ASSIGNED("cdrom_digest", FIELD_TEXT, cdrom_digest, .maximum = 71,
+             .help = "The ISO image that the name of its medium stood for."),
     ASSIGNED("generation", FIELD_INTEGER, generation, .help = "Counts the changes of its spec."),
     ASSIGNED("mac", FIELD_TEXT, mac, .maximum = 17, .help = "Its network card's address."),
     ASSIGNED("address", FIELD_TEXT, address, .maximum = 45, .help = "Its IPv4 address."),

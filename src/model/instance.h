@@ -107,6 +107,7 @@ struct instance_assigned {
     char *node;
     int kind;
     char *image_digest;
+    char *cdrom_digest; /* what the spec's cdrom stood for, or NULL */
     int64_t generation;
     char *mac;       /* "52:54:…" or NULL without a network */
     char *address;   /* IPv4 without prefix, or NULL */

@@ -282,6 +282,8 @@ static int firmware_open(struct launch *launch, struct error *error) {
 static int disks_vm(struct launch *launch, struct error *error) {
     const struct driver_instance *instance = launch->instance;
     bool from_iso = instance->image->type == IMAGE_ISO;
+    /* A record of an earlier version has the name alone. */
+    const char *medium = instance->assigned->cdrom_digest ? instance->assigned->cdrom_digest : instance->spec->cdrom;
     const struct image *cdrom = NULL;
     int r;
 
@@ -292,7 +294,7 @@ static int disks_vm(struct launch *launch, struct error *error) {
     if (r >= 0)
         r = from_iso ? empty_disk(launch, error) : overlay_disk(launch, error);
     if (r >= 0 && instance->spec->cdrom)
-        r = storage_image_find(launch->machine->qemu->context.storage, instance->spec->cdrom, &cdrom, error);
+        r = storage_image_find(launch->machine->qemu->context.storage, medium, &cdrom, error);
     if (r >= 0 && (cdrom || from_iso))
         r = cdrom_add(launch, cdrom ? cdrom : instance->image, from_iso ? 2 : 1, error);
     if (r >= 0 && !from_iso)
