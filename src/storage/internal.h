@@ -14,6 +14,7 @@
 #define HEX_DIGITS 64
 /* A tool run longer than this counts as stuck, whatever it says; a large disk on a slow host takes hours. */
 #define TOOL_DEADLINE (6 * 3600 * CLOCK_SECOND)
+#define TOOL_DEADLINE_SHORT (10 * 60 * CLOCK_SECOND)
 /* No file that a tool writes from foreign bytes becomes larger than this, even if nobody set a limit. */
 #define TOOL_FILE_MAX (64ULL << 30)
 /* Tools that touch foreign bytes own nothing on the host. */
@@ -139,8 +140,30 @@ void guard_close(struct guard *guard);
 /* "progress PERCENT TEXT" lines of the builders become progress. */
 int builder_call(struct storage *storage, const char *program, char *const *arguments,
                  const struct storage_progress *progress, struct error *error);
+/* Runs one of the host's own programs to its end; `base` (or NULL) has what else its process is to have. Fiber. */
+int tool_run(const char *program, char *const *arguments, const struct process_spec *base, struct error *error);
+/* What doctor says of the kernels for microVMs. */
+int kernel_findings(struct storage *storage, struct findings *findings);
 /* The empty file systems that disks are copied from are a cache: they are made again. Fiber. */
 int blanks_remove(struct storage *storage);
+
+/* --- merged layers (merge.c) --------------------------------------------------------------------------------------- */
+/* What a child needs to see an image's layers as one, read-only, at PLACE/merged: everything is prepared before, for the
+ * child may only make system calls. It is to be born in a mount namespace of its own, with merge_enter as its setup. */
+struct merge {
+    uint64_t capabilities;      /* that are left to it, as bits; set by the caller */
+    char *place;                /* a directory: tmpfs with N for each layer, then the overlay at "merged" */
+    char *merged;
+    char **layers;              /* lowest first */
+    char (*names)[24];          /* "0", "1", … */
+    size_t count;
+    char *options;              /* "lowerdir=2:1:0" */
+};
+int merge_prepare(struct merge *merge, struct storage *storage, const struct image *image, struct error *error);
+void merge_done(struct merge *merge); /* Fiber. */
+int merge_enter(void *merge);
+#define _cleanup_merge_ __attribute__((cleanup(merge_done)))
+
 /* Digest of a file, whose bytes are also copied to `output` unless that is negative. */
 int file_digest(struct storage *storage, const char *path, int output, const char *step,
                 const struct storage_progress *progress, char **ret_digest, struct error *error);

@@ -8,32 +8,48 @@
  *   --vmlinux BZIMAGE --output FILE            the uncompressed kernel inside a bzImage, which boots sooner
  * because the (emulated) guest need not unpack it; where there is none that QEMU can boot, a copy of the
  * bzImage.
+ *   --root DIR --guest FILE --kernel FILE --output FILE   both, from the newest kernel that has its modules in
+ * the root file system of an image. That is foreign: it is read from inside, as nobody. Prints the version;
+ * exits with 3 if there is none. The outputs must not exist, and may be incomplete if it fails.
  *
  * A program of its own because it links libarchive and libkmod, which polderd does not. The output appears
  * under its name only when it is complete. */
 
 #include <archive.h>
 #include <archive_entry.h>
+#include <dirent.h>
 #include <elf.h>
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <libkmod.h>
+#include <grp.h>
 #include <limits.h>
+#include <linux/capability.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 
 #define MODULE_MAX (64 * 1024 * 1024) /* bytes of one module, decompressed */
 #define VMLINUX_MAX (512 * 1024 * 1024)
 #define FILES_MAX 256
+#define MEMORY_MAX (UINT64_C(2) << 30) /* for an image's kernel */
+#define PROCESSOR_SECONDS 300
+#define VERSION_MAX 64
+#define NOBODY 65534
+#define STATUS_NO_KERNEL 3
 
 /* What a microVM may need. An essential one that the kernel neither has built in nor as a module is an error.
  */
@@ -163,7 +179,7 @@ static int read_decompressed(const char *path, size_t limit, void **ret, size_t 
 }
 
 static int read_plain(const char *path, size_t limit, void **ret, size_t *ret_size) {
-    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     _cleanup_free_ uint8_t *data = NULL;
     struct stat status;
     size_t size = 0;
@@ -496,10 +512,18 @@ static bool has_pvh_note(const uint8_t *data, size_t size) {
     return false;
 }
 
-static int make_vmlinux(const char *path, const char *output) {
+static int write_all(int fd, const uint8_t *data, size_t size) {
+    for (size_t done = 0; done < size;) {
+        ssize_t n = write(fd, data + done, size - done);
+        if (n < 0 && errno != EINTR)
+            return fail(-errno, "cannot write the kernel");
+        done += n > 0 ? (size_t) n : 0;
+    }
+    return 0;
+}
+
+static int write_vmlinux(const char *path, int fd) {
     _cleanup_free_ void *image = NULL, *kernel = NULL;
-    _cleanup_close_ int fd = -EBADF;
-    char temporary[PATH_MAX];
     const uint8_t *payload, *data;
     size_t size, payload_size, kernel_size = 0;
     int r = read_plain(path, VMLINUX_MAX, &image, &size);
@@ -513,16 +537,109 @@ static int make_vmlinux(const char *path, const char *output) {
         data = kernel;
         size = kernel_size;
     }
-    fd = output_open(output, temporary);
-    if (fd < 0)
-        return fd;
-    for (size_t done = 0; r == 0 && done < size;) {
-        ssize_t n = write(fd, data + done, size - done);
-        if (n < 0 && errno != EINTR)
-            r = fail(-errno, "cannot write %s", output);
-        done += n > 0 ? (size_t) n : 0;
+    return write_all(fd, data, size);
+}
+
+static int make_vmlinux(const char *path, const char *output) {
+    char temporary[PATH_MAX];
+    _cleanup_close_ int fd = output_open(output, temporary);
+
+    return fd < 0 ? fd : output_finish(fd, temporary, output, write_vmlinux(path, fd));
+}
+
+/* --- the kernel of an image ------------------------------------------------------------------------------ */
+
+static bool is_version(const char *name) {
+    return strlen(name) < VERSION_MAX && name[0] != '.' &&
+           name[strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.+~_-")] == '\0';
+}
+
+/* The last two places have no version and serve where there is only one. */
+static bool find_kernel(const char *version, bool is_only, char path[PATH_MAX]) {
+    const struct {
+        const char *before, *version, *behind;
+    } places[] = {
+        { "/boot/vmlinuz-", version, "" },
+        { "/lib/modules/", version, "/vmlinuz" },
+        { "/boot/vmlinuz", "", "" },
+        { "/vmlinuz", "", "" },
+    };
+    struct stat status;
+
+    for (size_t i = 0; i < (is_only ? ELEMENTS(places) : 2); i++) {
+        snprintf(path, PATH_MAX, "%s%s%s", places[i].before, places[i].version, places[i].behind);
+        if (stat(path, &status) == 0 && S_ISREG(status.st_mode))
+            return true;
     }
-    return output_finish(fd, temporary, output, r);
+    return false;
+}
+
+/* The newest version that has both; false if there is none. */
+static bool find_version(char version[VERSION_MAX], char kernel[PATH_MAX]) {
+    DIR *directory = opendir("/lib/modules");
+    struct dirent *entry;
+    char path[PATH_MAX];
+    unsigned count = 0;
+
+    version[0] = '\0';
+    while (directory && (entry = readdir(directory)))
+        count += is_version(entry->d_name);
+    if (directory)
+        rewinddir(directory);
+    while (directory && (entry = readdir(directory))) {
+        if (!is_version(entry->d_name) || (version[0] && strverscmp(entry->d_name, version) < 0) ||
+            !find_kernel(entry->d_name, count == 1, path))
+            continue;
+        strcpy(version, entry->d_name);
+        strcpy(kernel, path);
+    }
+    if (directory)
+        closedir(directory);
+    return version[0] != '\0';
+}
+
+/* From here on nothing but the image is to be seen; what may be read there does not depend on its modes. */
+static int root_enter(const char *root) {
+    const struct rlimit memory = { MEMORY_MAX, MEMORY_MAX }, seconds = { PROCESSOR_SECONDS, PROCESSOR_SECONDS };
+    const uint32_t kept = 1u << CAP_DAC_READ_SEARCH;
+    struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+    const struct __user_cap_data_struct data[2] = { { .effective = kept, .permitted = kept } };
+
+    if (chdir(root) < 0 || chroot(".") < 0 || prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0 || setgroups(0, NULL) < 0 ||
+        setresgid(NOBODY, NOBODY, NOBODY) < 0 || setresuid(NOBODY, NOBODY, NOBODY) < 0 ||
+        syscall(SYS_capset, &header, data) < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 ||
+        setrlimit(RLIMIT_AS, &memory) < 0 || setrlimit(RLIMIT_CPU, &seconds) < 0)
+        return fail(-errno, "cannot enter the image");
+    return 0;
+}
+
+/* QEMU opens it again, as nobody. */
+static int output_new(const char *path) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+    return fd < 0 || fchmod(fd, 0644) < 0 ? fail(-errno, "cannot create %s", path) : fd;
+}
+
+/* Status of the program. */
+static int make_both(const char *root, const char *guest, const char *kernel_output, const char *output) {
+    _cleanup_(initramfs_done) struct initramfs initramfs = { 0 };
+    _cleanup_close_ int kernel_fd = output_new(kernel_output), fd = output_new(output);
+    _cleanup_free_ void *program = NULL;
+    char version[VERSION_MAX], kernel[PATH_MAX], modules[PATH_MAX];
+    size_t size;
+
+    if (kernel_fd < 0 || fd < 0 || read_plain(guest, MODULE_MAX, &program, &size) < 0 || root_enter(root) < 0)
+        return 1;
+    if (!find_version(version, kernel))
+        return STATUS_NO_KERNEL;
+    snprintf(modules, sizeof(modules), "/lib/modules/%s", version);
+    if (collect_modules(&initramfs, modules) < 0 || write_vmlinux(kernel, kernel_fd) < 0 ||
+        write_archive(&initramfs, program, size, fd) < 0)
+        return 1;
+    if (fsync(kernel_fd) < 0 || fsync(fd) < 0)
+        return fail(-errno, "cannot write the kernel") < 0;
+    fputs(version, stdout);
+    return fflush(stdout) == 0 ? 0 : 1;
 }
 
 int main(int argc, char **argv) {
@@ -530,7 +647,9 @@ int main(int argc, char **argv) {
         { "modules", required_argument, NULL, 'm' },
         { "guest", required_argument, NULL, 'g' },
         { "output", required_argument, NULL, 'o' },
-        { "vmlinux", required_argument, NULL, 'k' },
+        { "vmlinux", required_argument, NULL, 'v' },
+        { "root", required_argument, NULL, 'r' },
+        { "kernel", required_argument, NULL, 'k' },
         { 0 },
     };
     const char *values[128] = { 0 };
@@ -541,12 +660,15 @@ int main(int argc, char **argv) {
             return 2;
         values[option] = optarg;
     }
-    if (optind == argc && values['o'] && values['k'] && !values['m'] && !values['g'])
-        return make_vmlinux(values['k'], values['o']) < 0 ? 1 : 0;
-    if (optind == argc && values['o'] && values['m'] && values['g'] && !values['k'])
+    if (optind == argc && values['o'] && values['r'] && values['g'] && values['k'])
+        return make_both(values['r'], values['g'], values['k'], values['o']);
+    if (optind == argc && values['o'] && values['v'] && !values['m'] && !values['g'])
+        return make_vmlinux(values['v'], values['o']) < 0 ? 1 : 0;
+    if (optind == argc && values['o'] && values['m'] && values['g'] && !values['v'])
         return make_initramfs(values['m'], values['g'], values['o']) < 0 ? 1 : 0;
     fputs("usage: polder-mkinitramfs --modules DIR --guest FILE --output FILE\n"
-          "       polder-mkinitramfs --vmlinux BZIMAGE --output FILE\n",
+          "       polder-mkinitramfs --vmlinux BZIMAGE --output FILE\n"
+          "       polder-mkinitramfs --root DIR --guest FILE --kernel FILE --output FILE\n",
           stderr);
     return 2;
 }

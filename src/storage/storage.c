@@ -159,7 +159,7 @@ static int directories_make(struct storage *storage) {
         const char *name;
         mode_t mode;
     } parts[] = { { "layers", 0700 }, { "disks", 0700 }, { "isos", 0700 }, { "erofs", 0700 }, { "blank", 0700 },
-                  { "staging", 0711 }, { "discarded", 0700 } };
+                  { "kernels", 0700 }, { "staging", 0711 }, { "discarded", 0700 } };
     int r = file_make_directories(AT_FDCWD, storage->images, 0711);
 
     for (size_t i = 0; r >= 0 && i < ELEMENTS(parts); i++) {

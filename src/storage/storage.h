@@ -17,6 +17,7 @@
  *   images/layers/DIFFID/     an unpacked layer, image ownership (ids 0..65535), overlay whiteouts
  *   images/disks/DIGEST       qcow2, read-only base of overlays;  images/isos/DIGEST
  *   images/erofs/DIGEST       the merged root of an OCI image as EROFS, made at the first microVM
+ *   images/kernels/DIGEST/    kernel and initramfs of an OCI image that brings a kernel (kernel.c)
  *   images/staging/…          work in progress; emptied at start
  *   kernels/VERSION/{vmlinuz,vmlinux,initramfs}   for microVMs
  *   blank/ext4-SIZE           empty file systems that writable disks are copied from */
@@ -96,13 +97,15 @@ int storage_make_overlay(struct storage *storage, const struct image *image, uin
                          struct error *error);
 /* A raw file with an empty ext4 of `size` bytes at `path`, sparse; exists: kept. */
 int storage_make_ext4(struct storage *storage, uint64_t size, const char *path, struct error *error);
-/* Kernel and initramfs for microVMs; the initramfs is made once per kernel and polder-guest. HOST_LACKS if none. */
+/* Kernel and initramfs for microVMs: the image's own if it brings one with its modules (/boot/vmlinuz-VERSION and
+ * /lib/modules/VERSION), else, or without an image, the host's. The initramfs is made once per kernel and polder-guest.
+ * HOST_LACKS if there is none. */
 struct kernel_files {
     char *version;
     char *kernel; /* uncompressed vmlinux if it could be extracted, else bzImage */
     char *initramfs;
 };
-int storage_kernel(struct storage *storage, struct kernel_files *ret, struct error *error);
+int storage_kernel(struct storage *storage, const struct image *image, struct kernel_files *ret, struct error *error);
 void kernel_files_done(struct kernel_files *files);
 /* Directory for uploads of the API: absolute path beneath staging, unique. */
 int storage_upload_path(struct storage *storage, char **ret_path);

@@ -74,6 +74,8 @@ static int owned_collect(struct storage *storage, struct map *owned, char ***key
         const struct image *image = &storage->list[i]->image;
         const char *part = image->type == IMAGE_OCI ? "erofs" : image->type == IMAGE_ISO ? "isos" : "disks";
         r = owned_add(owned, keys, part, image->digest);
+        if (r >= 0 && image->type == IMAGE_OCI)
+            r = owned_add(owned, keys, "kernels", image->digest);
         for (size_t j = 0; r >= 0 && j < image->layers.count; j++)
             r = owned_add(owned, keys, "layers", ((struct image_layer *) image->layers.items)[j].diff_id);
     }
@@ -103,7 +105,7 @@ static int find_part(struct storage *storage, const char *part, const struct map
 
 /* Does not wait: what it finds is still so when it returns. */
 static int find_ownerless(struct storage *storage, char ***found) {
-    static const char *const parts[] = { "layers", "disks", "isos", "erofs" };
+    static const char *const parts[] = { "layers", "disks", "isos", "erofs", "kernels" };
     _cleanup_list_ char **keys = NULL;
     _cleanup_map_ struct map *owned = NULL;
     int r = map_new(&owned);

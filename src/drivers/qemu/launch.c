@@ -148,7 +148,7 @@ static int disk_add_path(struct launch *launch, struct machine_disk disk, const 
 
 static int kernel_open(struct launch *launch, struct error *error) {
     struct kernel_files files = { 0 };
-    int r = storage_kernel(launch->machine->qemu->context.storage, &files, error);
+    int r = storage_kernel(launch->machine->qemu->context.storage, launch->instance->image, &files, error);
 
     if (r < 0)
         return r;
