@@ -393,9 +393,10 @@ static int preempt(const struct pass *pass) {
     }
 }
 
-int queue_pass(struct queue *queue, int64_t now, queue_decided decided, void *userdata) {
-    struct pass pass = { queue, now, decided, userdata };
+static int decide(const struct pass *pass) {
+    struct queue *queue = pass->queue;
     enum backfill backfill = queue->options.backfill;
+    int64_t now = pass->now;
     int r;
 
     if (queue->options.expires)
@@ -404,14 +405,22 @@ int queue_pass(struct queue *queue, int64_t now, queue_decided decided, void *us
     if (r < 0)
         return r;
     if (queue->options.policy->preempts) {
-        r = preempt(&pass);
+        r = preempt(pass);
         if (r < 0 || backfill == BACKFILL_NONE)
             return r;
     }
     if (backfill == BACKFILL_CONSERVATIVE)
-        return start_planned(&pass);
-    r = start_head(&pass);
+        return start_planned(pass);
+    r = start_head(pass);
     if (r < 0 || backfill == BACKFILL_NONE)
         return r;
-    return start_ahead(&pass, backfill);
+    return start_ahead(pass, backfill);
+}
+
+int queue_pass(struct queue *queue, int64_t now, queue_decided decided, void *userdata) {
+    struct pass pass = { queue, now, decided, userdata };
+    int r = decide(&pass);
+
+    queue_scratch_shrink(queue);
+    return r;
 }

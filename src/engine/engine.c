@@ -155,7 +155,7 @@ int engine_new(const struct engine_node *node, const struct engine_options *opti
     if (r >= 0)
         r = queue_new(&queue, &engine->queue);
     if (r >= 0)
-        r = predictor_new(ESTIMATE_TSAFRIR, &engine->predictor);
+        r = predictor_new(ESTIMATE_TSAFRIR, SECOND, &engine->predictor);
     if (r < 0) {
         engine_free(engine);
         return r;

@@ -2,32 +2,44 @@
 #include "engine/estimate.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 
-#define SHARE_ONE 65536 /* of a request, as a fraction of 2^16 */
+#include "engine/profile.h"
 
-const char *const estimate_names[ESTIMATE_COUNT + 1] = { "requested", "actual", "predicted", "history", NULL };
+#define RUN_BOUND 10          /* s; of the bounded slowdown */
+#define HISTORY_LIMIT 65536   /* what is remembered; then the half that was touched last stays */
 
-/* What is known of an owner (class 0), or of an owner's runs of one request (class = a digest of the request). */
+const char *const estimate_names[ESTIMATE_COUNT + 1] = { "requested", "actual", "predicted", "history", "learning", NULL };
+
+/* What is known of an owner (class 0), of an owner's runs of one request (class = a digest of the request), of everybody's
+ * runs of one request, of everybody's runs. */
 struct history {
     uint64_t owner, class;
-    int64_t last, before; /* -1: none yet */
-    int64_t share;        /* moving mean of run / request, in 2^-16; -1: none yet */
+    int64_t last, before; /* -1: none yet; last == -2 marks an empty place */
+    double share, urgency; /* moving means of run / request, and of 1 / max(run, 10 s) */
     uint32_t count;
+    uint64_t touched;
 };
 
 struct predictor {
     enum estimate kind;
-    struct history *table; /* open addressing; count 0 and owner/class 0 marks an empty place by `last` == -2 */
+    int64_t second;
+    struct history *table; /* open addressing */
     size_t count, size;
+    uint64_t sequence;
 };
 
-int predictor_new(enum estimate kind, struct predictor **ret) {
+/* For how many runs what is more general counts, and how many runs back each level's means remember. */
+static const double predictor_strength[] = { .4, 3, 2.4, 1.8 }, predictor_memory[] = { 160, 90, 11, 7 };
+
+int predictor_new(enum estimate kind, int64_t second, struct predictor **ret) {
     struct predictor *predictor = calloc(1, sizeof(*predictor));
 
     if (!predictor)
         return -ENOMEM;
     predictor->kind = kind;
+    predictor->second = second;
     *ret = predictor;
     return 0;
 }
@@ -45,8 +57,25 @@ static uint64_t mix(uint64_t value) {
     return value ^ value >> 31;
 }
 
-static uint64_t class_of(uint64_t cpus, int64_t requested) {
-    return mix(mix((uint64_t) requested) + cpus) | 1;
+enum level { LEVEL_ALL, LEVEL_REQUEST, LEVEL_OWNER, LEVEL_CLASS, LEVEL_COUNT };
+
+struct history_key {
+    uint64_t owner, class;
+};
+
+static struct history_key key_of(enum level level, uint64_t owner, uint64_t cpus, int64_t requested) {
+    const uint64_t request = mix(mix((uint64_t) requested) + cpus) | 1;
+
+    switch (level) {
+    case LEVEL_ALL:
+        return (struct history_key){ 0, 2 };
+    case LEVEL_REQUEST:
+        return (struct history_key){ 0, mix((uint64_t) requested) << 2 };
+    case LEVEL_OWNER:
+        return (struct history_key){ owner, 0 };
+    default:
+        return (struct history_key){ owner, request };
+    }
 }
 
 static struct history *place(const struct predictor *predictor, uint64_t owner, uint64_t class) {
@@ -58,18 +87,19 @@ static struct history *place(const struct predictor *predictor, uint64_t owner, 
     return &predictor->table[at];
 }
 
-static const struct history *find(const struct predictor *predictor, uint64_t owner, uint64_t class) {
+static const struct history *find(const struct predictor *predictor, struct history_key key) {
     const struct history *history;
 
     if (predictor->size == 0)
         return NULL;
-    history = place(predictor, owner, class);
+    history = place(predictor, key.owner, key.class);
     return history->last == -2 ? NULL : history;
 }
 
 static int grow(struct predictor *predictor) {
     struct predictor old = *predictor;
-    size_t size = old.size ? old.size * 2 : 256;
+    bool full = old.size >= 2 * HISTORY_LIMIT;
+    size_t size = full ? old.size : old.size ? old.size * 2 : 256;
     struct history *table = malloc(size * sizeof(*table));
 
     if (!table)
@@ -78,39 +108,53 @@ static int grow(struct predictor *predictor) {
         table[i].last = -2;
     predictor->table = table;
     predictor->size = size;
-    for (size_t i = 0; i < old.size; i++)
-        if (old.table[i].last != -2)
-            *place(predictor, old.table[i].owner, old.table[i].class) = old.table[i];
+    predictor->count = 0;
+    for (size_t i = 0; i < old.size; i++) {
+        const struct history *history = &old.table[i];
+        if (history->last == -2 || (full && history->touched + HISTORY_LIMIT / 2 < old.sequence))
+            continue;
+        *place(predictor, history->owner, history->class) = *history;
+        predictor->count++;
+    }
     free(old.table);
     return 0;
 }
 
-static int note(struct predictor *predictor, uint64_t owner, uint64_t class, int64_t requested, int64_t run) {
+static double urgency_of(const struct predictor *predictor, int64_t run) {
+    double seconds = (double) run / (double) predictor->second;
+
+    return 1 / (seconds > RUN_BOUND ? seconds : RUN_BOUND);
+}
+
+static int note(struct predictor *predictor, enum level level, struct history_key key, int64_t requested, int64_t run) {
     struct history *history;
-    int64_t share = requested > 0 ? run * SHARE_ONE / requested : SHARE_ONE;
+    double share = requested > 0 ? (double) run / (double) requested : 1, weight;
 
     if (predictor->count * 2 >= predictor->size && grow(predictor) < 0)
         return -ENOMEM;
-    history = place(predictor, owner, class);
+    history = place(predictor, key.owner, key.class);
     if (history->last == -2) {
-        *history = (struct history){ .owner = owner, .class = class, .last = -1, .before = -1, .share = share };
+        *history = (struct history){ .owner = key.owner, .class = key.class, .last = -1 };
         predictor->count++;
     }
+    history->touched = ++predictor->sequence;
     history->before = history->last;
     history->last = run;
-    history->share += (share - history->share) / (history->count < 3 ? (int64_t) history->count + 1 : 4);
     history->count++;
+    weight = history->count < predictor_memory[level] ? 1. / history->count : 1 / predictor_memory[level];
+    history->share += ((share < 1 ? share : 1) - history->share) * weight;
+    history->urgency += (urgency_of(predictor, run) - history->urgency) * weight;
     return 0;
 }
 
 int predictor_learn(struct predictor *predictor, uint64_t owner, uint64_t cpus, int64_t requested, int64_t run) {
-    int r;
+    int r = 0;
 
     if (predictor->kind < ESTIMATE_TSAFRIR)
         return 0;
-    r = note(predictor, owner, 0, requested, run);
-    if (r >= 0 && predictor->kind == ESTIMATE_HISTORY)
-        r = note(predictor, owner, class_of(cpus, requested), requested, run);
+    for (enum level level = LEVEL_ALL; r >= 0 && level < LEVEL_COUNT; level++)
+        if (predictor->kind >= ESTIMATE_HISTORY || level == LEVEL_OWNER)
+            r = note(predictor, level, key_of(level, owner, cpus, requested), requested, run);
     return r;
 }
 
@@ -120,24 +164,49 @@ static int64_t clamp(int64_t value, int64_t requested) {
     return value < 1 ? 1 : value;
 }
 
-int64_t predictor_guess(const struct predictor *predictor, uint64_t owner, uint64_t cpus, int64_t requested,
-                        int64_t actual) {
-    const struct history *history;
+/* The mean of the owner's last two. */
+static int64_t guess_from_last(const struct predictor *predictor, uint64_t owner, int64_t requested) {
+    const struct history *history = find(predictor, key_of(LEVEL_OWNER, owner, 0, 0));
 
-    if (predictor->kind == ESTIMATE_REQUESTED)
-        return requested;
-    if (predictor->kind == ESTIMATE_ACTUAL)
-        return clamp(actual, requested);
-    if (predictor->kind == ESTIMATE_HISTORY) {
-        history = find(predictor, owner, class_of(cpus, requested));
-        if (history && history->count >= 2)
-            return clamp(history->share * (requested / SHARE_ONE) + history->share * (requested % SHARE_ONE) / SHARE_ONE,
-                         requested);
-    }
-    history = find(predictor, owner, 0);
     if (!history || history->before < 0)
         return requested;
     return clamp(history->last / 2 + history->before / 2 + (history->last % 2 + history->before % 2) / 2, requested);
+}
+
+/* From the general to the particular: each level's mean counts for as many runs as it has seen, what is more general for
+ * `strength` of them. */
+static struct prediction predict_from_history(const struct predictor *predictor, uint64_t owner, uint64_t cpus,
+                                              int64_t requested) {
+    double share = 1, urgency = urgency_of(predictor, requested);
+
+    for (enum level level = LEVEL_ALL; level < LEVEL_COUNT; level++) {
+        const struct history *history = find(predictor, key_of(level, owner, cpus, requested));
+        if (!history)
+            continue;
+        double count = history->count < predictor_memory[level] ? history->count : predictor_memory[level];
+        double general = predictor_strength[level];
+        share = (share * general + history->share * count) / (general + count);
+        urgency = (urgency * general + history->urgency * count) / (general + count);
+    }
+    return (struct prediction){ clamp((int64_t) (share * (double) requested), requested), urgency };
+}
+
+struct prediction predictor_predict(const struct predictor *predictor, uint64_t owner, uint64_t cpus,
+                                    int64_t requested, int64_t actual) {
+    int64_t time = requested;
+
+    if (predictor->kind >= ESTIMATE_HISTORY && requested < TIME_FOREVER)
+        return predict_from_history(predictor, owner, cpus, requested);
+    if (predictor->kind == ESTIMATE_ACTUAL)
+        time = clamp(actual, requested);
+    if (predictor->kind == ESTIMATE_TSAFRIR)
+        time = guess_from_last(predictor, owner, requested);
+    return (struct prediction){ time, urgency_of(predictor, time) };
+}
+
+int64_t predictor_guess(const struct predictor *predictor, uint64_t owner, uint64_t cpus, int64_t requested,
+                        int64_t actual) {
+    return predictor_predict(predictor, owner, cpus, requested, actual).time;
 }
 
 int64_t estimate_correct(int64_t first, unsigned *corrections, int64_t requested, int64_t second) {

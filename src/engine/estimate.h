@@ -13,14 +13,16 @@ enum estimate {
     ESTIMATE_REQUESTED,
     ESTIMATE_ACTUAL,    /* clairvoyant: in simulations alone */
     ESTIMATE_TSAFRIR,   /* "predicted": mean of the owner's last two run times */
-    ESTIMATE_HISTORY,   /* mean share of the request that the owner's runs of the same request used, else as above */
+    ESTIMATE_HISTORY,   /* what runs used of their requests: everybody's, those of this request, of this owner, of both */
+    ESTIMATE_LEARNING,  /* likewise, and anew for those that wait whenever something of their owner ends */
     ESTIMATE_COUNT,
 };
 
 extern const char *const estimate_names[ESTIMATE_COUNT + 1];
 
 struct predictor;
-int predictor_new(enum estimate kind, struct predictor **ret);
+/* `second`: how many units of time make a second. -ENOMEM. */
+int predictor_new(enum estimate kind, int64_t second, struct predictor **ret);
 void predictor_free(struct predictor *predictor);
 DEFINE_CLEANUP(struct predictor *, predictor_free)
 #define _cleanup_predictor_ _cleanup_(predictor_freep)
@@ -30,6 +32,14 @@ DEFINE_CLEANUP(struct predictor *, predictor_free)
  * user runtime estimates", 2007: the whole part of the mean of the owner's last two run times. */
 int64_t predictor_guess(const struct predictor *predictor, uint64_t owner, uint64_t cpus, int64_t requested,
                         int64_t actual);
+/* What is expected of a run. */
+struct prediction {
+    int64_t time;   /* as predictor_guess */
+    double urgency; /* expected value of 1 / max(run time, 10 s), in 1/s: how fast its slowdown grows while it waits. Under
+                       ESTIMATE_HISTORY the mean over its history: one in three that ends at once makes all urgent */
+};
+struct prediction predictor_predict(const struct predictor *predictor, uint64_t owner, uint64_t cpus,
+                                    int64_t requested, int64_t actual);
 /* Something of `owner` ended after `run`. -ENOMEM. */
 int predictor_learn(struct predictor *predictor, uint64_t owner, uint64_t cpus, int64_t requested, int64_t run);
 

@@ -123,6 +123,23 @@ void order_remove(struct order *order, int64_t key, uint64_t id) {
     order->block_count--;
 }
 
+/* Sorts by insertion, as long as that is cheap: what was in order lately mostly still is. False: it is not. */
+static bool sort_gently(struct order_slot *slots, size_t count) {
+    size_t moves = 0;
+
+    for (size_t i = 1; i < count; i++) {
+        struct order_slot slot = slots[i];
+        size_t at = i;
+        for (; at > 0 && is_before(slot.key, slot.id, &slots[at - 1]); at--)
+            slots[at] = slots[at - 1];
+        slots[at] = slot;
+        moves += i - at;
+        if (moves > 16 * count)
+            return false;
+    }
+    return true;
+}
+
 static int compare_slots(const void *a, const void *b) {
     const struct order_slot *left = a, *right = b;
 
@@ -130,23 +147,23 @@ static int compare_slots(const void *a, const void *b) {
 }
 
 int order_rebuild(struct order *order, struct order_slot *slots, const struct order_least *least, size_t count) {
-    bool sorted = true;
+    const size_t fill = ORDER_BLOCK * 3 / 4, needed = (count + fill - 1) / fill;
 
-    for (size_t i = 1; i < count && sorted; i++)
-        sorted = !is_before(slots[i].key, slots[i].id, &slots[i - 1]);
-    if (!sorted)
+    if (!sort_gently(slots, count))
         qsort(slots, count, sizeof(*slots), compare_slots);
-    order_clear(order);
-    for (size_t i = 0; i < count; i++) {
-        struct order_block *block = order->block_count ? order->blocks[order->block_count - 1] : NULL;
-        if (!block || block->count == ORDER_BLOCK * 3 / 4) {
-            if (insert_block(order, order->block_count) < 0)
-                return -ENOMEM;
-            block = order->blocks[order->block_count - 1];
-        }
-        block->slots[block->count++] = slots[i];
-        lower(&block->least, least[slots[i].handle].demand, least[slots[i].handle].time);
-        order->count++;
+    while (order->block_count > needed)
+        free(order->blocks[--order->block_count]);
+    order->count = 0;
+    for (size_t b = 0; b < needed; b++) {
+        if (b == order->block_count && insert_block(order, b) < 0)
+            return -ENOMEM;
+        struct order_block *block = order->blocks[b];
+        block->count = count - order->count < fill ? count - order->count : fill;
+        block->least = (struct order_least){ { UINT64_MAX, UINT64_MAX }, INT64_MAX };
+        memcpy(block->slots, slots + order->count, block->count * sizeof(*slots));
+        for (size_t s = 0; s < block->count; s++)
+            lower(&block->least, least[block->slots[s].handle].demand, least[block->slots[s].handle].time);
+        order->count += block->count;
     }
     return 0;
 }

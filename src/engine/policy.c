@@ -114,19 +114,28 @@ static double score_xf(const struct policy_parameters *parameters, const struct 
     return -((waited(input) + estimated(input)) / estimated(input));
 }
 
-/* Ours: a slowdown whose denominator is the expected run time to a power and the size to another; beyond the alarm by time
- * of arrival alone. */
-static double score_polder(const struct policy_parameters *parameters, const struct policy_input *input) {
-    double wait = waited(input), time = estimated(input), share = size_of(input);
+/* What a second of waiting of this one weighs: the expected growth of its slowdown to a power, by what it would occupy. */
+static double constant_polder(const struct policy_parameters *parameters, const struct policy_input *input) {
+    double time = estimated(input), urgency = input->urgency > 0 ? input->urgency : 1 / (time > 10 ? time : 10);
 
-    if (wait >= parameters->alarm)
-        return -1e12 + seconds(input, input->submitted);
-    return -((wait + parameters->patience) /
-             (fixed_power(time + parameters->floor, parameters->time_power) * fixed_power(share, parameters->size_power)));
+    return fixed_power(urgency, parameters->urgency_power) /
+           (fixed_power(time + parameters->floor, parameters->time_power) *
+            fixed_power(size_of(input), parameters->size_power));
+}
+
+/* Ours: the wait by that weight; beyond the alarm by time of arrival alone. The alarm is as long as a queue in the order of
+ * arrival may have made somebody wait: a multiple of the longest drain seen. */
+static double score_polder(const struct policy_parameters *parameters, const struct policy_input *input) {
+    double wait = waited(input), drain = parameters->drain * seconds(input, input->drain);
+
+    if (wait >= (drain > parameters->alarm ? drain : parameters->alarm))
+        return -1e200 * (wait + 1);
+    return -((wait + parameters->patience) * input->constant);
 }
 
 const struct policy policies[] = {
-    { "polder", "ours: a weighted slowdown, and nobody starves", score_polder, .changes = true },
+    { "polder", "ours: a weighted slowdown, and nobody starves", score_polder, .constant = constant_polder, .changes = true,
+      .alarms = true, .sees_room = true },
     { "fcfs", "first come, first served", score_fcfs },
     { "sjf", "shortest expected run time first", score_sjf },
     { "sjf:demand", "smallest share of the node first", score_demand },
@@ -135,7 +144,8 @@ const struct policy policies[] = {
     { "rr", "round robin by virtual finish tags, preemptive", score_rr, .preempts = true, .by_arrival = true },
     { "priority", "highest priority first", score_priority },
     { "priority:preemptive", "highest priority first, preemptive", score_priority, .preempts = true },
-    { "dynamic", "priority that grows with waiting and shrinks with use", score_dynamic, .changes = true },
+    { "dynamic", "priority that grows with waiting and shrinks with use", score_dynamic, .changes = true,
+      .alarms = true, .uses_account = true },
     { "wfp3", "(wait / time)^3 x processors", score_wfp3, .changes = true },
     { "unicep", "wait / (log2(processors) x time)", score_unicep, .changes = true },
     { "f1", "log10(time) x processors + 870 log10(submission)", score_f1 },
@@ -154,11 +164,14 @@ const struct policy_parameter_row policy_parameter_rows[] = {
     PARAMETER("dynamic.ageing", ageing, 0.01, 1e-9, 1e6, "priority gained per second of waiting"),
     PARAMETER("dynamic.fairness", fairness, 0.001, 0, 1e6, "priority lost per second of the whole node used lately"),
     PARAMETER("dynamic.decay", decay, 86400, 1, 1e9, "seconds in which past use halves"),
-    PARAMETER("alarm", alarm, 259200, 1, 1e12, "seconds of waiting after which it goes first"),
-    PARAMETER("polder.patience", patience, 600, 0, 1e9, "seconds added to what was waited"),
-    PARAMETER("polder.time", time_power, 1, 0, 8, "power of the expected run time"),
-    PARAMETER("polder.size", size_power, 0.5, 0, 8, "power of the size"),
-    PARAMETER("polder.floor", floor, 60, 0, 1e9, "seconds added to the expected run time"),
+    PARAMETER("alarm", alarm, 230000, 1, 1e12, "seconds of waiting after which it goes first"),
+    PARAMETER("polder.drain", drain, 1, 0, 1e6, "times the longest drain of the queue before the alarm may ring"),
+    PARAMETER("polder.patience", patience, 20000, 0, 1e12, "seconds added to what was waited"),
+    PARAMETER("polder.time", time_power, 1.1, 0, 8, "power of the expected run time"),
+    PARAMETER("polder.size", size_power, 0, -8, 8, "power of the size"),
+    PARAMETER("polder.urgency", urgency_power, 0.45, 0, 8, "power of the expected growth of its slowdown"),
+    PARAMETER("polder.floor", floor, 260, 0, 1e9, "seconds added to the expected run time"),
+    PARAMETER("polder.blocking", blocking, 0.5, 0, 1e6, "seconds of run time that a second of keeping everybody waiting counts for"),
     { NULL },
 };
 
@@ -203,9 +216,9 @@ int policy_parameters_set(struct policy_parameters *parameters, const char *name
 }
 
 int policy_parameters_check(const struct policy_parameters *parameters, struct error *error) {
-    if (parameters->time_power == 0 && parameters->size_power == 0)
+    if (parameters->time_power == 0 && parameters->size_power == 0 && parameters->urgency_power == 0)
         return error_set(error, ERROR_BAD_VALUE, "polder.time", "0",
-                         "with polder.size 0 as well nothing but the waiting would count: use fcfs");
+                         "with polder.size and polder.urgency 0 as well nothing but the waiting would count: use fcfs");
     return 0;
 }
 
@@ -224,6 +237,10 @@ int policy_find(const char *name, const struct policy **ret, struct error *error
     _cleanup_free_ char *hint =
         nearest ? text_format("there is no such policy; did you mean %s?", nearest) : strdup("there is no such policy");
     return error_set(error, ERROR_BAD_VALUE, "policy", name, hint);
+}
+
+bool policy_is_alarm(int64_t key) {
+    return key < fixed_key(-9e11);
 }
 
 int64_t policy_key(const struct policy *policy, const struct policy_parameters *parameters,

@@ -21,6 +21,9 @@ struct policy_input {
     int64_t priority;   /* larger is more important */
     double tag;         /* virtual finish tag, for rr */
     double usage;       /* what its owner used lately, in shares of the capacity times seconds, decayed */
+    double urgency;     /* expected value of 1 / max(run time, 10 s); 0: from the estimate */
+    double constant;    /* what the policy's `constant` gave when it was submitted */
+    int64_t drain;      /* the longest time that the work at hand would have kept the whole capacity busy, so far */
     int64_t second;
 };
 
@@ -29,14 +32,20 @@ struct policy_parameters {
     double quantum, weight;                         /* rr */
     double ageing, fairness, decay;                 /* dynamic */
     double alarm;                                   /* dynamic, polder: seconds of waiting after which it goes first */
-    double patience, time_power, size_power, floor; /* polder */
+    double drain;                                   /* polder: the alarm also waits for so many times the longest drain */
+    double patience, time_power, size_power, urgency_power, floor, blocking; /* polder */
 };
 
 struct policy {
     const char *name, *summary;
     double (*score)(const struct policy_parameters *parameters, const struct policy_input *input);
+    /* The part of the score that time does not change, computed once; or NULL. */
+    double (*constant)(const struct policy_parameters *parameters, const struct policy_input *input);
     bool changes;    /* the order of two that wait may change with time */
     bool preempts;   /* what runs gives way to what comes before it */
+    bool sees_room;  /* made for backfilling: where it alone decides who is next, what fits and delays nobody goes first */
+    bool alarms;     /* beyond the alarm the score is below -9e11, by time of arrival alone */
+    bool uses_account; /* `usage` counts */
     bool by_arrival; /* ties go to who joined the queue first, not to the smaller id */
 };
 
@@ -45,6 +54,8 @@ extern const struct policy policies[];
 /* BAD_VALUE with a suggestion. */
 int policy_find(const char *name, const struct policy **ret, struct error *error);
 /* fixed_key of the score. */
+/* Is this the key of one whose alarm rang? For policies with `alarms`. */
+bool policy_is_alarm(int64_t key);
 int64_t policy_key(const struct policy *policy, const struct policy_parameters *parameters,
                    const struct policy_input *input);
 

@@ -21,6 +21,7 @@ struct queue {
     size_t vacant_count, vacant_room;
     struct order waiting;
     int64_t scored_at;
+    int64_t drain; /* the longest so far */
     struct running_slot *running; /* sorted by end, then handle */
     size_t running_count, running_room;
     struct demand free;
@@ -48,6 +49,10 @@ void queue_unask(struct queue *queue, uint32_t handle);
 /* What it would give back. */
 struct demand queue_gift(const struct queue *queue, uint32_t handle, unsigned how);
 
+/* Within what an entry keeps of it. */
+int32_t queue_priority(const struct queue_request *request);
+/* Large scratch memory goes back. */
+void queue_scratch_shrink(struct queue *queue);
 /* Scratch memory of a pass, valid until the next call. */
 void *queue_scratch(struct queue *queue, size_t size);
 /* Scores anew, where time changes the order. */
@@ -63,6 +68,8 @@ void queue_input(const struct queue *queue, uint32_t handle, int64_t now, struct
 /* Takes what waiting ones keep out of the profile. */
 int queue_hold(const struct queue *queue, struct profile *profile, int64_t now);
 int64_t queue_key(const struct queue *queue, uint32_t handle, int64_t now);
+/* Computes the part of its score that stays; before queue_key, whenever what that depends on has changed. */
+void queue_weigh(struct queue *queue, uint32_t handle, int64_t now);
 
 static inline struct demand demand_sum(struct demand a, struct demand b) {
     return (struct demand){ a.cpus + b.cpus, a.memory + b.memory };

@@ -65,8 +65,9 @@ int queue_change(struct queue *queue, uint32_t handle, const struct queue_reques
     queue->plan_lost = true;
     if (entry->state == QUEUE_WAITING)
         order_remove(&queue->waiting, entry->key, entry->rank);
-    entry->priority = request->priority;
-    entry->weight = request->weight > 0 ? request->weight : queue->options.parameters.weight;
+    entry->priority = queue_priority(request);
+    entry->weight = (float) (request->weight > 0 ? request->weight : queue->options.parameters.weight);
+    entry->urgency = (float) request->urgency;
     if (entry->state == QUEUE_RUNNING)
         return change_running(queue, handle, request);
     if (entry->held) { /* what is kept follows at once */
@@ -77,6 +78,7 @@ int queue_change(struct queue *queue, uint32_t handle, const struct queue_reques
     }
     entry->yields = (uint8_t) request->yields;
     queue->wants[handle] = (struct order_least){ demand, request->estimate < 1 ? 1 : request->estimate };
+    queue_weigh(queue, handle, now);
     entry->key = queue_key(queue, handle, changes ? queue->scored_at : now);
     return queue_join(queue, handle);
 }
@@ -110,6 +112,7 @@ static int order_anew(struct queue *queue, int64_t now) {
     for (; (slot = order_at(&queue->waiting, &position)); position.slot++) {
         struct queue_entry *entry = &queue->entries[slot->handle];
         entry->rank = queue->options.policy->by_arrival ? queue->sequence++ : entry->id;
+        queue_weigh(queue, slot->handle, now);
         entry->key = queue_key(queue, slot->handle, now);
         slots[count++] = (struct order_slot){ entry->key, entry->rank, slot->handle };
     }

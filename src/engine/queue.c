@@ -10,6 +10,8 @@
 #include "engine/fixed.h"
 #include "engine/queue-internal.h"
 
+#define SCRATCH_KEPT (UINT64_C(256) << 10) /* bytes, between passes */
+
 const char *const backfill_names[BACKFILL_COUNT + 1] = { "none", "easy", "easy-sjbf", "conservative", "greedy", NULL };
 
 int queue_new(const struct queue_options *options, struct queue **ret) {
@@ -44,13 +46,22 @@ void queue_free(struct queue *queue) {
 
 void *queue_scratch(struct queue *queue, size_t size) {
     if (size > queue->scratch_size) {
-        void *scratch = realloc(queue->scratch, size * 2);
+        size_t room = size + size / 4 + 256;
+        void *scratch = realloc(queue->scratch, room);
         if (!scratch)
             return NULL;
         queue->scratch = scratch;
-        queue->scratch_size = size * 2;
+        queue->scratch_size = room;
     }
     return queue->scratch;
+}
+
+void queue_scratch_shrink(struct queue *queue) {
+    if (queue->scratch_size <= SCRATCH_KEPT)
+        return;
+    free(queue->scratch);
+    queue->scratch = NULL;
+    queue->scratch_size = 0;
 }
 
 /* Room for one more of everything that an entry needs, so that later steps cannot fail halfway. */
@@ -59,7 +70,7 @@ static int reserve_entry(struct queue *queue) {
 
     if (queue->vacant_count > 0 || queue->entry_count < queue->entry_room)
         return 0;
-    room = queue->entry_room ? queue->entry_room + queue->entry_room / 2 : 64;
+    room = queue->entry_room + queue->entry_room / (queue->entry_room < 4096 ? 2 : 32) + 64;
     struct queue_entry *entries = reallocarray(queue->entries, room, sizeof(*entries));
     if (!entries)
         return -ENOMEM;
@@ -76,9 +87,10 @@ static int reserve_entry(struct queue *queue) {
     return 0;
 }
 
-/* Keys of what has no end lie between those of the rest and those of what waited beyond the alarm (-1e12, policy.c). */
-static int64_t tier_of(int64_t key, bool service, bool alarmed) {
+/* Keys of what has no end lie between those of the rest and those of what waited beyond the alarm (below -9e11, policy.c). */
+static int64_t tier_of(int64_t key, bool service, bool alarms) {
     int64_t front = fixed_key(-3.3e11), most = fixed_key(-1e11);
+    bool alarmed = alarms && policy_is_alarm(key);
 
     if (service)
         return alarmed ? key : front + key / 2048;
@@ -99,9 +111,22 @@ void queue_input(const struct queue *queue, uint32_t handle, int64_t now, struct
         .size = (double) queue->wants[handle].demand.cpus / (options->processor > 0 ? options->processor : 1),
         .priority = entry->priority,
         .tag = entry->tag,
-        .usage = usage_of(&queue->usage, entry->owner, now),
+        .usage = options->policy->uses_account ? usage_of(&queue->usage, entry->owner, now) : 0,
         .second = options->second,
+        .urgency = entry->urgency,
+        .constant = entry->constant,
+        .drain = queue->drain,
     };
+}
+
+void queue_weigh(struct queue *queue, uint32_t handle, int64_t now) {
+    const struct policy *policy = queue->options.policy;
+    struct policy_input input;
+
+    if (!policy->constant)
+        return;
+    queue_input(queue, handle, now, &input);
+    queue->entries[handle].constant = policy->constant(&queue->options.parameters, &input);
 }
 
 int64_t queue_key(const struct queue *queue, uint32_t handle, int64_t now) {
@@ -113,8 +138,7 @@ int64_t queue_key(const struct queue *queue, uint32_t handle, int64_t now) {
     key = policy_key(options->policy, &options->parameters, &input);
     if (!options->services_first)
         return key;
-    return tier_of(key, input.estimate >= TIME_FOREVER, options->policy->changes && now > input.submitted &&
-                   (double) (now - input.submitted) >= options->parameters.alarm * (double) options->second);
+    return tier_of(key, input.estimate >= TIME_FOREVER, options->policy->alarms);
 }
 
 int queue_join(struct queue *queue, uint32_t handle) {
@@ -123,6 +147,12 @@ int queue_join(struct queue *queue, uint32_t handle) {
 
     entry->state = QUEUE_WAITING;
     return order_add(&queue->waiting, &slot, queue->wants[handle].demand, queue->wants[handle].time);
+}
+
+int32_t queue_priority(const struct queue_request *request) {
+    if (request->priority > INT32_MAX || request->priority < INT32_MIN)
+        return request->priority > 0 ? INT32_MAX : INT32_MIN;
+    return (int32_t) request->priority;
 }
 
 int queue_admit(struct queue *queue, const struct queue_request *request, int64_t now, uint32_t *ret_handle) {
@@ -139,14 +169,16 @@ int queue_admit(struct queue *queue, const struct queue_request *request, int64_
         .rank = queue->options.policy->by_arrival ? queue->sequence++ : request->id,
         .submitted = request->submitted,
         .expected_end = TIME_FOREVER,
-        .priority = request->priority,
+        .priority = queue_priority(request),
         .planned = TIME_FOREVER,
-        .weight = weight,
+        .weight = (float) weight,
+        .urgency = (float) request->urgency,
         .tag = policy_next_tag(queue->virtual_time, queue->options.parameters.quantum, weight),
         .done = request->done,
         .yields = (uint8_t) request->yields,
         .userdata = request->userdata,
     };
+    queue_weigh(queue, handle, now);
     *ret_handle = handle;
     return 0;
 }
@@ -263,6 +295,7 @@ int queue_stop(struct queue *queue, uint32_t handle, int64_t now) {
     entry->state = QUEUE_WAITING;
     if (entry->held) /* it was given back with the rest, and is taken out of what is free */
         queue->wants[handle].demand.memory = 0;
+    queue_weigh(queue, handle, now);
     entry->key = queue_key(queue, handle, now);
     return queue_join(queue, handle);
 }
@@ -302,6 +335,23 @@ int queue_extend(struct queue *queue, uint32_t handle, int64_t estimate, int64_t
     return queue_running_add(queue, handle);
 }
 
+int queue_expect(struct queue *queue, uint32_t handle, int64_t estimate, double urgency, int64_t now) {
+    struct queue_entry *entry = &queue->entries[handle];
+
+    if (entry->state != QUEUE_WAITING)
+        return 0;
+    order_remove(&queue->waiting, entry->key, entry->rank);
+    if (queue->options.backfill == BACKFILL_CONSERVATIVE && !queue->plan_lost)
+        backfill_unplan(queue, handle);
+    queue->plan_lost = true;
+    entry->planned = TIME_FOREVER;
+    queue->wants[handle].time = estimate < 1 ? 1 : estimate;
+    entry->urgency = (float) urgency;
+    queue_weigh(queue, handle, now);
+    entry->key = queue_key(queue, handle, now);
+    return queue_join(queue, handle);
+}
+
 int queue_burst(struct queue *queue, uint32_t handle, int64_t now) {
     struct queue_entry *entry = &queue->entries[handle];
     double burst = (double) (now - entry->started) / (double) queue->options.second;
@@ -312,6 +362,23 @@ int queue_burst(struct queue *queue, uint32_t handle, int64_t now) {
     entry->done += now - entry->started;
     entry->started = now;
     return r;
+}
+
+/* How long would the work at hand keep the whole capacity busy? Services, which never end, do not count. */
+static void note_drain(struct queue *queue, int64_t now) {
+    double capacity = (double) queue->options.capacity.cpus, work = 0;
+    struct order_position position = { 0 };
+    const struct order_slot *slot;
+
+    for (; (slot = order_at(&queue->waiting, &position)); position.slot++)
+        if (queue->wants[slot->handle].time < TIME_FOREVER)
+            work += (double) queue->wants[slot->handle].demand.cpus * (double) queue->wants[slot->handle].time;
+    for (size_t i = 0; i < queue->running_count; i++)
+        if (queue->running[i].end > now && queue->running[i].end < TIME_FOREVER)
+            work += (double) queue->wants[queue->running[i].handle].demand.cpus *
+                    (double) (queue->running[i].end - now);
+    if (capacity > 0 && work / capacity < (double) TIME_FOREVER && (int64_t) (work / capacity) > queue->drain)
+        queue->drain = (int64_t) (work / capacity);
 }
 
 int queue_rescore(struct queue *queue, int64_t now) {
@@ -325,6 +392,7 @@ int queue_rescore(struct queue *queue, int64_t now) {
     if (queue->scored_at == now || (queue->scored_at > INT64_MIN && now - queue->scored_at < queue->options.refresh))
         return 0;
     queue->scored_at = now;
+    note_drain(queue, now);
     slots = queue_scratch(queue, queue->waiting.count * sizeof(*slots));
     if (!slots)
         return -ENOMEM;

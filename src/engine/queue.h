@@ -56,6 +56,7 @@ struct queue_request {
     double weight;    /* for rr; 0: the parameter rr.weight */
     int64_t done;     /* run time it had before */
     unsigned yields;  /* deferred: enum queue_yield */
+    double urgency;   /* expected 1 / max(run time, 10 s), in 1/s; 0: from the estimate */
     void *userdata;
 };
 
@@ -66,15 +67,17 @@ enum queue_state {
     QUEUE_EXPIRED, /* runs beyond its estimate and holds nothing */
 };
 
-/* What is kept of each; 128 bytes, and 24 of demand and estimate beside it. */
+/* What is kept of each; 128 bytes, and 28 beside it: with its place in the order less than 200. */
 struct queue_entry {
     uint64_t id, owner, rank;
-    int64_t submitted, started, expected_end, done, key, priority;
+    int64_t submitted, started, expected_end, done, key;
     int64_t planned; /* conservative: when its reservation begins */
-    double tag, weight;
+    double tag, constant; /* of rr; the part of its score that stays */
     void *userdata;
     uint64_t held; /* memory that it keeps while it waits, since it was only paused */
-    enum queue_state state;
+    float weight, urgency;
+    int32_t priority;
+    enum queue_state state : 8;
     uint8_t yields, yielding; /* enum queue_yield: what it can, what it was asked for */
 };
 
@@ -89,6 +92,8 @@ int queue_submit(struct queue *queue, const struct queue_request *request, int64
 int queue_remove(struct queue *queue, uint32_t handle, int64_t now);
 /* It runs longer than expected: `estimate` is its whole run time from its start on. */
 int queue_extend(struct queue *queue, uint32_t handle, int64_t estimate, int64_t now);
+/* What is expected of one that waits has changed, and so may its place. -ENOMEM. */
+int queue_expect(struct queue *queue, uint32_t handle, int64_t estimate, double urgency, int64_t now);
 /* A burst of round robin ended: its tag moves on, and others may come first. -ENOMEM. */
 int queue_burst(struct queue *queue, uint32_t handle, int64_t now);
 

@@ -419,7 +419,7 @@ const struct mode queue_mode = {
             "  --policy P,...       polder, fcfs, sjf, sjf:demand, saf, srtf, rr, priority, priority:preemptive,\n"
             "                       dynamic, wfp3, unicep, f1, f2, f3, f4, xf\n"
             "  --backfill B,...     none, easy, easy-sjbf, conservative, greedy\n"
-            "  --estimates E,...    requested, actual, predicted, history\n"
+            "  --estimates E,...    requested, actual, predicted, history, learning (best for polder)\n"
             "  --semantics S        batch, pyss, rlscheduler\n"
             "  --sequence START:COUNT  these jobs alone, on an empty machine; repeat it for the mean of several\n"
             "  --part PART          whole, first, second half of the jobs\n"

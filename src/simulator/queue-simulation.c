@@ -27,6 +27,7 @@ struct job_state {
     uint32_t handle, epoch;
     int64_t started, left;    /* since its last start; run time left then */
     int64_t first, estimate;  /* first and present estimate */
+    uint32_t before, after;   /* in the ring of those that wait for their first start; the last number + 1 is its anchor */
     unsigned corrections;
 };
 
@@ -119,6 +120,23 @@ static int push_burst(struct simulation *simulation, uint32_t job) {
                                                  .epoch = simulation->states[job].epoch, .kind = EVENT_BURST });
 }
 
+static void ring_join(struct simulation *simulation, uint32_t job) {
+    struct job_state *states = simulation->states;
+    uint32_t anchor = (uint32_t) simulation->run->count;
+
+    states[job].after = anchor;
+    states[job].before = states[anchor].before;
+    states[states[anchor].before].after = job;
+    states[anchor].before = job;
+}
+
+static void ring_leave(struct simulation *simulation, uint32_t job) {
+    struct job_state *states = simulation->states;
+
+    states[states[job].before].after = states[job].after;
+    states[states[job].after].before = states[job].before;
+}
+
 static void decided(void *userdata, uint32_t handle, enum queue_state decision) {
     struct simulation *simulation = userdata;
     uint32_t job = (uint32_t) (uintptr_t) queue_entry(simulation->queue, handle)->userdata;
@@ -132,8 +150,10 @@ static void decided(void *userdata, uint32_t handle, enum queue_state decision) 
         return;
     }
     state->started = simulation->now;
-    if (simulation->outcome->starts[job] < 0)
+    if (simulation->outcome->starts[job] < 0) {
         simulation->outcome->starts[job] = simulation->now;
+        ring_leave(simulation, job);
+    }
     r = heap_push(simulation, (struct event){ .time = simulation->now + state->left, .job = job,
                                               .epoch = state->epoch, .kind = EVENT_END });
     if (r >= 0)
@@ -158,8 +178,10 @@ static int submit(struct simulation *simulation) {
     struct job_state *state = &simulation->states[number];
 
     state->left = job->run;
-    state->first = state->estimate = predictor_guess(simulation->predictor, (uint64_t) job->user, job->processors,
+    struct prediction prediction = predictor_predict(simulation->predictor, (uint64_t) job->user, job->processors,
                                                      job->requested, job->run);
+    state->first = state->estimate = prediction.time;
+    ring_join(simulation, number);
     struct queue_request request = {
         .id = number,
         .owner = (uint64_t) job->user,
@@ -167,9 +189,31 @@ static int submit(struct simulation *simulation) {
         .estimate = state->estimate,
         .demand = { .cpus = job->processors },
         .priority = -job->queue,
+        .urgency = prediction.urgency,
         .userdata = (void *) (uintptr_t) number,
     };
     return queue_submit(simulation->queue, &request, simulation->now, &state->handle);
+}
+
+/* What is expected of those of this owner that wait. */
+static int learn(struct simulation *simulation, int64_t user) {
+    struct job_state *states = simulation->states;
+    uint32_t anchor = (uint32_t) simulation->run->count;
+    int r = 0;
+
+    if (simulation->run->estimate != ESTIMATE_LEARNING)
+        return 0;
+    for (uint32_t number = states[anchor].after; r >= 0 && number != anchor; number = states[number].after) {
+        const struct swf_job *job = &simulation->run->jobs[number];
+        if (job->user != user)
+            continue;
+        struct prediction prediction = predictor_predict(simulation->predictor, (uint64_t) job->user, job->processors,
+                                                         job->requested, job->run);
+        states[number].first = states[number].estimate = prediction.time;
+        r = queue_expect(simulation->queue, states[number].handle, prediction.time, prediction.urgency,
+                         simulation->now);
+    }
+    return r;
 }
 
 static int end(struct simulation *simulation, uint32_t number) {
@@ -178,6 +222,8 @@ static int end(struct simulation *simulation, uint32_t number) {
     simulation->outcome->ends[number] = simulation->now;
     simulation->states[number].epoch++;
     int r = predictor_learn(simulation->predictor, (uint64_t) job->user, job->processors, job->requested, job->run);
+    if (r >= 0)
+        r = learn(simulation, job->user);
     return r < 0 ? r : queue_remove(simulation->queue, simulation->states[number].handle, simulation->now);
 }
 
@@ -292,7 +338,7 @@ static int loop(struct simulation *simulation) {
     int r = queue_new(&options, &simulation->queue);
 
     if (r >= 0)
-        r = predictor_new(run->estimate, &simulation->predictor);
+        r = predictor_new(run->estimate, 1, &simulation->predictor);
     while (r >= 0 && advance(simulation))
         r = run->semantics == SEMANTICS_PYSS ? pyss_moment(simulation) : batch_moment(simulation);
     return r;
@@ -353,6 +399,7 @@ int queue_simulate(const struct queue_run *run, struct queue_outcome *ret) {
     outcome.ends = malloc((run->count + 1) * sizeof(*outcome.ends));
     if (!simulation.states || !outcome.starts || !outcome.ends)
         return -ENOMEM;
+    simulation.states[run->count].before = simulation.states[run->count].after = (uint32_t) run->count;
     for (size_t i = 0; i < run->count; i++)
         outcome.starts[i] = outcome.ends[i] = -1;
     r = run->semantics == SEMANTICS_RLSCHEDULER ? rlscheduler_simulate(run, &outcome) : loop(&simulation);

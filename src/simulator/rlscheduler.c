@@ -9,7 +9,7 @@
 #include "simulator/queue-simulation.h"
 
 struct running_job {
-    int64_t end, expected;
+    int64_t end, expected, predicted; /* really, by the request, as the policy predicted */
     uint32_t job;
 };
 
@@ -18,7 +18,12 @@ struct protocol {
     struct queue_outcome *outcome;
     uint32_t *queue; /* in order of arrival */
     size_t queued;
-    struct running_job *running; /* sorted by end */
+    struct running_job *running, *by_prediction; /* sorted by end; by the prediction */
+    struct policy_input *inputs; /* by job */
+    int64_t *keys;               /* of those in the queue, at the last decision */
+    struct predictor *predictor;
+    int64_t drain;
+    int failure;
     size_t running_count;
     uint64_t free;
     size_t next;
@@ -28,37 +33,121 @@ struct protocol {
 static void protocol_done(struct protocol *protocol) {
     free(protocol->queue);
     free(protocol->running);
+    free(protocol->by_prediction);
+    free(protocol->inputs);
+    free(protocol->keys);
+    predictor_free(protocol->predictor);
 }
 
-/* What this policy sees of a job; UNICEP and WFP3 upstream take the wait from a start that is not there yet (-1). */
-static int64_t key_of(const struct protocol *protocol, uint32_t number) {
+/* What is expected of a job now, for what the policy sees of it. */
+static void expect(struct protocol *protocol, uint32_t number) {
     const struct queue_run *run = protocol->run;
     const struct swf_job *job = &run->jobs[number];
-    struct policy_input input = {
-        .now = protocol->now,
+    struct policy_input *input = &protocol->inputs[number];
+    struct prediction prediction = predictor_predict(protocol->predictor, (uint64_t) job->user, job->processors,
+                                                     job->requested, job->run);
+
+    if (input->second && input->estimate == prediction.time && input->urgency == prediction.urgency)
+        return;
+    *input = (struct policy_input){
         .submitted = job->submitted,
-        .estimate = run->estimate == ESTIMATE_ACTUAL ? job->run : job->requested,
+        .estimate = prediction.time < 1 ? 1 : prediction.time,
+        .urgency = prediction.urgency,
         .demand = { .cpus = job->processors },
         .capacity = { .cpus = run->processors },
         .size = (double) job->processors,
         .priority = -job->queue,
         .second = 1,
     };
-    input.estimate = input.estimate < 1 ? 1 : input.estimate;
-    return policy_key(run->policy, &run->parameters, &input);
+    if (run->policy->constant)
+        input->constant = run->policy->constant(&run->parameters, input);
 }
 
-static size_t choose(const struct protocol *protocol) {
+static struct policy_input *input_at(const struct protocol *protocol, size_t at) {
+    return &protocol->inputs[protocol->queue[at]];
+}
+
+/* As the queue of the engine does: the longest time that the work at hand would take. */
+static void note_drain(struct protocol *protocol) {
+    int64_t work = 0;
+
+    for (size_t i = 0; i < protocol->queued; i++)
+        work += input_at(protocol, i)->estimate * (int64_t) input_at(protocol, i)->demand.cpus;
+    for (size_t i = 0; i < protocol->running_count; i++)
+        if (protocol->running[i].predicted > protocol->now)
+            work += (protocol->running[i].predicted - protocol->now) *
+                    (int64_t) protocol->run->jobs[protocol->running[i].job].processors;
+    work /= (int64_t) protocol->run->processors;
+    protocol->drain = work > protocol->drain ? work : protocol->drain;
+}
+
+static void score(struct protocol *protocol) {
+    const struct queue_run *run = protocol->run;
+
+    if (run->policy->constant)
+        note_drain(protocol);
+    for (size_t i = 0; i < protocol->queued; i++) {
+        struct policy_input *input = input_at(protocol, i);
+        input->now = protocol->now;
+        input->drain = protocol->drain;
+        protocol->keys[i] = policy_key(run->policy, &run->parameters, input);
+    }
+}
+
+static int compare_predicted(const void *a, const void *b) {
+    const struct running_job *left = a, *right = b;
+
+    return left->predicted < right->predicted ? -1 : left->predicted > right->predicted;
+}
+
+/* When are so many processors expected to be free? */
+static int64_t fits_at(const struct protocol *protocol, uint64_t wanted) {
+    uint64_t room = protocol->free;
+    int64_t time = protocol->now;
+
+    for (size_t i = 0; i < protocol->running_count && room < wanted; i++) {
+        const struct running_job *running = &protocol->by_prediction[i];
+        time = running->predicted > protocol->now ? running->predicted : protocol->now + 1;
+        room += protocol->run->jobs[running->job].processors;
+    }
+    return time;
+}
+
+/* Without backfilling nobody starts while the chosen one waits for room. A policy that sees the room counts that wait as
+ * run time, `polder.blocking` times. */
+static size_t choose_by_room(struct protocol *protocol) {
+    const struct queue_run *run = protocol->run;
     size_t best = 0;
     int64_t least = INT64_MAX;
 
+    memcpy(protocol->by_prediction, protocol->running, protocol->running_count * sizeof(*protocol->running));
+    qsort(protocol->by_prediction, protocol->running_count, sizeof(*protocol->running), compare_predicted);
     for (size_t i = 0; i < protocol->queued; i++) {
-        int64_t key = key_of(protocol, protocol->queue[i]);
+        struct policy_input input = *input_at(protocol, i);
+        int64_t key = protocol->keys[i];
+        if (input.demand.cpus > protocol->free) {
+            int64_t wait = fits_at(protocol, input.demand.cpus) - protocol->now;
+            input.estimate += (int64_t) (run->parameters.blocking * (double) wait);
+            input.constant = run->policy->constant(&run->parameters, &input);
+            key = policy_key(run->policy, &run->parameters, &input);
+        }
         if (i == 0 || key < least) {
             least = key;
             best = i;
         }
     }
+    return best;
+}
+
+static size_t choose(struct protocol *protocol) {
+    size_t best = 0;
+
+    score(protocol);
+    for (size_t i = 1; i < protocol->queued; i++)
+        if (protocol->keys[i] < protocol->keys[best])
+            best = i;
+    if (protocol->run->policy->sees_room && protocol->run->backfill == BACKFILL_NONE)
+        return choose_by_room(protocol);
     return best;
 }
 
@@ -69,7 +158,12 @@ static void start(struct protocol *protocol, uint32_t number) {
 
     for (; at > 0 && protocol->running[at - 1].end > end; at--)
         protocol->running[at] = protocol->running[at - 1];
-    protocol->running[at] = (struct running_job){ end, protocol->now + job->requested, number };
+    protocol->running[at] = (struct running_job){
+        .end = end,
+        .expected = protocol->now + job->requested,
+        .predicted = protocol->now + protocol->inputs[number].estimate,
+        .job = number,
+    };
     protocol->free -= job->processors;
     protocol->outcome->starts[number] = protocol->now;
     protocol->outcome->ends[number] = end;
@@ -91,10 +185,18 @@ static void move_on(struct protocol *protocol) {
     if (time > protocol->now)
         protocol->now = time;
     if (arrives) {
+        expect(protocol, (uint32_t) protocol->next);
         protocol->queue[protocol->queued++] = (uint32_t) protocol->next++;
         return;
     }
-    protocol->free += run->jobs[protocol->running[0].job].processors;
+    const struct swf_job *job = &run->jobs[protocol->running[0].job];
+    int r = predictor_learn(protocol->predictor, (uint64_t) job->user, job->processors, job->requested, job->run);
+    if (r < 0)
+        protocol->failure = r;
+    for (size_t i = 0; i < protocol->queued; i++)
+        if (run->jobs[protocol->queue[i]].user == job->user)
+            expect(protocol, protocol->queue[i]);
+    protocol->free += job->processors;
     protocol->running_count--;
     memmove(protocol->running, protocol->running + 1, protocol->running_count * sizeof(*protocol->running));
 }
@@ -156,8 +258,12 @@ int rlscheduler_simulate(const struct queue_run *run, struct queue_outcome *outc
 
     protocol.queue = reallocarray(NULL, run->count + 1, sizeof(*protocol.queue));
     protocol.running = reallocarray(NULL, run->count + 1, sizeof(*protocol.running));
-    if (!protocol.queue || !protocol.running)
+    protocol.by_prediction = reallocarray(NULL, run->count + 1, sizeof(*protocol.by_prediction));
+    protocol.inputs = calloc(run->count + 1, sizeof(*protocol.inputs));
+    protocol.keys = reallocarray(NULL, run->count + 1, sizeof(*protocol.keys));
+    if (!protocol.queue || !protocol.running || !protocol.by_prediction || !protocol.inputs || !protocol.keys)
         return -ENOMEM;
+    r = predictor_new(run->estimate, 1, &protocol.predictor);
     while (r >= 0 && (protocol.queued > 0 || protocol.next < run->count)) {
         if (protocol.queued == 0) {
             move_on(&protocol);
@@ -170,5 +276,5 @@ int rlscheduler_simulate(const struct queue_run *run, struct queue_outcome *outc
         if (r >= 0)
             start(&protocol, chosen);
     }
-    return r;
+    return r < 0 ? r : protocol.failure;
 }
