@@ -10,12 +10,17 @@ import hashlib
 import json
 import os
 import pathlib
+import pty
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import tempfile
+import termios
 import time
+
+import pytest
 
 import apilib
 import polderlib
@@ -61,6 +66,16 @@ def kernel_directory():
         return pathlib.Path(named)
     kept = sorted(path for path in (CACHE / "kernels").glob("*") if path.is_dir())
     return kept[-1] if kept else None
+
+
+def kernel_files():
+    """(image, modules directory) of the newest kernel for microVMs; skips the test without one."""
+    base = kernel_directory() or pathlib.Path("/")
+    for image in sorted(base.glob("boot/vmlinuz-*"), reverse=True):
+        modules = base / "lib/modules" / image.name.removeprefix("vmlinuz-")
+        if modules.is_dir():
+            return image, modules
+    return pytest.skip("no kernel with modules")
 
 
 class HostDaemon(polderlib.Daemon):
@@ -126,22 +141,33 @@ class HostDaemon(polderlib.Daemon):
         return [line for line in found if "dnsmasq" not in line]  # it stays until the network is reset
 
     def close(self, check=True):
+        known = set()
         try:
             if self.is_alive():
-                with contextlib.suppress(OSError):
-                    self.remove_all()
+                known = {instance["assigned"]["uuid"] for instance in self.list("?deleted=true")}
+                for identifier in known:
+                    self.request("DELETE", f"/v1/instances/{identifier}?force=true&purge=true&wait={polderlib.DEADLINE - 20}s")
+                self.request("POST", "/v1/network/reset", {})
             super().close(check)
         finally:
-            self.holder.kill()
-            self.holder.wait()
+            self.end_everything(known)
             self.holder.stdout.close()
             shutil.rmtree(self.directory, ignore_errors=True)
 
-    def remove_all(self):
-        for instance in self.list("?deleted=true"):
-            identifier = instance["assigned"]["uuid"]
-            self.request("DELETE", f"/v1/instances/{identifier}?force=true&purge=true&wait=60s")
-        self.request("POST", "/v1/network/reset", {})
+    def end_everything(self, identifiers):
+        """Whatever went wrong, no process stays: those of the instances, and those that live in this host's network."""
+        if self.is_alive():
+            self.kill9()
+        own = os.readlink(f"/proc/{self.holder.pid}/ns/net")
+        for identifier in identifiers:
+            for pid in processes_of(identifier):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        for entry in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if os.readlink(entry / "ns/net") == own:
+                    os.kill(int(entry.name), signal.SIGKILL)
+        self.holder.wait()
 
 
 @contextlib.contextmanager
@@ -201,6 +227,50 @@ def processes_of(uuid):
             if uuid in (entry / "cgroup").read_text() and is_alive(entry.name):
                 found.append(int(entry.name))
     return found
+
+
+# ---- what an instance has of the host ----
+
+def group_value(daemon, name, *files):
+    """The words of the first of these files that the control groups of an instance have; of all hierarchies."""
+    uuid = daemon.instance(name)["assigned"]["uuid"]
+    for file in files:
+        for path in pathlib.Path("/sys/fs/cgroup").glob(f"**/{uuid}/{file}"):
+            return path.read_text().split()
+    raise AssertionError(f"none of {files}")
+
+
+def cpu_limit(daemon, name):
+    """Processors that its control group may use; None: as many as there are."""
+    words = group_value(daemon, name, "cpu.max", "cpu.cfs_quota_us")
+    period = int(words[1]) if len(words) > 1 else int(group_value(daemon, name, "cpu.cfs_period_us")[0])
+    return None if words[0] in ("max", "-1") else int(words[0]) / period
+
+
+def threads_named(pid, start):
+    return [text for entry in pathlib.Path(f"/proc/{pid}/task").iterdir() if (text := (entry / "comm").read_text()).startswith(start)]
+
+
+def qcow2_that_names(path):
+    """The head of a qcow2 disk of version 2 with a backing file: 72 bytes and the name."""
+    name = path.encode()
+    return struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", 2, 72, len(name), 16, 1 << 30, 0, 1, 0x30000, 0x10000, 1, 0, 0) + name
+
+
+def on_terminal(daemon, *words):
+    """What the command shows on a terminal of 200 columns, as text; control characters stay."""
+    outer, inner = pty.openpty()
+    termios.tcsetwinsize(inner, (50, 200))
+    process = subprocess.Popen([polderlib.build_directory() / "src/cli/polder", *map(str, words)], stdin=subprocess.DEVNULL,
+                               stdout=inner, stderr=inner, env=daemon.command_environment())
+    os.close(inner)
+    seen = b""
+    with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+        while data := os.read(outer, 65536):
+            seen += data
+    os.close(outer)
+    assert process.wait(polderlib.DEADLINE) == 0, seen
+    return seen.decode(errors="replace")
 
 
 # ---- what QEMU may see of the host ----
@@ -266,6 +336,11 @@ def allowed_files(daemon, name):
             "/usr/share/OVMF", "/usr/share/qemu", "/usr/share/seabios"]
 
 
+def open_files(daemon, name):
+    process = pathlib.Path("/proc") / str(daemon.instance(name)["status"]["pid"])
+    return {os.readlink(entry) for entry in (process / "fd").iterdir()}
+
+
 def writable_files(daemon, name):
     """Paths that QEMU has open for writing, but for devices, pipes and sockets."""
     process = pathlib.Path("/proc") / str(daemon.instance(name)["status"]["pid"])
@@ -277,6 +352,27 @@ def writable_files(daemon, name):
             if flags & os.O_ACCMODE != os.O_RDONLY and target.startswith("/") and not target.startswith(("/dev", "/memfd:", "/null")):
                 found.add(target)
     return found
+
+
+FILE_SERVER_CAPABILITIES = sum(1 << number for number in (0, 1, 2, 3, 4, 6, 7, 8, 18, 27, 31))
+
+
+def file_server_faults(daemon, pid):
+    """(what is wrong with the jail of a virtiofsd, may it write to its directory)."""
+    process = pathlib.Path("/proc") / str(pid)
+    status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
+    wanted = {"NoNewPrivs": "1", "Seccomp": "2", "Groups": ""}
+    faults = [f"{key} is {status.get(key, '').strip()!r}" for key, value in wanted.items() if status.get(key, "").strip() != value]
+    faults += [f"Cap{kind} is {status[f'Cap{kind}']}" for kind in ("Prm", "Eff", "Bnd")
+               if int(status[f"Cap{kind}"], 16) & ~FILE_SERVER_CAPABILITIES]
+    faults += [f"its {kind} namespace is not its own" for kind in NAMESPACES for other in (os.getpid(), daemon.pid)
+               if os.readlink(process / "ns" / kind) == os.readlink(f"/proc/{other}/ns/{kind}")]
+    # It changed its root into the shared directory: that mount is all it can reach.
+    mounts = [line.split() for line in (process / "mountinfo").read_text().splitlines()]
+    shared = [words for words in mounts if words[4] in ("/", "/share") and words[words.index("-") + 1] != "tmpfs"]
+    if len(shared) != 1 or not {"nosuid", "nodev"} <= set(shared[0][5].split(",")):
+        faults.append(f"its mounts are {mounts}")
+    return faults, bool(shared) and "rw" in shared[0][5].split(",")
 
 
 def check_jail(daemon, name):

@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import shutil
+import subprocess
 import time
 
 import pytest
@@ -232,3 +234,189 @@ def test_rm_leaves_nothing(host, microvm):
     links = json.loads(host.host("ip", "-j", "link").stdout)
     assert {link["ifname"] for link in links if link.get("operstate") == "UP" and link["ifname"] != "lo"} <= {"polder0"}, links
     host.check_clean()
+
+
+# ---- limits ----
+
+def inside(host, name, script):
+    return float(host.execute(name, "sh", "-c", script))
+
+
+def memory_inside(host, name):
+    return int(inside(host, name, "awk '/MemTotal/ {print $2}' /proc/meminfo")) << 10
+
+
+def test_limits_and_their_change_while_it_runs(host, microvm):
+    microvm("sized", "--cpus", "1.5", "--memory", "192M", "--network", "none", "--priority", "7")
+    assert inside(host, "sized", "nproc") == 2 and guestlib.cpu_limit(host, "sized") == 1.5
+    whole = memory_inside(host, "sized")
+    assert 100 << 20 < whole <= 192 << 20
+    weight = guestlib.group_value(host, "sized", "cpu.weight", "cpu.shares")
+    microvm("plain", "--network", "none")
+    assert guestlib.group_value(host, "plain", "cpu.weight", "cpu.shares") != weight
+    host.polder("set", "sized", "--cpus", "0.5", "--memory", "128M", "--io-write", "2M", "--priority", "0")
+    assert guestlib.cpu_limit(host, "sized") == 0.5
+    assert memory_inside(host, "sized") <= whole - (50 << 20)
+    assert guestlib.group_value(host, "sized", "cpu.weight", "cpu.shares") == guestlib.group_value(host, "plain", "cpu.weight", "cpu.shares")
+    # 8 MiB at 2 MiB/s take four seconds, less what may come in a burst.
+    write = ("read a x </proc/uptime; dd if=/dev/zero of=/zeros bs=256k count=32 oflag=direct 2>/dev/null; "
+             "read b x </proc/uptime; rm /zeros; echo $a $b | awk '{print $2 - $1}'")
+    assert inside(host, "sized", write) > 2
+    host.polder("set", "sized", "--io-write", "0")
+    before = host.instance("sized")["spec"]
+    for words, field in ((["--cpus", "3"], "CPUs"), (["--memory", "1G"], "memory"), (["--pids-limit", "100"], "pids")):
+        done = host.polder("set", "sized", *words, status=None)
+        assert done.returncode != 0 and field in done.stderr, done
+    assert host.instance("sized")["spec"] == before
+    host.polder("set", "sized", "--memory", "192M")
+    eventually(lambda: memory_inside(host, "sized") == whole, what="its memory to come back")
+    # With several processors too, and while it gets half of one, its clock is the host's.
+    assert host.execute("sized", "cat", "/sys/devices/system/clocksource/clocksource0/current_clocksource").startswith(("tsc", "kvm"))
+    assert guestlib.clock_is_right(host, "sized")
+
+
+def test_no_network(host, microvm):
+    """Of each kind: no card but the loopback, no address, and nothing of it on the host."""
+    links = host.host("ip", "-j", "link").stdout
+    microvm("alone", "--network", "none")
+    host.polder("run", "--detach", "--kind", "container", "--name", "apart", "--network", "none", "busybox", "--", "sleep", "1000")
+    try:
+        for name in ("alone", "apart"):
+            assert host.execute(name, "ls", "/sys/class/net").split() == ["lo"]
+            assert not host.instance(name)["assigned"].get("address") and host.instance(name)["status"]["addresses"] == []
+            assert host.polder("exec", name, "--", "ping", "-c", "1", "-W", "1", "10.0.0.1", status=None).returncode != 0
+        assert {link["ifname"] for link in json.loads(host.host("ip", "-j", "link").stdout)} == {link["ifname"] for link in json.loads(links)}
+        done = host.polder("run", "--kind", "microvm", "--network", "none", "--publish", "8080:80", "busybox", status=None)
+        assert done.returncode == 125 and "network" in done.stderr, done
+    finally:
+        host.polder("rm", "--force", "--purge", "apart")
+
+
+# ---- what it starts from ----
+
+def made_files(host):
+    """What was made of kernels and images for microVMs: path, inode and time of change."""
+    places = [host.state / "kernels/.made", host.state / "images/erofs", host.state / "images/kernels"]
+    found = {path: path.stat() for place in places for path in place.rglob("*") if path.is_file()}
+    return {path: (status.st_ino, status.st_mtime_ns) for path, status in found.items()}
+
+
+def test_initramfs_and_root_are_made_once(host, microvm):
+    microvm("first", "--network", "none")
+    made = made_files(host)
+    assert [path.suffix for path in made if path.parent.name == ".made"].count(".cpio") == 1
+    assert len([path for path in made if path.parent.name == "erofs"]) == 1
+    microvm("second", "--network", "none")
+    host.restart()
+    microvm("third", "--network", "none")
+    assert made_files(host) == made
+
+
+def kernel_image(host, tmp_path, name, break_it=False):
+    """Imports a root file system of busybox that brings a kernel with its modules."""
+    image, modules = guestlib.kernel_files()
+    root = tmp_path / name
+    subprocess.run([guestlib.ROOT / "libexec/polder-build-busybox", "--output", tmp_path], check=True, capture_output=True)
+    root.mkdir()
+    subprocess.run(["tar", "-C", root, "-xf", tmp_path / "rootfs.tar"], check=True)
+    (root / "boot").mkdir(exist_ok=True)
+    shutil.copy(image, root / "boot" / image.name)
+    (root / "usr/lib").mkdir(parents=True, exist_ok=True)
+    where = root / ("lib" if (root / "lib").is_dir() and not (root / "lib").is_symlink() else "usr/lib")
+    if not (root / "lib").exists():
+        (root / "lib").symlink_to("usr/lib")
+    shutil.copytree(modules, where / "modules" / modules.name, symlinks=True, ignore=shutil.ignore_patterns("build", "source", "sound", "gpu"))
+    if break_it:
+        (where / "modules" / modules.name / "modules.dep.bin").write_bytes(b"no index")
+    archive = tmp_path / f"{name}.tar"
+    subprocess.run(["tar", "-C", root, "-cf", archive, "."], check=True)
+    host.polder("image", "import", archive, "--name", name, timeout=600)
+    return modules.name
+
+
+def run_image(host, image, *words):
+    return host.polder("run", "--rm", "--kind", "microvm", "--network", "none", image, "--", *words, timeout=600)
+
+
+def test_kernel_of_the_image(host, tmp_path):
+    version = kernel_image(host, tmp_path, "own-kernel")
+    digest = json.loads(host.polder("image", "show", "own-kernel").stdout)["digest"].removeprefix("sha256:")
+    place = host.state / "images/kernels" / digest
+    kept = [(path, path.readlink()) for path in (host.state / "kernels").iterdir() if path.is_symlink()]
+    for path, _ in kept:
+        path.unlink()
+    try:  # the host has none, but what is in /boot
+        host.polder("run", "--detach", "--kind", "microvm", "--name", "own", "--network", "none", "own-kernel", "--", "sleep", "1000",
+                    timeout=600)
+        assert host.execute("own", "uname", "-r") == f"{version}\n"
+        assert (place / "version").read_text() == version
+        guestlib.check_jail(host, "own")
+        made = made_files(host)
+        host.polder("rm", "--force", "--purge", "own")
+        assert run_image(host, "own-kernel", "uname", "-r").stdout == f"{version}\n"
+        assert made_files(host) == made
+    finally:
+        for path, target in kept:
+            path.symlink_to(target)
+    host.check_clean()
+    host.polder("image", "rm", "own-kernel")
+    assert not place.exists()
+    host.check_clean()
+
+
+def test_unusable_kernel_of_the_image(host, tmp_path):
+    """Then the host's serves, and the log tells why."""
+    kernel_image(host, tmp_path, "bad-kernel", break_it=True)
+    assert run_image(host, "bad-kernel", "echo", "up").stdout == "up\n"
+    digest = json.loads(host.polder("image", "show", "bad-kernel").stdout)["digest"].removeprefix("sha256:")
+    assert (host.state / "images/kernels" / digest / "version").read_text() == ""
+    assert "its own is of no use" in host.log()
+    host.polder("image", "rm", "bad-kernel")
+
+
+# ---- a guest that means ill ----
+
+def test_virtiofsd_is_jailed(host, microvm):
+    place = host.share / "jailed"
+    place.mkdir()
+    microvm("served", "--network", "none", "--volume", f"{place}:/data", "--volume", f"{place}:/fixed:ro")
+    servers = [pid for pid in guestlib.processes_of(host.instance("served")["assigned"]["uuid"])
+               if "virtiofsd" in pathlib.Path(f"/proc/{pid}/cmdline").read_text()]
+    assert len(servers) == 2
+    writable = set()
+    for pid in servers:
+        faults, can_write = guestlib.file_server_faults(host, pid)
+        assert faults == []
+        writable.add(can_write)
+    assert writable == {True, False}
+
+
+def test_disk_whose_head_the_guest_wrote(host, microvm):
+    """Its disk is raw by its record. What the guest makes it look like is never believed, and nobody mounts it here."""
+    microvm("liar", "--network", "none")
+    header = guestlib.qcow2_that_names("/etc/passwd")
+    text = "".join(f"\\x{byte:02x}" for byte in header)
+    host.execute("liar", "sh", "-c", f"printf '{text}' | dd of=/dev/vdb conv=notrunc 2>/dev/null; touch /kept; sync")
+    host.polder("restart", "liar")
+    guestlib.check_jail(host, "liar")
+    assert not any(path.startswith("/etc") for path in guestlib.open_files(host, "liar"))
+    read = host.execute("liar", "sh", "-c", f"ls /kept; head -c {len(header)} /dev/vdb | od -An -v -tx1 | tr -d ' \\n'").split()
+    assert read == ["/kept", header.hex()]
+    uuid = host.instance("liar")["assigned"]["uuid"]
+    host.execute("liar", "sh", "-c", "head -c 65536 /dev/urandom | dd of=/dev/vdb conv=notrunc 2>/dev/null; sync")
+    done = host.polder("restart", "liar", status=None)
+    assert done.returncode != 0 or host.state_of("liar") == "running", done
+    assert uuid not in host.host("cat", "/proc/self/mountinfo").stdout and uuid not in host.host("losetup", "--list").stdout
+
+
+def test_escapes_of_a_guest_reach_no_terminal(host, microvm):
+    """What it prints, and the last words of a guest that panics."""
+    microvm("evil", "--network", "none", command=["sh", "-c", r"printf 'before \033]52;c;aGk=\007\033[31mafter\n'; while :; do sleep 0.1; done"])
+    eventually(lambda: "after" in host.polder("logs", "evil").stdout, what="what it printed")
+    # A file or a pipe gets it as it was printed.
+    assert host.polder("logs", "evil").stdout == "before \x1b]52;c;aGk=\x07\x1b[31mafter\n"
+    host.polder("exec", "evil", "--", "sh", "-c", r"printf 'last \033]0;owned\007words\n' > /dev/ttyS0; echo c > /proc/sysrq-trigger", status=None)
+    host.wait_state("evil", "failed")
+    for words in (["logs", "evil"], ["ls"], ["ls", "--output", "wide"], ["show", "evil"]):
+        shown = guestlib.on_terminal(host, *words)
+        assert "\x1b]" not in shown and "\x1b[31m" not in shown and "\x07" not in shown, (words, shown)

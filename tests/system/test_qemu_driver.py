@@ -32,15 +32,6 @@ def program():
     return path
 
 
-def kernel_files():
-    base = guestlib.kernel_directory() or pathlib.Path("/")
-    for image in sorted(base.glob("boot/vmlinuz-*"), reverse=True):
-        modules = base / "lib/modules" / image.name.removeprefix("vmlinuz-")
-        if modules.is_dir():
-            return image, modules
-    return pytest.skip("no kernel with modules")
-
-
 def run(*words):
     subprocess.run([str(word) for word in words], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
@@ -50,7 +41,7 @@ def machines(tmp_path_factory):
     """A directory with the parts of a microVM, and the programs that the driver starts."""
     place = tmp_path_factory.mktemp("machines")
     build = polderlib.build_directory()
-    image, modules = kernel_files()
+    image, modules = guestlib.kernel_files()
     run(build / "src/guest/polder-mkinitramfs", "--vmlinux", image, "--output", place / "vmlinux")
     run(build / "src/guest/polder-mkinitramfs", "--modules", modules, "--guest", build / "src/guest/polder-guest",
         "--output", place / "initramfs")
