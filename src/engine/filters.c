@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "engine/filters.h"
 
+#include <string.h>
+
 #include "base/text.h"
 
 static const struct {
@@ -129,4 +131,16 @@ int filter_check_request(const struct nodes *nodes, const struct placement_reque
                 return refuse_pair(nodes, &all[i], &all[j], error);
     }
     return 0;
+}
+
+uint64_t shape_digest(const struct shape *shape) {
+    uint64_t words[sizeof(*shape) / 8], digest = 0;
+
+    _Static_assert(sizeof(*shape) % 8 == 0, "a shape has no padding");
+    memcpy(words, shape, sizeof(*shape));
+    for (unsigned i = 0; i < ELEMENTS(words); i++) {
+        digest = (digest ^ words[i]) * UINT64_C(0x9E3779B97F4A7C15);
+        digest ^= digest >> 29;
+    }
+    return digest;
 }

@@ -59,6 +59,9 @@ struct shape {
     uint32_t reserved;   /* 0 */
 };
 
+/* Equal shapes have equal digests, on every machine of one byte order. */
+uint64_t shape_digest(const struct shape *shape);
+
 struct placement_request {
     const char *name; /* for messages; borrowed */
     struct shape shape;

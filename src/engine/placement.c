@@ -222,19 +222,19 @@ static struct score_input score_input(const struct placement *placement,
 }
 
 /* Keeps the best, first of equals first. */
-static void offer(struct placement_decision *decision, uint32_t node, int32_t score, unsigned room) {
+static void offer(struct placement_decision *decision, struct placement_candidate candidate, unsigned room) {
     unsigned at = decision->candidate_count;
 
     if (at == room) {
-        if (decision->candidates[at - 1].score >= score)
+        if (decision->candidates[at - 1].score >= candidate.score)
             return;
         at--;
     } else {
         decision->candidate_count++;
     }
-    for (; at > 0 && decision->candidates[at - 1].score < score; at--)
+    for (; at > 0 && decision->candidates[at - 1].score < candidate.score; at--)
         decision->candidates[at] = decision->candidates[at - 1];
-    decision->candidates[at] = (struct placement_candidate){ node, score };
+    decision->candidates[at] = candidate;
 }
 
 /* Nodes in the order of their rank, whole blocks left out where nothing could be better than what is known.
@@ -260,7 +260,8 @@ static void scan(struct placement *placement, const struct placement_request *re
                     continue;
                 }
             }
-            offer(decision, (uint32_t) i, view->values[i], room);
+            offer(decision, (struct placement_candidate){ (uint32_t) i, view->values[i], view->values[i] },
+                  room);
             if (decision->candidate_count == room)
                 least = decision->candidates[room - 1].score;
         }
@@ -282,13 +283,13 @@ static void scan_adjusted(struct placement *placement, const struct placement_re
         if (view->values[i] < 0)
             continue;
         enum filter failed = filter_constraints(placement->nodes, (uint32_t) i, request, fewest);
-        if (failed != FILTER_PASSED)
+        if (failed != FILTER_PASSED) {
             decision->refused[failed]++;
-        else
-            offer(decision, (uint32_t) i,
-                  placement->options.score->adjust(input, nodes_get(placement->nodes, (uint32_t) i),
-                                                   view->values[i]),
-                  room);
+            continue;
+        }
+        const struct node *node = nodes_get(placement->nodes, (uint32_t) i);
+        int32_t value = placement->options.score->adjust(input, node, view->values[i]);
+        offer(decision, (struct placement_candidate){ (uint32_t) i, value, view->values[i] }, room);
     }
 }
 
@@ -315,7 +316,8 @@ static void draw(struct placement *placement, const struct placement_request *re
         }
         state = mix(state + UINT64_C(0x9E3779B97F4A7C15));
         if ((uint64_t) ((unsigned __int128) state * ++seen >> 64) == 0) {
-            decision->candidates[0] = (struct placement_candidate){ (uint32_t) i, view->values[i] };
+            decision->candidates[0] = (struct placement_candidate){ (uint32_t) i, view->values[i],
+                                                                    view->values[i] };
             decision->candidate_count = 1;
         }
     }

@@ -28,6 +28,7 @@ struct placement {
 struct placement_candidate {
     uint32_t node;
     int32_t score;
+    int16_t value; /* the score before it is adjusted to expected ends */
 };
 
 /* What the ledger keeps of a decision. */
@@ -81,3 +82,29 @@ int placement_place(struct placement *placement, const struct placement_request 
 /* Takes that node whatever its score. -ENOSPC. */
 int placement_take(struct placement *placement, const struct placement_request *request, uint32_t node,
                    uint32_t *ret_slot);
+
+/* Places all, the largest demand first: by the greatest share that each asks of the largest node; what is
+ * equal, in order of the list. Whoever is refused because those it must be near are not yet placed is tried
+ * again. With `whole` all are placed or none. A decision and a slot (NODE_NONE: refused) for each request;
+ * *ret_placed may be NULL. -ENOMEM.
+ */
+int placement_batch(struct placement *placement, const struct placement_request *requests, size_t count,
+                    uint64_t now, bool whole, struct placement_decision *ret, uint32_t *ret_slots,
+                    size_t *ret_placed);
+
+/* What the holder of a slot asked for. Negative errno ends the trial. */
+typedef int placement_request_of(void *userdata, uint32_t slot, struct placement_request *ret);
+
+/* Were this node, its rack or its zone to fail: would all that it holds find a place elsewhere, the largest
+ * demand first? Everything is as before afterwards, slots included. */
+int placement_survives(struct placement *placement, enum node_level level, uint32_t node,
+                       placement_request_of *request_of, void *userdata, bool *ret);
+/* N+1: the first node whose failure (or that of its rack or zone) would leave something without a place, or
+ * NODE_NONE. Costs about one decision for each instance. */
+int placement_reserve(struct placement *placement, enum node_level level, placement_request_of *request_of,
+                      void *userdata, uint32_t *ret_node);
+/* As placement_place, on the best candidate with which any one node (rack, zone) may still fail; refused when
+ * none of the eight is such. */
+int placement_place_reserved(struct placement *placement, const struct placement_request *request,
+                             uint64_t now, enum node_level level, placement_request_of *request_of,
+                             void *userdata, struct placement_decision *ret, uint32_t *ret_slot);

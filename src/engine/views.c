@@ -20,18 +20,6 @@ void views_done(struct views *views) {
     *views = (struct views){ 0 };
 }
 
-static uint64_t shape_hash(const struct shape *shape) {
-    uint64_t words[sizeof(*shape) / 8], hash = 0;
-
-    _Static_assert(sizeof(*shape) % 8 == 0, "a shape has no padding");
-    memcpy(words, shape, sizeof(*shape));
-    for (unsigned i = 0; i < ELEMENTS(words); i++) {
-        hash = (hash ^ words[i]) * UINT64_C(0x9E3779B97F4A7C15);
-        hash ^= hash >> 29;
-    }
-    return hash;
-}
-
 static int16_t node_value(const struct score_input *input, const struct score *score,
                           const struct shape *shape, uint32_t index) {
     const struct node *node = nodes_get(input->nodes, index);
@@ -149,7 +137,7 @@ static int view_new(struct views *views, const struct shape *shape, uint64_t has
 
 int views_get(struct views *views, const struct score_input *input, const struct score *score,
               const struct shape *shape, const struct view **ret) {
-    uint64_t hash = shape_hash(shape);
+    uint64_t hash = shape_digest(shape);
     struct view *view = NULL;
     int r;
 
