@@ -12,7 +12,8 @@
  * is left is dealt one by one to those whom the next level would raise. That is d'Hondt's rule with bounds. */
 
 #define SCORE_BITS 32
-#define LEVEL_BITS (48 + SCORE_BITS) /* at this level the least score, 1, has reached ALLOCATION_MOST */
+#define FINE_BITS 12 /* parts of a unit in which levels are found where weights come from them */
+#define LEVEL_BITS (48 + SCORE_BITS + FINE_BITS) /* at this level the least score, 1, has reached ALLOCATION_MOST */
 
 static const char *const mode_names[] = { "fixed", "dynamic", "hybrid" };
 _Static_assert(ELEMENTS(mode_names) == ALLOCATION_MODE_COUNT, "a name for each mode");
@@ -73,7 +74,8 @@ static unsigned __int128 demand_score(const struct allocation *item) {
 }
 
 /* Scores keep their proportions to one part in 2^32 of the greatest. */
-static int prepare(const struct allocation *items, size_t count, struct share *shares, struct error *error) {
+static int prepare(const struct allocation *items, size_t count, struct share *shares, unsigned *ret_shift,
+                   struct error *error) {
     unsigned __int128 greatest = 0;
     unsigned shift = 0;
     int r;
@@ -95,6 +97,7 @@ static int prepare(const struct allocation *items, size_t count, struct share *s
                                     .high = wanted > items[i].reservation ? wanted : items[i].reservation,
                                     .score = score ? score : 1 };
     }
+    *ret_shift = shift;
     return 0;
 }
 
@@ -140,12 +143,13 @@ static int refuse_reservations(struct error *error, unsigned __int128 sum, uint6
 int allocator_share(uint64_t capacity, struct allocation *items, size_t count, struct error *error) {
     _cleanup_free_ struct share *shares = calloc(count ? count : 1, sizeof(*shares));
     unsigned __int128 level, sum;
+    unsigned shift;
     uint64_t left;
     int r;
 
     if (!shares)
         return error_errno(error, -ENOMEM, "sharing a resource");
-    r = prepare(items, count, shares, error);
+    r = prepare(items, count, shares, &shift, error);
     if (r < 0)
         return r;
     sum = sum_at(shares, count, 0);
@@ -159,6 +163,62 @@ int allocator_share(uint64_t capacity, struct allocation *items, size_t count, s
             items[i].granted++;
             left--;
         }
+    }
+    return 0;
+}
+
+/* --- weights ------------------------------------------------------------------------------------------------------- */
+
+#define SCORE_UNIT ((unsigned __int128) ALLOCATION_FACTOR_ONE * ALLOCATION_FACTOR_ONE)
+#define WEIGHT_SCORE (SCORE_UNIT * ALLOCATION_WEIGHT_UNIT / ALLOCATION_WEIGHT) /* the score of weight 1 */
+
+static uint64_t rounded(unsigned __int128 value, unsigned __int128 divisor) {
+    unsigned __int128 result = (value + divisor / 2) / divisor;
+
+    return result > UINT64_MAX ? UINT64_MAX : (uint64_t) result;
+}
+
+uint64_t allocation_score(const struct allocation *item) {
+    return rounded(demand_score(item), SCORE_UNIT);
+}
+
+uint64_t allocation_weight(const struct allocation *item) {
+    uint64_t weight = rounded(demand_score(item), WEIGHT_SCORE);
+
+    return weight ? weight : 1;
+}
+
+/* Its score, or the one that earns its grant at the level. What the dealing of single units gave is no reason. */
+static uint64_t lifted_weight(const struct allocation *item, const struct share *share, unsigned __int128 level,
+                              unsigned shift) {
+    unsigned __int128 earned = level * share->score >> (SCORE_BITS + FINE_BITS), wanted;
+    uint64_t weight = allocation_weight(item), lifted;
+
+    if (level == 0 || item->granted <= earned + 1)
+        return weight;
+    wanted = (((unsigned __int128) item->granted << (SCORE_BITS + FINE_BITS)) + level - 1) / level;
+    lifted = wanted >> (127 - shift) ? UINT64_MAX : rounded(wanted << shift, WEIGHT_SCORE);
+    return lifted > weight ? lifted : weight;
+}
+
+int allocator_weigh(uint64_t capacity, struct allocation *items, size_t count, struct error *error) {
+    _cleanup_free_ struct share *shares = calloc(count ? count : 1, sizeof(*shares));
+    unsigned __int128 level;
+    unsigned shift;
+    int r = shares ? allocator_share(capacity, items, count, error) : error_errno(error, -ENOMEM, "sharing a resource");
+
+    if (r >= 0)
+        r = prepare(items, count, shares, &shift, error);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < count; i++) {
+        shares[i].low = items[i].granted << FINE_BITS;
+        shares[i].high = (items[i].limit > items[i].granted ? items[i].limit : items[i].granted) << FINE_BITS;
+    }
+    level = level_find(shares, count, least(capacity, ALLOCATION_MOST) << FINE_BITS);
+    for (size_t i = 0; i < count; i++) {
+        items[i].busy = (share_at(&shares[i], level) + (1 << (FINE_BITS - 1))) >> FINE_BITS;
+        items[i].scheduler = lifted_weight(&items[i], &shares[i], level, shift);
     }
     return 0;
 }

@@ -28,7 +28,9 @@ struct allocation {
     uint64_t limit;       /* never gets more */
     uint32_t priority;    /* C_priority in thousandths, 1 to ALLOCATION_FACTOR_MOST */
     uint32_t weight;      /* S_weight in thousandths, likewise */
-    uint64_t granted;     /* the answer */
+    uint64_t granted;     /* the answer of allocator_share */
+    uint64_t busy;        /* the answers of allocator_weigh: what it gets while all are busy, */
+    uint64_t scheduler;   /* and the weight that makes a scheduler give it that */
 };
 
 /* What a mode makes of a request with a wished floor. */
@@ -43,3 +45,21 @@ void allocation_set_mode(struct allocation *allocation, enum allocation_mode mod
  * NO_ROOM if the reservations alone exceed the capacity; OUT_OF_RANGE for factors and amounts outside of the ranges,
  * BAD_VALUE for a reservation above its limit: nothing is granted then. */
 int allocator_share(uint64_t capacity, struct allocation *items, size_t count, struct error *error);
+
+/* R x C x S in the resource's units, rounded; UINT64_MAX if it does not fit. */
+uint64_t allocation_score(const struct allocation *item);
+
+#define ALLOCATION_WEIGHT_UNIT 1000 /* requested units with factors of 1.0 … */
+#define ALLOCATION_WEIGHT 100       /* … have this weight */
+
+/* The weights under which a work-conserving scheduler (the kernel's) that knows weights and hard limits gives everybody at
+ * least what allocator_share granted, also when all want their whole limit, which may lie above the request:
+ *
+ *     weight_i = 100 / 1000 x max(R_i x C_i x S_i, granted_i / L)
+ *
+ * L, the level, is the most of the resource for each unit of score at which the sum of clamp(score_i x L, granted_i,
+ * limit_i) fits the capacity. Without floors and limits above requests nobody is lifted, so weights are scores, and then one
+ * instance's weight does not depend on the others. Calls allocator_share itself. Errors as there. */
+int allocator_weigh(uint64_t capacity, struct allocation *items, size_t count, struct error *error);
+/* The weight of one that nothing lifts. */
+uint64_t allocation_weight(const struct allocation *item);

@@ -8,10 +8,12 @@
 #define WEIGHT_LEAST 1
 #define WEIGHT_MOST 10000
 
+#define WEIGHT_BETA_MOST 1000000000
+
 /* Fields of a class and of an instance. */
 struct weight_rule {
     int64_t alpha; /* of the priority's share, thousandths: 0 to 1,000,000; 1000 by default */
-    int64_t beta;  /* weight units won (lost, where negative) in an hour of running, thousandths: -1,000,000 to 1,000,000 */
+    int64_t beta;  /* weight units won (lost, where negative) in an hour of running, thousandths: at most WEIGHT_BETA_MOST */
 };
 #define WEIGHT_RULE_DEFAULT { .alpha = 1000, .beta = -2000 } /* favours the young a little */
 
@@ -22,3 +24,9 @@ uint64_t weight_of(const struct weight_rule *rule, int64_t priority, uint64_t ru
 
 /* Hysteresis: the weight in force stays until the wished one differs from it by at least a tenth. */
 uint64_t weight_settle(uint64_t in_force, uint64_t wished);
+
+/* S_weight, thousandths: what the dynamic weight makes of the priority's share, so that C x S is R_i / 100 where C is
+ * P / 100. */
+uint32_t weight_factor(uint64_t dynamic, int64_t priority);
+/* C_priority, thousandths: 100 to 10,000. */
+uint32_t priority_factor(int64_t priority);

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <setjmp.h>
 #include <cmocka.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "base/cleanup.h"
@@ -251,12 +252,119 @@ static void test_bucket(void **state) {
     assert_true(bucket_wait(&bucket, 0) == UINT64_MAX);
 }
 
+/* --- weights for the kernel ----------------------------------------------------------------------------------------- */
+
+static void weigh(uint64_t capacity, struct allocation *items, size_t count) {
+    _cleanup_error_ struct error error = ERROR_INIT;
+
+    assert_int_equal(allocator_weigh(capacity, items, count, &error), 0);
+}
+
+/* By hand: 100 a CPU: 0.5 x 1 x 1, 2 x 1.1 x 1, 1 x 10 x 0.5; crowded or not. */
+static void test_weights_are_scores(void **state) {
+    for (uint64_t capacity = 1000; capacity <= 100000; capacity *= 10) {
+        struct allocation items[] = { ITEM(500, 0, 500, 1000, 1000), ITEM(2000, 0, 2000, 1100, 1000),
+                                      ITEM(1000, 0, 1000, 10000, 500) };
+        weigh(capacity, items, 3);
+        assert_int_equal(items[0].scheduler, 50);
+        assert_int_equal(items[1].scheduler, 220);
+        assert_int_equal(items[2].scheduler, 500);
+        assert_int_equal(allocation_score(&items[1]), 2200);
+        assert_int_equal(allocation_weight(&items[2]), 500);
+    }
+}
+
+/* By hand: two of equal score on 1000, one with a floor of 800: the other gets 200, so a unit of score earns 0.2, and a
+ * floor of 800 takes a score of 4000: weights 100 and 400. */
+static void test_weights_lift_to_the_floor(void **state) {
+    struct allocation items[] = { ITEM(1000, 0, 1000, 1000, 1000), ITEM(1000, 800, 1000, 1000, 1000) };
+
+    weigh(1000, items, 2);
+    assert_int_equal(items[0].granted, 200);
+    assert_int_equal(items[1].granted, 800);
+    assert_int_equal(items[0].scheduler, 100);
+    assert_int_equal(items[1].scheduler, 400);
+}
+
+/* By hand: room for both requests, but the second may take 2000 with ten times the score. The first still gets its 1000
+ * when both are busy: the rest, 1000, goes to the second's score of 10000, 0.1 a unit, so the first needs 10000 too. */
+static void test_weights_keep_requests_whole(void **state) {
+    struct allocation items[] = { ITEM(1000, 0, 1000, 1000, 1000), ITEM(1000, 0, 2000, 10000, 1000) };
+
+    weigh(2000, items, 2);
+    assert_int_equal(items[0].busy, 1000);
+    assert_int_equal(items[1].busy, 1000);
+    assert_int_equal(items[0].scheduler, 1000);
+    assert_int_equal(items[1].scheduler, 1000);
+    weigh(3000, items, 2); /* room for all limits: nobody needs help */
+    assert_int_equal(items[1].busy, 2000);
+    assert_int_equal(items[0].scheduler, 100);
+}
+
+/* What a work-conserving scheduler with weights and limits gives: shares of the weight, what is above a limit dealt out
+ * among the rest, again and again. */
+static void schedule(uint64_t capacity, const struct allocation *items, size_t count, double *ret) {
+    bool full[MOST] = { false };
+
+    for (size_t round = 0; round <= count; round++) {
+        double left = (double) capacity, sum = 0;
+        for (size_t i = 0; i < count; i++) {
+            left -= full[i] ? (double) items[i].limit : 0;
+            sum += full[i] ? 0 : (double) items[i].scheduler;
+        }
+        for (size_t i = 0; i < count; i++) {
+            ret[i] = full[i] ? (double) items[i].limit : sum > 0 ? left * (double) items[i].scheduler / sum : 0;
+            full[i] = full[i] || ret[i] > (double) items[i].limit;
+        }
+    }
+}
+
+/* While all are busy everybody gets what was granted, under any floors and limits: weights are whole numbers, hence 2 %. */
+static void test_weights_deliver_grants(void **state) {
+    uint64_t seed = 99;
+
+    for (int round = 0; round < 3000; round++) {
+        struct allocation items[MOST];
+        double got[MOST];
+        size_t count = 2 + below(&seed, MOST - 2);
+        uint64_t floors = 0, capacity;
+        for (size_t i = 0; i < count; i++) {
+            uint64_t asked = 1000 + 100 * below(&seed, 40), low = below(&seed, 3) == 0 ? below(&seed, asked) : 0;
+            items[i] = (struct allocation) ITEM(asked, low, asked + 1000 * below(&seed, 3), (uint32_t) (1000 + below(&seed, 9000)),
+                                                (uint32_t) (1000 + below(&seed, 1000)));
+            floors += low;
+        }
+        capacity = floors + 1000 + below(&seed, 30000);
+        weigh(capacity, items, count);
+        schedule(capacity, items, count, got);
+        for (size_t i = 0; i < count; i++) {
+            uint64_t granted = items[i].granted < items[i].limit ? items[i].granted : items[i].limit;
+            assert_true(got[i] >= 0.98 * (double) granted - 5);
+            assert_true(got[i] <= (double) items[i].limit + 1e-6);
+        }
+    }
+}
+
+/* C x S = R_i / 100: the factors that are shown multiply to the weight. */
+static void test_factors(void **state) {
+    assert_int_equal(priority_factor(0), 1000);
+    assert_int_equal(priority_factor(100), 10000);
+    assert_int_equal(priority_factor(-100), 100);
+    assert_int_equal(weight_factor(80, 0), 800);     /* R = 80 of P = 100 */
+    assert_int_equal(weight_factor(980, 100), 980);  /* 980 of 1000 */
+    assert_int_equal(weight_factor(10000, -100), 1000000);
+    assert_int_equal(weight_of(&(struct weight_rule){ .alpha = 1000, .beta = 1000000000 }, 0, 36000), 110); /* in 36 ms */
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_contention),      cmocka_unit_test(test_by_score), cmocka_unit_test(test_floor_and_cap),
         cmocka_unit_test(test_modes),              cmocka_unit_test(test_refused),  cmocka_unit_test(test_like_the_naive_one),
         cmocka_unit_test(test_monotone),           cmocka_unit_test(test_large),    cmocka_unit_test(test_weight),
         cmocka_unit_test(test_hysteresis),         cmocka_unit_test(test_bucket),
+        cmocka_unit_test(test_weights_are_scores), cmocka_unit_test(test_weights_lift_to_the_floor),
+        cmocka_unit_test(test_weights_keep_requests_whole), cmocka_unit_test(test_weights_deliver_grants),
+        cmocka_unit_test(test_factors),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

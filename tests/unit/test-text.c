@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/cpulist.h"
 #include "base/text.h"
 #include "base/uuid.h"
 
@@ -74,6 +75,33 @@ static void test_cpus(void **state) {
     };
 
     check_rows(text_parse_cpus, rows, ELEMENTS(rows));
+}
+
+static void test_cpu_lists(void **state) {
+    static const char *const good[][2] = { { "", "" }, { "0", "0" }, { "0-3,8\n", "0-3,8" }, { "8,1,2,0", "0-2,8" },
+                                           { "1023", "1023" }, { "5-5", "5" } };
+    static const char *const bad[] = { "a", "1-", "-1", "1,", ",1", "1--2", "1-2-3", "1;2", "0 1" };
+    struct cpu_list list, other = { 0 };
+
+    for (size_t i = 0; i < ELEMENTS(good); i++) {
+        assert_int_equal(cpu_list_parse(good[i][0], &list), 0);
+        _cleanup_free_ char *text = cpu_list_format(&list);
+        assert_string_equal(text, good[i][1]);
+    }
+    for (size_t i = 0; i < ELEMENTS(bad); i++)
+        assert_int_equal(cpu_list_parse(bad[i], &list), -EINVAL);
+    assert_int_equal(cpu_list_parse("1024", &list), -ERANGE);
+    assert_int_equal(cpu_list_parse("3-2", &list), -ERANGE);
+    assert_int_equal(cpu_list_parse("0-3", &list), 0);
+    cpu_list_add(&other, 2);
+    cpu_list_add(&other, CPU_LIST_MAX); /* no such one */
+    assert_int_equal(cpu_list_count(&other), 1);
+    assert_true(cpu_list_overlap(&list, &other));
+    list = cpu_list_without(&list, &other);
+    assert_int_equal(cpu_list_count(&list), 3);
+    assert_false(cpu_list_has(&list, 2));
+    list = cpu_list_union(&list, &other);
+    assert_int_equal(cpu_list_count(&list), 4);
 }
 
 static void test_durations(void **state) {
@@ -294,7 +322,7 @@ static void test_uuid(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes),     cmocka_unit_test(test_cpus),
+        cmocka_unit_test(test_sizes),     cmocka_unit_test(test_cpus), cmocka_unit_test(test_cpu_lists),
         cmocka_unit_test(test_durations), cmocka_unit_test(test_integers),
         cmocka_unit_test(test_formats),   cmocka_unit_test(test_round_trips),
         cmocka_unit_test(test_plain),     cmocka_unit_test(test_width),
