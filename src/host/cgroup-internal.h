@@ -51,6 +51,9 @@ int cgroup_whole_disk(uint64_t device, unsigned *ret_major, unsigned *ret_minor)
 
 int cgroup_v1_prepare(const struct cgroup *cgroup, const struct hierarchy *hierarchy);
 int cgroup_v1_set_limits(const struct cgroup *cgroup, const struct cgroup_limits *limits, struct error *error);
+int cgroup_v1_set_weights(const struct cgroup *cgroup, uint64_t cpu, uint64_t io, struct error *error);
+int cgroup_v1_set_cpus(const struct cgroup *cgroup, const char *cpus, struct error *error);
+uint64_t cgroup_v1_shares(uint64_t weight);
 int cgroup_v1_freeze(const struct cgroup *cgroup, bool frozen, uint64_t deadline);
 bool cgroup_v1_is_frozen(const struct cgroup *cgroup);
 int cgroup_v1_usage(const struct cgroup *cgroup, struct cgroup_usage *ret);
@@ -58,6 +61,9 @@ int cgroup_v1_usage(const struct cgroup *cgroup, struct cgroup_usage *ret);
 int cgroup_v2_choose_base(struct cgroup_host *host);
 int cgroup_v2_prepare(struct cgroup_host *host);
 int cgroup_v2_set_limits(const struct cgroup *cgroup, const struct cgroup_limits *limits, struct error *error);
+int cgroup_v2_set_weights(const struct cgroup *cgroup, uint64_t cpu, uint64_t io, struct error *error);
+int cgroup_v2_set_cpus(const struct cgroup *cgroup, const char *cpus, struct error *error);
+int cgroup_v2_set_floor(struct cgroup_host *host, uint64_t memory_min);
 int cgroup_v2_freeze(const struct cgroup *cgroup, bool frozen, uint64_t deadline);
 bool cgroup_v2_is_frozen(const struct cgroup *cgroup);
 int cgroup_v2_usage(const struct cgroup *cgroup, struct cgroup_usage *ret);

@@ -15,6 +15,7 @@
 /* cpu.shares of weight 100; the kernel's range is 2..262144. */
 #define SHARES_NORMAL 1024
 #define SHARES_MAX 262144
+#define BFQ_WEIGHT_MAX 1000
 
 /* A new cpuset has no CPUs and no memory nodes, and then takes no process: it inherits its parent's. */
 static int inherit(const struct cgroup *cgroup, const struct hierarchy *hierarchy, const char *file) {
@@ -49,14 +50,39 @@ int cgroup_v1_prepare(const struct cgroup *cgroup, const struct hierarchy *hiera
     return r;
 }
 
+uint64_t cgroup_v1_shares(uint64_t weight) {
+    uint64_t shares = (weight * SHARES_NORMAL + 50) / 100;
+
+    return weight == 0 ? SHARES_NORMAL : shares < 2 ? 2 : shares > SHARES_MAX ? SHARES_MAX : shares;
+}
+
+static int set_shares(const struct cgroup *cgroup, uint64_t weight) {
+    return cgroup_writef(cgroup, cgroup_find_hierarchy(cgroup->host, "cpu"), "cpu.shares", "%llu",
+                         (unsigned long long) cgroup_v1_shares(weight));
+}
+
+/* Only the BFQ scheduler knows weights there, of 1 to 1000. */
+static void set_io_weight(const struct cgroup *cgroup, uint64_t weight) {
+    const struct hierarchy *io = cgroup_find_hierarchy(cgroup->host, "io");
+
+    if (io && weight > 0)
+        (void) cgroup_writef(cgroup, io, "blkio.bfq.weight", "%llu",
+                             (unsigned long long) (weight > BFQ_WEIGHT_MAX ? BFQ_WEIGHT_MAX : weight));
+}
+
+int cgroup_v1_set_weights(const struct cgroup *cgroup, uint64_t cpu, uint64_t io, struct error *error) {
+    int r = set_shares(cgroup, cpu);
+
+    set_io_weight(cgroup, io);
+    return r < 0 ? cgroup_limit_error(error, r, "CPU weight", "cpu") : 0;
+}
+
 static int set_cpu(const struct cgroup *cgroup, const struct cgroup_limits *limits, struct error *error) {
     const struct hierarchy *cpu = cgroup_find_hierarchy(cgroup->host, "cpu");
-    uint64_t shares = limits->cpu_weight * SHARES_NORMAL / 100;
     int r = 0;
 
     if (!cpu && !limits->cpu_milli && !limits->cpu_weight)
         return 0;
-    shares = limits->cpu_weight == 0 ? SHARES_NORMAL : shares < 2 ? 2 : shares > SHARES_MAX ? SHARES_MAX : shares;
     if (limits->cpu_milli) {
         (void) cgroup_writef(cgroup, cpu, "cpu.cfs_period_us", "%d", CPU_PERIOD);
         r = cgroup_writef(cgroup, cpu, "cpu.cfs_quota_us", "%llu",
@@ -65,21 +91,24 @@ static int set_cpu(const struct cgroup *cgroup, const struct cgroup_limits *limi
         (void) cgroup_write(cgroup, cpu, "cpu.cfs_quota_us", "-1");
     }
     if (r >= 0)
-        r = cgroup_writef(cgroup, cpu, "cpu.shares", "%llu", (unsigned long long) shares);
+        r = set_shares(cgroup, limits->cpu_weight);
+    set_io_weight(cgroup, limits->io_weight);
     return r < 0 ? cgroup_limit_error(error, r, "CPU", "cpu") : 0;
 }
 
 /* Memory and memory + swap get the same limit: a hard limit is not evaded by swapping. The kernel refuses a swap
- * limit below the memory limit, so the order depends on whether the limit rises or falls. */
+ * limit below the memory limit, so the order depends on whether the limit rises or falls. Under pressure the kernel takes
+ * first from those that are furthest above their soft limit: so that a floor counts, it is 0 without one. */
 static int set_memory(const struct cgroup *cgroup, const struct cgroup_limits *limits, struct error *error) {
     const struct hierarchy *memory = cgroup_find_hierarchy(cgroup->host, "memory");
+    uint64_t floor = limits->memory_min > limits->memory_low ? limits->memory_min : limits->memory_low;
     char hard[24], soft[24];
     int r;
 
     if (!memory)
-        return limits->memory || limits->memory_low ? cgroup_limit_error(error, -ENODEV, "memory", "memory") : 0;
+        return limits->memory || floor ? cgroup_limit_error(error, -ENODEV, "memory", "memory") : 0;
     snprintf(hard, sizeof(hard), "%lld", limits->memory ? (long long) limits->memory : -1LL);
-    snprintf(soft, sizeof(soft), "%lld", limits->memory_low ? (long long) limits->memory_low : -1LL);
+    snprintf(soft, sizeof(soft), "%llu", (unsigned long long) floor);
     (void) cgroup_write(cgroup, memory, "memory.memsw.limit_in_bytes", hard);
     r = cgroup_write(cgroup, memory, "memory.limit_in_bytes", hard);
     if (r < 0)
@@ -88,7 +117,7 @@ static int set_memory(const struct cgroup *cgroup, const struct cgroup_limits *l
     if (r < 0 && r != -ENOENT && r != -EOPNOTSUPP)
         return cgroup_limit_error(error, r, "memory", "memory");
     r = cgroup_write(cgroup, memory, "memory.soft_limit_in_bytes", soft);
-    return r < 0 && limits->memory_low ? cgroup_limit_error(error, r, "protected memory", "memory") : 0;
+    return r < 0 && floor ? cgroup_limit_error(error, r, "protected memory", "memory") : 0;
 }
 
 static int set_pids(const struct cgroup *cgroup, const struct cgroup_limits *limits, struct error *error) {
@@ -127,10 +156,9 @@ static int set_io(const struct cgroup *cgroup, const struct cgroup_limits *limit
     return r < 0 ? cgroup_limit_error(error, r, "I/O", "blkio") : 0;
 }
 
-static int set_cpus(const struct cgroup *cgroup, const struct cgroup_limits *limits, struct error *error) {
+int cgroup_v1_set_cpus(const struct cgroup *cgroup, const char *cpus, struct error *error) {
     const struct hierarchy *cpuset = cgroup_find_hierarchy(cgroup->host, "cpuset");
     _cleanup_free_ char *all = NULL;
-    const char *cpus = limits->cpus;
     char path[PATH_MAX];
     int r;
 
@@ -155,7 +183,7 @@ int cgroup_v1_set_limits(const struct cgroup *cgroup, const struct cgroup_limits
         r = set_pids(cgroup, limits, error);
     if (r >= 0)
         r = set_io(cgroup, limits, error);
-    return r < 0 ? r : set_cpus(cgroup, limits, error);
+    return r < 0 ? r : cgroup_v1_set_cpus(cgroup, limits->cpus, error);
 }
 
 /* The v1 freezer offers nothing to wait on: its state is read until it says FROZEN. */
@@ -220,6 +248,11 @@ int cgroup_v1_usage(const struct cgroup *cgroup, struct cgroup_usage *ret) {
     if (cgroup_read(cgroup, cgroup_find_hierarchy(cgroup->host, "io"), "blkio.throttle.io_service_bytes", &io) >= 0) {
         ret->io_read_bytes = sum_io(io, "Read");
         ret->io_write_bytes = sum_io(io, "Write");
+    }
+    free(STEAL_PTR(io));
+    if (cgroup_read(cgroup, cgroup_find_hierarchy(cgroup->host, "io"), "blkio.throttle.io_serviced", &io) >= 0) {
+        ret->io_reads = sum_io(io, "Read");
+        ret->io_writes = sum_io(io, "Write");
     }
     return 0;
 }

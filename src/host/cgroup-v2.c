@@ -17,6 +17,9 @@
 #include "base/text.h"
 #include "host/cgroup-internal.h"
 
+#define WEIGHT_MAX 10000
+#define BFQ_WEIGHT_MAX 1000
+
 static const struct hierarchy *tree(const struct cgroup_host *host) {
     return &host->hierarchies[0];
 }
@@ -137,6 +140,36 @@ static int checked(struct error *error, int r, bool wanted, const char *limit, c
     return cgroup_limit_error(error, r, limit, controller);
 }
 
+/* io.weight is the cost model's, io.bfq.weight the BFQ scheduler's; which of them decides is the device's matter. */
+static void set_io_weight(const struct cgroup *cgroup, uint64_t weight) {
+    if (weight == 0)
+        return;
+    (void) cgroup_writef(cgroup, tree(cgroup->host), "io.weight", "default %llu",
+                         (unsigned long long) (weight > WEIGHT_MAX ? WEIGHT_MAX : weight));
+    (void) cgroup_writef(cgroup, tree(cgroup->host), "io.bfq.weight", "%llu",
+                         (unsigned long long) (weight > BFQ_WEIGHT_MAX ? BFQ_WEIGHT_MAX : weight));
+}
+
+int cgroup_v2_set_weights(const struct cgroup *cgroup, uint64_t cpu, uint64_t io, struct error *error) {
+    int r = set_number(cgroup, "cpu.weight", cpu > WEIGHT_MAX ? WEIGHT_MAX : cpu, "100");
+
+    set_io_weight(cgroup, io);
+    return checked(error, r, cpu != 0, "CPU weight", "cpu");
+}
+
+int cgroup_v2_set_cpus(const struct cgroup *cgroup, const char *cpus, struct error *error) {
+    return checked(error, cgroup_write(cgroup, tree(cgroup->host), "cpuset.cpus", cpus ? cpus : "\n"), cpus != NULL,
+                   "CPU set", "cpuset");
+}
+
+int cgroup_v2_set_floor(struct cgroup_host *host, uint64_t memory_min) {
+    char path[PATH_MAX], value[24];
+
+    snprintf(path, sizeof(path), "%s/memory.min", host->base);
+    snprintf(value, sizeof(value), "%llu", (unsigned long long) memory_min);
+    return file_write_value(tree(host)->fd, path, value);
+}
+
 static int set_cpu(const struct cgroup *cgroup, const struct cgroup_limits *limits, struct error *error) {
     int r;
 
@@ -148,8 +181,7 @@ static int set_cpu(const struct cgroup *cgroup, const struct cgroup_limits *limi
     r = checked(error, r, limits->cpu_milli != 0, "CPU", "cpu");
     if (r < 0)
         return r;
-    r = set_number(cgroup, "cpu.weight", limits->cpu_weight, "100");
-    return checked(error, r, limits->cpu_weight != 0, "CPU weight", "cpu");
+    return cgroup_v2_set_weights(cgroup, limits->cpu_weight, limits->io_weight, error);
 }
 
 static int set_memory(const struct cgroup *cgroup, const struct cgroup_limits *limits, struct error *error) {
@@ -160,6 +192,10 @@ static int set_memory(const struct cgroup *cgroup, const struct cgroup_limits *l
         return r;
     /* A hard limit is not evaded by swapping. */
     (void) cgroup_write(cgroup, tree(cgroup->host), "memory.swap.max", limits->memory ? "0" : "max");
+    r = checked(error, set_number(cgroup, "memory.min", limits->memory_min, "0"), limits->memory_min != 0,
+                "guaranteed memory", "memory");
+    if (r < 0)
+        return r;
     r = set_number(cgroup, "memory.low", limits->memory_low, "0");
     return checked(error, r, limits->memory_low != 0, "protected memory", "memory");
 }
@@ -192,8 +228,7 @@ int cgroup_v2_set_limits(const struct cgroup *cgroup, const struct cgroup_limits
     if (r >= 0)
         r = set_io(cgroup, limits, error);
     if (r >= 0)
-        r = checked(error, cgroup_write(cgroup, tree(cgroup->host), "cpuset.cpus", limits->cpus ? limits->cpus : "\n"),
-                    limits->cpus != NULL, "CPU set", "cpuset");
+        r = cgroup_v2_set_cpus(cgroup, limits->cpus, error);
     return r;
 }
 
@@ -234,10 +269,12 @@ static uint64_t read_number(const struct cgroup *cgroup, const char *file, const
 /* Lines "254:0 rbytes=1 wbytes=2 rios=…". */
 static void sum_io(const char *text, struct cgroup_usage *ret) {
     for (const char *line = text; line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
-        unsigned long long reads, writes;
-        if (sscanf(line, "%*u:%*u rbytes=%llu wbytes=%llu", &reads, &writes) == 2) {
-            ret->io_read_bytes += reads;
-            ret->io_write_bytes += writes;
+        unsigned long long read, written, reads = 0, writes = 0;
+        if (sscanf(line, "%*u:%*u rbytes=%llu wbytes=%llu rios=%llu wios=%llu", &read, &written, &reads, &writes) >= 2) {
+            ret->io_read_bytes += read;
+            ret->io_write_bytes += written;
+            ret->io_reads += reads;
+            ret->io_writes += writes;
         }
     }
 }

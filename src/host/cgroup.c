@@ -325,6 +325,49 @@ int cgroup_set_limits(struct cgroup *cgroup, const struct cgroup_limits *limits,
                                              : cgroup_v1_set_limits(cgroup, limits, error);
 }
 
+int cgroup_set_weights(struct cgroup *cgroup, uint64_t cpu, uint64_t io, struct error *error) {
+    return cgroup->host->layout == CGROUP_V2 ? cgroup_v2_set_weights(cgroup, cpu, io, error)
+                                             : cgroup_v1_set_weights(cgroup, cpu, io, error);
+}
+
+int cgroup_set_cpus(struct cgroup *cgroup, const char *cpus, struct error *error) {
+    return cgroup->host->layout == CGROUP_V2 ? cgroup_v2_set_cpus(cgroup, cpus, error)
+                                             : cgroup_v1_set_cpus(cgroup, cpus, error);
+}
+
+int cgroup_cpus(const struct cgroup *cgroup, char **ret) {
+    int r = cgroup_read(cgroup, cgroup_find_hierarchy(cgroup->host, "cpuset"), "cpuset.cpus", ret);
+
+    if (r >= 0)
+        (*ret)[strcspn(*ret, "\n")] = '\0';
+    return r < 0 ? r : 0;
+}
+
+int cgroup_cpu_weight(const struct cgroup *cgroup, const char **ret_file, uint64_t *ret_value) {
+    const char *file = cgroup->host->layout == CGROUP_V2 ? "cpu.weight" : "cpu.shares";
+    _cleanup_free_ char *text = NULL;
+    int r = cgroup_read(cgroup, cgroup_find_hierarchy(cgroup->host, "cpu"), file, &text);
+
+    if (r < 0)
+        return r;
+    *ret_file = file;
+    *ret_value = cgroup_number(text, NULL);
+    return 0;
+}
+
+uint64_t cgroup_cpu_value(const struct cgroup_host *host, uint64_t cpu_weight) {
+    return host->layout == CGROUP_V2 ? cpu_weight : cgroup_v1_shares(cpu_weight);
+}
+
+int cgroup_host_set_floor(struct cgroup_host *host, uint64_t memory_min) {
+    int r;
+
+    if (host->layout != CGROUP_V2 || !host->prepared)
+        return 0;
+    r = cgroup_v2_set_floor(host, memory_min);
+    return r < 0 ? r : 1;
+}
+
 static const char *entry_file(const struct hierarchy *hierarchy) {
     return hierarchy->unified ? "cgroup.procs" : "tasks";
 }

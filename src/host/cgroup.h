@@ -34,8 +34,10 @@ bool cgroup_host_has(const struct cgroup_host *host, const char *controller); /*
 struct cgroup_limits {
     uint64_t cpu_milli;   /* quota: thousandths of a CPU */
     uint64_t cpu_weight;  /* 1..10000, 100 is normal */
+    uint64_t io_weight;   /* the same; what there is no weight for on this host is left out, and 0 leaves it as it is */
     uint64_t memory;      /* bytes, hard */
-    uint64_t memory_low;  /* bytes protected */
+    uint64_t memory_min;  /* bytes that are never taken from it (v1: the soft limit, the best there is) */
+    uint64_t memory_low;  /* bytes taken from it last (v1: likewise) */
     int64_t pids;
     uint64_t io_read;     /* bytes/s on the device below state_path's file system */
     uint64_t io_write;
@@ -48,6 +50,19 @@ int cgroup_ensure(struct cgroup_host *host, const char *uuid, struct cgroup **re
 void cgroup_free(struct cgroup *cgroup); /* the handle, not the group */
 /* Errors: HOST_LACKS names a controller that a wanted limit needs, BUSY a limit below what is in use. */
 int cgroup_set_limits(struct cgroup *cgroup, const struct cgroup_limits *limits, struct error *error);
+/* The weights alone: cpu is 1..10000, io is left as it is if 0. */
+int cgroup_set_weights(struct cgroup *cgroup, uint64_t cpu, uint64_t io, struct error *error);
+/* The cpuset alone; NULL for all that the parent has. HOST_LACKS. */
+int cgroup_set_cpus(struct cgroup *cgroup, const char *cpus, struct error *error);
+/* Its cpuset as the kernel has it, without the newline; allocated. -ENODEV without the controller. */
+int cgroup_cpus(const struct cgroup *cgroup, char **ret);
+/* What the scheduler goes by, as the kernel has it, and the control file's name. */
+int cgroup_cpu_weight(const struct cgroup *cgroup, const char **ret_file, uint64_t *ret_value);
+/* What cpu_weight becomes in that file. */
+uint64_t cgroup_cpu_value(const struct cgroup_host *host, uint64_t cpu_weight);
+/* v2 protects no group beyond what its parent has: the sum of the groups' memory_min. 1; elsewhere nothing is done:
+ * 0. */
+int cgroup_host_set_floor(struct cgroup_host *host, uint64_t memory_min);
 /* For process_spec: descriptors to which a single-threaded process writes "0" to enter the group, opened at the first call
  * and owned by the handle; none on failure. Give them back with cgroup_close_fds once the processes run: a handle without
  * them holds no descriptor. */
@@ -79,6 +94,7 @@ struct cgroup_usage {
     uint64_t pids;
     uint64_t oom_kills;
     uint64_t io_read_bytes, io_write_bytes;
+    uint64_t io_reads, io_writes; /* requests */
 };
 int cgroup_usage(const struct cgroup *cgroup, struct cgroup_usage *ret);
 /* uuids of the groups that exist beneath polder/, for reconcile and fsck. */
