@@ -50,6 +50,8 @@ static const struct {
     { "InstanceWait",
       "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\"},\"state\":{\"type\":\"string\"},"
       "\"exit_code\":{\"type\":[\"integer\",\"null\"]}}}" },
+    { "Allocation", "{\"type\":\"object\",\"description\":\"every term of the formulas: the weight, the score, floor and limit, "
+                    "what is granted, and the value in the control group\"}" },
     { "ImageList", "{\"type\":\"object\",\"required\":[\"images\"],\"properties\":{\"images\":"
                    "{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/Image\"}}}}" },
     { "Prune", "{\"type\":\"object\",\"properties\":{\"bytes\":{\"type\":\"integer\"},"

@@ -176,6 +176,12 @@ static int handle_show(struct request *request, struct error *error) {
     return 0;
 }
 
+static int handle_allocation(struct request *request, struct error *error) {
+    struct emitter emitter = reply_emitter(request);
+
+    return manager_allocation_emit(request->manager, request->parameters[0], &emitter, error);
+}
+
 static int handle_wait(struct request *request, struct error *error) {
     const struct state_query *query = request->query;
     struct emitter emitter = reply_emitter(request);
@@ -343,6 +349,8 @@ const struct route instance_routes[] = {
       "Take an instance back out of the trash", &action_query_table, &empty_body_table, "Operation", ROUTE_OPERATION },
     { "POST", "/v1/instances/{name}/signal", handle_signal, PERMISSION_OPERATE, "Send a signal to the main process", NULL,
       &signal_body_table, NULL, ROUTE_REQUIRED },
+    { "GET", "/v1/instances/{name}/allocation", handle_allocation, PERMISSION_VIEW,
+      "What an instance has of processors and memory, and why", NULL, NULL, "Allocation", 0 },
     { "GET", "/v1/instances/{name}/wait", handle_wait, PERMISSION_VIEW, "Wait until an instance is in a state",
       &state_query_table, NULL, "InstanceWait", 0 },
     { 0 },

@@ -64,6 +64,22 @@ static char *promised_text(struct json_object *node, const char *part, const cha
                        taken ? taken : "");
 }
 
+/* What may be promised to one kind alone: real x ratio. */
+static char *virtual_text(struct json_object *node, const char *part, const char *member, bool milli) {
+    static const char *const kinds[] = { "container", "microvm", "vm" };
+    _cleanup_buffer_ struct buffer out = BUFFER_INIT;
+    char *text = NULL, path[96];
+
+    for (size_t i = 0; i < ELEMENTS(kinds); i++) {
+        snprintf(path, sizeof(path), "%s.%s.%s", part, member, kinds[i]);
+        _cleanup_free_ char *amount = number_of(node, path, milli);
+        snprintf(path, sizeof(path), "%s.overcommit_percent.%s", part, kinds[i]);
+        buffer_addf(&out, "%s%s to %ss (x %s %%)", i > 0 ? ", " : "", amount ? amount : "", kinds[i],
+                    json_path_text(node, path, "100"));
+    }
+    return buffer_take(&out, &text) < 0 ? NULL : text;
+}
+
 static void show_kinds(struct json_object *kinds) {
     if (!json_object_is_type(kinds, json_type_object))
         return;
@@ -89,7 +105,9 @@ static int run_node_show(struct invocation *invocation, struct error *error) {
                                           json_text(node, "acceleration_reason", "")));
     show_line("Cgroups", text_format("%s", json_text(node, "cgroups", "")));
     show_line("CPUs", promised_text(node, "cpus", "physical_milli", true));
+    show_line("  may promise", virtual_text(node, "cpus", "virtual_milli", true));
     show_line("Memory", promised_text(node, "memory", "physical", false));
+    show_line("  may promise", virtual_text(node, "memory", "virtual", false));
     size = number_of(node, "disk.size", false);
     available = number_of(node, "disk.free", false);
     show_line("Disk", text_format("%s, %s free", size ? size : "", available ? available : ""));

@@ -111,6 +111,8 @@ struct driver_facts {
     char *hostname;    /* as the guest says, capped, not escaped */
     char **addresses;
     bool agent_up;     /* the guest agent has answered since the start */
+    uint64_t control_calls; /* messages on the control channel to and from the guest since the machine started, or was taken over */
+    uint64_t control_waits; /* how often it had to wait for its budget of them */
     const char *trouble; /* why the driver's own process does not answer, or NULL when it does; static */
 };
 

@@ -543,11 +543,18 @@ static int patch_check(struct instance *instance, const struct patch *patch, str
 
 static int limits_apply(struct instance *instance, struct error *error) {
     struct cgroup_limits limits;
+    int r;
 
     if (!instance->view.cgroup)
         return 0;
+    allocation_settle(instance);
+    instance->share.scheduler = 0; /* the next pass looks at it beside the others */
     run_limits(instance, &limits);
-    return cgroup_set_limits(instance->view.cgroup, &limits, error);
+    r = cgroup_set_limits(instance->view.cgroup, &limits, error);
+    if (r >= 0)
+        allocation_applied(instance, &limits);
+    allocation_changed(instance->manager);
+    return r;
 }
 
 /* The new spec is in place. Room is taken before anything on the host changes. The driver comes before the limits: a
@@ -569,8 +576,10 @@ static int apply_live(struct instance *instance, const struct instance_spec *bef
 /* The old spec is in place again. */
 static void apply_back(struct instance *instance) {
     (void) room_change(instance, NULL);
-    if (state_is_active(instance->status.state))
-        (void) limits_apply(instance, NULL);
+    if (!state_is_active(instance->status.state))
+        return;
+    (void) reservation_take(instance, NULL);
+    (void) limits_apply(instance, NULL);
 }
 
 static int patch_store(struct instance *instance, const struct actor *actor, const struct patch *patch,
@@ -592,6 +601,8 @@ static int patch_apply(struct instance *instance, const struct actor *actor, str
     _cleanup_free_ char *old_name = strdup(instance->name);
     int r = old_name ? room_change(instance, error) : error_errno(error, -ENOMEM, "changing");
 
+    if (r >= 0 && state_is_active(instance->status.state))
+        r = reservation_take(instance, error);
     if (r >= 0 && patch->name)
         r = registry_rename(instance->manager, instance, patch->name);
     if (r >= 0) {

@@ -77,6 +77,7 @@ void instance_unref(struct instance *instance) {
     table_done(&instance_status_table, &instance->status);
     table_done(&instance_control_table, &instance->control);
     process_settings_done(&instance->view.process);
+    instance_share_done(&instance->share);
     cgroup_free(instance->view.cgroup);
     free(instance->state_path);
     free(instance->run_path);
@@ -294,6 +295,8 @@ int instance_process(struct instance *instance, const struct image *image, struc
 }
 
 static void advance_publish(struct instance *instance, enum state before) {
+    if ((before == STATE_RUNNING) != (instance->status.state == STATE_RUNNING))
+        allocation_changed(instance->manager);
     _cleanup_free_ char *object = text_format("instances/%s", instance->name);
     _cleanup_free_ char *type = text_format("instance.%s", state_name(instance->status.state));
     _cleanup_free_ char *detail = text_format("\"uuid\":\"%s\",\"state\":\"%s\",\"previous\":\"%s\",\"exit_code\":%" PRIi64,

@@ -3,6 +3,7 @@
 
 #include "base/fiber.h"
 #include "drivers/driver.h"
+#include "manager/allocation.h"
 #include "manager/operation.h"
 #include "model/instance.h"
 #include "store/store.h"
@@ -66,6 +67,7 @@ struct instance {
     bool linked;                 /* in the writer's list, which then holds a reference */
     struct instance *dirty_next;
     uint64_t ran_since;          /* boot time of the last start */
+    struct instance_share share; /* of processors, memory and I/O */
     struct run_timer *timer;     /* time limit, or the pause before a restart */
     unsigned references;
 

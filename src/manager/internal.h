@@ -4,6 +4,7 @@
 #include "base/map.h"
 #include "engine/advisor.h"
 #include "engine/engine.h"
+#include "manager/allocation.h"
 #include "manager/instance.h"
 #include "manager/manager.h"
 
@@ -70,6 +71,7 @@ struct manager {
     struct fiber *ticker;    /* lets the engine decide when time alone has changed something */
     struct fiber_queue ticker_queue;
     struct queue_settings queue_settings;
+    struct allocator_state allocator;
     bool writing, urgent, stopping, ready;
     uint64_t started; /* wall time */
     uint64_t start_mean[KIND_COUNT]; /* microseconds that the drivers' starts take; 0: none yet */
@@ -208,7 +210,7 @@ int run_require(const struct instance *instance, unsigned capability, const char
 bool run_saved(struct instance *instance, bool drop);
 /* Everything it holds on the host but its disk. Safe to repeat. */
 int run_release(struct instance *instance, struct error *error);
-void run_limits(const struct instance *instance, struct cgroup_limits *ret);
+void run_limits(struct instance *instance, struct cgroup_limits *ret);
 
 /* --- ends ----------------------------------------------------------------------------------------------------------- */
 /* The driver said it ended: runs on a fiber of its own. */

@@ -203,6 +203,7 @@ int manager_new(const struct manager_configuration *configuration, struct store 
     manager->configuration = *configuration;
     manager->store = store;
     manager->started = clock_wall();
+    allocation_init(&manager->allocator);
     r = manager_open(manager, error);
     if (r < 0) {
         manager_free(manager);
@@ -249,6 +250,8 @@ int manager_start(struct manager *manager, struct error *error) {
     if (r >= 0)
         r = sweeper_start(manager);
     if (r >= 0)
+        r = allocation_start(manager);
+    if (r >= 0)
         manager->ready = true;
     return r;
 }
@@ -269,6 +272,7 @@ void manager_stop(struct manager *manager, uint64_t deadline) {
     (void) manager_flush(manager, deadline_in(FLUSH_DEADLINE), &error);
     fiber_end(manager->explainer);
     fiber_end(manager->ticker);
+    fiber_end(manager->allocator.fiber);
     fiber_end(manager->sweeper);
     fiber_end(manager->probe);
     fiber_end(manager->writer);
@@ -321,6 +325,7 @@ void manager_free(struct manager *manager) {
     fiber_unref(manager->explainer);
     fiber_unref(manager->ticker);
     table_done(&queue_settings_table, &manager->queue_settings);
+    allocation_done(&manager->allocator);
     free(manager->sorted);
     map_free(manager->by_name);
     map_free(manager->by_uuid);

@@ -75,6 +75,10 @@ struct instance_filter {
 int manager_instances_emit(struct manager *manager, const struct instance_filter *filter, struct emitter *emitter,
                            struct error *error);
 
+/* What the instance has of processors and memory, with every term of the formulas that led there; one that does not run is
+ * told of as if it did. NOT_FOUND. */
+int manager_allocation_emit(struct manager *manager, const char *name, struct emitter *emitter, struct error *error);
+
 struct instance_create {
     const char *name;   /* NULL: invented */
     struct json_object *spec; /* as in the request */

@@ -32,6 +32,15 @@ static void emit_overcommit(const char *key, const uint64_t percent[KIND_COUNT],
     emit_object_end(emitter);
 }
 
+/* V = P x C for each kind, of what is left to instances. */
+static void emit_virtual(const char *key, uint64_t physical, const uint64_t percent[KIND_COUNT], struct emitter *emitter) {
+    emit_key(emitter, key);
+    emit_object(emitter);
+    for (int kind = KIND_CONTAINER; kind <= KIND_VM; kind++)
+        emit_key_unsigned(emitter, kind_name(kind), (uint64_t) ((unsigned __int128) physical * percent[kind] / 100));
+    emit_object_end(emitter);
+}
+
 static void emit_cpu_part(const struct manager *manager, const struct engine_totals *totals, struct emitter *emitter) {
     emit_key(emitter, "cpus");
     emit_object(emitter);
@@ -39,19 +48,24 @@ static void emit_cpu_part(const struct manager *manager, const struct engine_tot
     emit_key_unsigned(emitter, "promised_milli", totals->promised_cpus);
     emit_key_unsigned(emitter, "taken_milli", totals->taken_cpus);
     emit_overcommit("overcommit_percent", manager->configuration.overcommit_cpu, emitter);
+    emit_virtual("virtual_milli", manager->facts.cpus * 1000, manager->configuration.overcommit_cpu, emitter);
     emit_object_end(emitter);
 }
 
 static void emit_memory_part(const struct manager *manager, const struct engine_totals *totals,
                              struct emitter *emitter) {
+    uint64_t reserve = manager->configuration.memory_reserve;
+
     emit_key(emitter, "memory");
     emit_object(emitter);
     emit_key_unsigned(emitter, "physical", manager->facts.memory);
-    emit_key_unsigned(emitter, "reserved", manager->configuration.memory_reserve);
+    emit_key_unsigned(emitter, "reserved", reserve);
     emit_key_unsigned(emitter, "available", memory_available());
     emit_key_unsigned(emitter, "promised", totals->promised_memory);
     emit_key_unsigned(emitter, "taken", totals->taken_memory);
     emit_overcommit("overcommit_percent", manager->configuration.overcommit_memory, emitter);
+    emit_virtual("virtual", manager->facts.memory > reserve ? manager->facts.memory - reserve : 0,
+                 manager->configuration.overcommit_memory, emitter);
     emit_object_end(emitter);
 }
 
@@ -236,6 +250,13 @@ void manager_metrics(struct manager *manager, struct buffer *out) {
                 totals.promised_cpus % 1000);
     metric_head(out, "polder_promised_memory_bytes", "gauge", "Memory promised to admitted instances.");
     buffer_addf(out, "polder_promised_memory_bytes %" PRIu64 "\n", totals.promised_memory);
+    metric_head(out, "polder_allocator_writes", "counter", "Values that the allocator wrote to control groups.");
+    buffer_addf(out, "polder_allocator_writes_total %" PRIu64 "\n", manager->allocator.writes);
+    metric_head(out, "polder_allocator_passes", "counter", "Times that the allocator looked at all that run.");
+    buffer_addf(out, "polder_allocator_passes_total %" PRIu64 "\n", manager->allocator.passes);
+    metric_head(out, "polder_allocator_pass_seconds", "gauge", "How long its last decision took.");
+    buffer_addf(out, "polder_allocator_pass_seconds %" PRIu64 ".%06" PRIu64 "\n", manager->allocator.pass_time / 1000000,
+                manager->allocator.pass_time % 1000000);
     metric_head(out, "polder_queue_length", "gauge", "Instances that wait for room.");
     buffer_addf(out, "polder_queue_length %zu\n", totals.queued);
     metric_head(out, "polder_store_commits", "counter", "Transactions groups written.");

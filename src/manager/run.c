@@ -19,14 +19,12 @@
 
 /* --- resources --------------------------------------------------------------------------------------------------- */
 
-void run_limits(const struct instance *instance, struct cgroup_limits *ret) {
+void run_limits(struct instance *instance, struct cgroup_limits *ret) {
     const struct instance_spec *spec = &instance->spec;
     struct stat status;
 
     *ret = (struct cgroup_limits){
-        .cpu_milli = spec->cpus,
-        .cpu_weight = engine_cpu_weight(spec->priority),
-        .memory = spec->memory,
+        .memory = instance_memory_limit(spec),
         .pids = spec->pids,
         .io_read = spec->io_read,
         .io_write = spec->io_write,
@@ -36,6 +34,7 @@ void run_limits(const struct instance *instance, struct cgroup_limits *ret) {
         ret->memory = spec->memory + spec->memory / 4 + (UINT64_C(512) << 20);
         ret->pids = 0;
     }
+    allocation_limits(instance, ret);
     /* Named even when nothing is asked for: that is how a limit set before is lifted. */
     if (stat(manager_configuration(instance->manager)->state_path, &status) == 0)
         ret->io_device = status.st_dev;
@@ -52,10 +51,17 @@ static int cgroup_make(struct instance *instance, struct error *error) {
         if (r < 0)
             return r;
     }
+    allocation_settle(instance);
+    allocation_begin(instance);
     run_limits(instance, &limits);
     if (!limits.io_read && !limits.io_write)
         limits.io_device = 0; /* a group at its start has no limit to lift */
-    return cgroup_set_limits(instance->view.cgroup, &limits, error);
+    if (limits.io_weight == 100)
+        limits.io_weight = 0; /* and its weight is the normal one */
+    r = cgroup_set_limits(instance->view.cgroup, &limits, error);
+    if (r >= 0)
+        allocation_applied(instance, &limits);
+    return r;
 }
 
 /* On a worker thread, and with a write: storage that hangs then holds up this start and nobody else, because the loop's
@@ -106,6 +112,8 @@ static int start_driver(struct instance *instance, const struct driver_start *st
 
     if (r >= 0)
         r = instance_readdress(instance, error);
+    if (r >= 0)
+        r = reservation_take(instance, error);
     FAILPOINT("start-before-directories");
     if (r >= 0)
         r = directories_make(instance, error);
@@ -245,6 +253,7 @@ int run_release(struct instance *instance, struct error *error) {
     struct manager *manager = instance->manager;
     int r = 0;
 
+    allocation_forget(instance);
     FAILPOINT("release-before-driver");
     if (instance->driver)
         r = instance->driver->release(instance->driver_data, &instance->view, error);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/buffer.h"
+#include "base/cpulist.h"
 #include "base/text.h"
 
 /* The tables of an instance. A field is one row here, one member in instance.h, its use, and a line in
@@ -27,6 +28,7 @@ static const char *const firmwares[] = { "bios", "uefi", NULL };
 static const char *const mount_types[] = { "bind", "tmpfs", NULL };
 static const char *const protocols[] = { "tcp", "udp", NULL };
 static const char *const restarts[] = { "no", "on-failure", "always", "unless-stopped", NULL };
+static const char *const allocations[] = { "fixed", "dynamic", "hybrid", NULL };
 static const char *const states[] = { "created",    "queued",    "starting", "running", "paused",
                                       "suspending", "suspended", "stopping", "stopped", "migrating",
                                       "failed",     "deleted",   NULL };
@@ -138,6 +140,22 @@ static const char *check_ssh_key(const char *text) {
 
 static const char *check_key(const char *text) {
     return strcspn(text, "=") <= 255 ? NULL : "a key has at most 255 bytes";
+}
+
+static const char *check_cpuset(const char *text) {
+    struct cpu_list list;
+
+    if (cpu_list_parse(text, &list) < 0 || strpbrk(text, " \n"))
+        return "give numbers of processors such as 0-3,8";
+    return cpu_list_count(&list) > 0 ? NULL : "it names no processor";
+}
+
+uint64_t instance_cpu_limit(const struct instance_spec *spec) {
+    return spec->cpu_limit > 0 ? spec->cpu_limit : spec->cpus;
+}
+
+uint64_t instance_memory_limit(const struct instance_spec *spec) {
+    return spec->memory_limit > 0 ? spec->memory_limit : spec->memory;
 }
 
 static int parse_restart(const char *text, void *target, struct error *error) {
@@ -259,6 +277,31 @@ static const struct field spec_fields[] = {
     SPEC("duration", FIELD_DURATION, duration, LIVE, .minimum = 1, .maximum = 3650 * DAY, .or_zero = true,
          .flag = "duration", .value = "DURATION",
          .help = "How long it will probably run, which its place in the queue follows from; 0: not known."),
+    SPEC("allocation", FIELD_ENUM, allocation, STOPPED, .names = allocations, .initial = "dynamic", .flag = "allocation",
+         .value = "MODE",
+         .help = "How it shares the node: fixed (reserved, pinned, preallocated), dynamic (by weight) or hybrid (a floor)."),
+    SPEC("cpu_reservation", FIELD_CPUS, cpu_reservation, LIVE, .minimum = 10, .maximum = 1024000, .or_zero = true,
+         .initial = "0", .flag = "cpu-reservation", .value = "NUMBER",
+         .help = "Processors it always has under hybrid allocation, fractions included; 0 sets no floor."),
+    SPEC("cpu_limit", FIELD_CPUS, cpu_limit, LIVE, .minimum = 10, .maximum = 1024000, .or_zero = true, .initial = "0",
+         .flag = "cpu-limit", .value = "NUMBER",
+         .help = "Processors it may use while others leave them idle; 0 stands for what cpus says."),
+    SPEC("memory_reservation", FIELD_SIZE, memory_reservation, LIVE, .minimum = MIB, .maximum = 64 * TIB,
+         .or_zero = true, .flag = "memory-reservation", .value = "SIZE",
+         .help = "Memory it always keeps under hybrid allocation; 0 sets no floor."),
+    SPEC("memory_limit", FIELD_SIZE, memory_limit, LIVE, .kinds = CONTAINER, .minimum = 4 * MIB, .maximum = 64 * TIB,
+         .or_zero = true, .flag = "memory-limit", .value = "SIZE",
+         .help = "Memory it may use while others leave it free; 0 stands for what memory says."),
+    SPEC("cpuset", FIELD_TEXT, cpuset, LIVE, .maximum = 255, .check = check_cpuset, .flag = "cpuset-cpus",
+         .value = "LIST", .help = "Processors of the host that it runs on, such as 0-3,8; all that are shared if not told."),
+    SPEC("weight_alpha", FIELD_CPUS, weight_alpha, LIVE, .maximum = 1000000, .initial = "1", .flag = "weight-alpha",
+         .value = "NUMBER", .help = "How much its priority counts for its weight: R = alpha x P + beta x T."),
+    SPEC("weight_beta", FIELD_INTEGER, weight_beta, LIVE, .minimum = (uint64_t) -1000000, .maximum = 1000000,
+         .initial = "-2", .flag = "weight-beta", .value = "NUMBER",
+         .help = "Weight it wins, or loses where negative, in an hour of running: R = alpha x P + beta x T."),
+    SPEC("control_rate", FIELD_INTEGER, control_rate, LIVE, .kinds = MICROVM | VM, .minimum = 1, .maximum = 1000000,
+         .initial = "250", .flag = "control-rate", .value = "NUMBER",
+         .help = "Messages a second between its guest agent and polderd, at priority 0."),
     SPEC("timeout", FIELD_DURATION, timeout, LIVE, .minimum = 1, .maximum = 3650 * DAY, .or_zero = true,
          .flag = "timeout", .value = "DURATION", .help = "How long it may run, such as 90s or 2h; 0 sets no limit."),
     SPEC("stop_timeout", FIELD_DURATION, stop_timeout, LIVE, .maximum = DAY, .initial = "10s",
@@ -339,6 +382,14 @@ static const struct field status_fields[] = {
     STATUS("unresponsive", FIELD_BOOLEAN, unresponsive,
            .help = "It is there, but what runs it does not answer; message says why."),
     STATUS("queue_position", FIELD_INTEGER, queue_position, .help = "Its place while it is queued, from 1."),
+    STATUS("io_reads", FIELD_INTEGER, io_reads, .help = "Reads that reached its disks, over all its runs."),
+    STATUS("io_writes", FIELD_INTEGER, io_writes, .help = "Writes that reached its disks, over all its runs."),
+    STATUS("io_read_bytes", FIELD_INTEGER, io_read_bytes, .help = "Bytes read from its disks, over all its runs."),
+    STATUS("io_write_bytes", FIELD_INTEGER, io_write_bytes, .help = "Bytes written to its disks, over all its runs."),
+    STATUS("control_calls", FIELD_INTEGER, control_calls,
+           .help = "Messages between its guest agent and polderd, over all its runs."),
+    STATUS("control_waits", FIELD_INTEGER, control_waits,
+           .help = "How often messages of this run waited for their budget."),
     STATUS("hostname", FIELD_TEXT, hostname, .maximum = 255, .help = "What the guest says it is called."),
     STATUS("addresses", FIELD_LIST, addresses, .maximum = 256,
            .help = "Addresses that the guest says it has."),

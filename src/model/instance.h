@@ -55,6 +55,13 @@ enum restart_policy {
     RESTART_UNLESS_STOPPED,
 };
 
+/* How it gets processors and memory; the engine's enum allocation_mode has the same order. */
+enum instance_allocation {
+    INSTANCE_FIXED,   /* reserved whole, pinned, preallocated */
+    INSTANCE_DYNAMIC, /* by weight */
+    INSTANCE_HYBRID,  /* a guaranteed floor, and by weight above it */
+};
+
 #define INSTANCE_RESTARTS_MAX 1000000 /* of restart_limit */
 
 /* The wish. Only users write it. */
@@ -82,6 +89,15 @@ struct instance_spec {
     int64_t restart_limit; /* on-failure: 0 means no limit */
     int64_t priority;      /* -100..100, higher first */
     uint64_t duration;     /* ms it is expected to run; 0: not known */
+    int allocation;        /* enum instance_allocation */
+    uint64_t cpu_reservation; /* thousandths it always has; hybrid */
+    uint64_t cpu_limit;    /* thousandths it never exceeds; 0: cpus */
+    uint64_t memory_reservation; /* bytes it always has; hybrid */
+    uint64_t memory_limit; /* bytes it never exceeds; 0: memory */
+    char *cpuset;          /* host processors it runs on, "0-3,8"; NULL: all that are shared */
+    uint64_t weight_alpha; /* of the priority's share, thousandths */
+    int64_t weight_beta;   /* weight won (lost, where negative) in an hour of running */
+    int64_t control_rate;  /* messages a second on its control channel at priority 0 */
     uint64_t timeout;      /* ms it may run; 0: no limit */
     uint64_t stop_timeout; /* ms between the stop signal and the kill */
     char *stop_signal;     /* "SIGTERM"; NULL: the image's */
@@ -97,6 +113,9 @@ struct instance_spec {
     char *description;
 };
 extern const struct table instance_spec_table;
+/* What it may use at most, once the zeros are filled in. */
+uint64_t instance_cpu_limit(const struct instance_spec *spec);
+uint64_t instance_memory_limit(const struct instance_spec *spec);
 extern const struct table instance_mount_table;
 extern const struct table instance_port_table;
 
@@ -130,6 +149,10 @@ struct instance_status {
     bool out_of_memory;
     bool unresponsive;  /* it runs, but what runs it does not answer; `message` says why */
     int64_t queue_position; /* from 1 while queued */
+    int64_t io_reads, io_writes;           /* requests that reached its disks, over all its runs */
+    int64_t io_read_bytes, io_write_bytes;
+    int64_t control_calls; /* messages between its guest agent and polderd, over all its runs */
+    int64_t control_waits; /* how often the last run waited for its budget of them */
     char *hostname;     /* what the guest says it is called, escaped */
     char **addresses;   /* what the guest says */
 };

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/buffer.h"
+#include "base/cpulist.h"
 #include "base/text.h"
 
 /* What looks at several fields of a spec at once. The limits of single fields are in their rows (instance.c).
@@ -151,6 +152,68 @@ static int check_restart(const struct instance_spec *spec, struct error *error) 
     return 0;
 }
 
+static int refuse_cpus(const char *field, uint64_t milli, const char *reason, struct error *error) {
+    _cleanup_free_ char *text = text_format_cpus(milli);
+
+    return refuse(field, text, reason, error);
+}
+
+static int refuse_size(const char *field, uint64_t bytes, const char *reason, struct error *error) {
+    _cleanup_free_ char *text = text_format_size(bytes);
+
+    return refuse(field, text, reason, error);
+}
+
+static int check_floor(const struct instance_spec *spec, struct error *error) {
+    if (spec->cpu_reservation > spec->cpus)
+        return refuse_cpus("cpu_reservation", spec->cpu_reservation, "it is more than cpus", error);
+    if (spec->memory_reservation > spec->memory)
+        return refuse_size("memory_reservation", spec->memory_reservation, "it is more than memory", error);
+    if (spec->allocation == INSTANCE_HYBRID)
+        return spec->cpu_reservation || spec->memory_reservation
+                   ? 0
+                   : refuse("allocation", "hybrid", "it needs a floor: give cpu_reservation or memory_reservation", error);
+    if (spec->cpu_reservation)
+        return refuse_cpus("cpu_reservation", spec->cpu_reservation, "only the allocation hybrid has a floor", error);
+    if (spec->memory_reservation)
+        return refuse_size("memory_reservation", spec->memory_reservation, "only the allocation hybrid has a floor", error);
+    return 0;
+}
+
+static int check_ceiling(const struct instance_spec *spec, struct error *error) {
+    if (spec->cpu_limit && spec->cpu_limit < spec->cpus)
+        return refuse_cpus("cpu_limit", spec->cpu_limit, "it is less than cpus", error);
+    if (spec->memory_limit && spec->memory_limit < spec->memory)
+        return refuse_size("memory_limit", spec->memory_limit, "it is less than memory", error);
+    if (spec->allocation != INSTANCE_FIXED)
+        return 0;
+    if (spec->cpu_limit > spec->cpus)
+        return refuse_cpus("cpu_limit", spec->cpu_limit, "the allocation fixed gives cpus and no more", error);
+    if (spec->memory_limit > spec->memory)
+        return refuse_size("memory_limit", spec->memory_limit, "the allocation fixed gives memory and no more", error);
+    if (spec->cpus % 1000 != 0)
+        return refuse_cpus("cpus", spec->cpus, "the allocation fixed takes whole processors", error);
+    return 0;
+}
+
+static int check_cpuset_size(const struct instance_spec *spec, struct error *error) {
+    struct cpu_list list;
+
+    if (spec->allocation != INSTANCE_FIXED || text_is_empty(spec->cpuset) || cpu_list_parse(spec->cpuset, &list) < 0)
+        return 0;
+    return cpu_list_count(&list) * 1000 == spec->cpus
+               ? 0
+               : refuse("cpuset", spec->cpuset, "the allocation fixed takes as many processors as cpus says", error);
+}
+
+static int check_allocation(const struct instance_spec *spec, struct error *error) {
+    int r = check_floor(spec, error);
+
+    if (r == 0)
+        r = check_ceiling(spec, error);
+    return r == 0 ? check_cpuset_size(spec, error) : r;
+}
+
 static int check_whole_size(const struct instance_spec *spec, struct error *error) {
     _cleanup_buffer_ struct buffer text = BUFFER_INIT;
     struct emitter emitter = EMITTER_INIT(&text);
@@ -183,6 +246,8 @@ int instance_spec_validate(const struct instance_spec *spec, enum kind kind, str
         r = check_ports(spec, error);
     if (r == 0)
         r = check_restart(spec, error);
+    if (r == 0)
+        r = check_allocation(spec, error);
     if (r == 0)
         r = check_whole_size(spec, error);
     return r;

@@ -117,7 +117,7 @@ def test_run_gives_output_and_exit_code():
 def test_limits_are_written(container):
     where = container("limits", "--cpus", "0.5", "--memory", "64M", "--pids-limit", "50", "--io-read", "1M", "--io-write", "2M")
     assert read(where / "cpu.max") == "50000 100000"
-    assert read(where / "cpu.weight") == "100"
+    assert read(where / "cpu.weight") == "50"  # 100 a processor
     assert read(where / "memory.max") == str(64 << 20)
     assert read(where / "memory.swap.max") == "0"
     assert read(where / "pids.max") == "50"
@@ -139,6 +139,32 @@ def test_set_changes_limits_live(container):
     assert read(where / "pids.max") == "max"
     assert "bps=1" not in read(where / "io.max") and "bps=3" not in read(where / "io.max")
     assert show("live")["status"]["pid"] == pid
+
+
+def test_guaranteed_memory_is_written(container):
+    """What a group is guaranteed counts only as far as its parent is guaranteed it."""
+    where = container("floor", "--allocation", "hybrid", "--memory", "96M", "--memory-reservation", "48M", "--memory-limit", "128M")
+    assert read(where / "memory.min") == str(48 << 20) and read(where / "memory.max") == str(128 << 20)
+    wait_for(lambda: int(read(PARENT / "memory.min")) == 48 << 20, "the parent's part")
+    owner = container("owner", "--allocation", "fixed", "--memory", "64M")
+    assert read(owner / "memory.min") == str(64 << 20) and read(owner / "cpuset.cpus") == "1"
+    wait_for(lambda: int(read(PARENT / "memory.min")) == 112 << 20, "the parent's part")
+    wait_for(lambda: read(where / "cpuset.cpus") == "0", "making way")
+    polder("rm", "--force", "--purge", "owner")
+    wait_for(lambda: int(read(PARENT / "memory.min")) == 48 << 20, "the parent's part")
+    wait_for(lambda: read(where / "cpuset.cpus") in ("", "0-1"), "the way back")
+
+
+def test_weights_are_written(container):
+    """R_requested x C_priority x S_weight by hand: 100 x 0.5 x 2.8 x 0.5; and the I/O weight is alpha x P = 0.5 x 280."""
+    where = container("weighed", "--cpus", "0.5", "--priority", "20", "--weight-alpha", "0.5", "--weight-beta", "0")
+    assert read(where / "cpu.weight") == "70"
+    if (where / "io.weight").exists():
+        assert read(where / "io.weight") == "default 140"
+    polder("set", "weighed", "--cpus", "1")
+    wait_for(lambda: read(where / "cpu.weight") == "140", "its new weight")
+    told = json.loads(polder("allocation", "weighed", "-o", "json").stdout)
+    assert told["cpu"]["control_group"]["file"] == "cpu.weight" and told["cpu"]["control_group"]["value"] == 140
 
 
 def test_cpu_limit_holds(container):

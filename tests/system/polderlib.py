@@ -55,6 +55,25 @@ def eventually(condition, deadline=DEADLINE, what="the condition"):
         time.sleep(0.02)
 
 
+def group_files(uuid):
+    """An instance's control group files by name, from whatever hierarchies there are."""
+    found = {}
+    for path in pathlib.Path("/sys/fs/cgroup").glob(f"**/{uuid}"):
+        for file in path.iterdir():
+            if file.is_file():
+                found.setdefault(file.name, file)
+    return found
+
+
+def group_value(uuid, *names):
+    """The text of the first of these control files that there is."""
+    files = group_files(uuid)
+    for name in names:
+        if name in files:
+            return files[name].read_text().strip()
+    raise AssertionError(f"none of {names} in {sorted(files)}")
+
+
 class Connection(http.client.HTTPConnection):
     def __init__(self, path, timeout):
         super().__init__("localhost", timeout=timeout)

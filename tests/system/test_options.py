@@ -19,13 +19,15 @@ VALUES = {
     "duration": "80s", "timeout": "90s", "stop_timeout": "3s", "stop_signal": "SIGINT", "pids": 33, "io_read": 1048576,
     "io_write": 1048576, "log_size": 131072, "firmware": "uefi", "cdrom": "medium", "graphics": True,
     "user_data": "#cloud-config\n{}\n", "ssh_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE8 me@here"],
-    "description": "what it is for",
+    "description": "what it is for", "allocation": "fixed", "cpu_reservation": 0.5, "cpu_limit": 2, "memory_limit": 1 << 30,
+    "memory_reservation": 32 << 20, "cpuset": "0", "weight_alpha": 0.5, "weight_beta": 5, "control_rate": 40,
 }
+NEEDS = {"cpu_reservation": {"allocation": "hybrid"}, "memory_reservation": {"allocation": "hybrid"}}
 REFUSED = {
-    "container": {"firmware", "cdrom", "graphics", "user_data", "ssh_keys"},
-    "microvm": {"firmware", "cdrom", "graphics", "user_data", "ssh_keys", "pids"},
+    "container": {"firmware", "cdrom", "graphics", "user_data", "ssh_keys", "control_rate"},
+    "microvm": {"firmware", "cdrom", "graphics", "user_data", "ssh_keys", "pids", "memory_limit"},
     "vm": {"command", "entrypoint", "environment", "user", "working_directory", "tty", "stdin_open", "read_only", "stop_signal",
-           "pids", "mounts"},
+           "pids", "mounts", "memory_limit"},
 }
 
 
@@ -77,7 +79,7 @@ def test_every_field_has_a_value_here(module_daemon):
 @pytest.mark.parametrize("kind", ["container", "microvm", "vm"])
 def test_refused_by_type_or_taken(module_daemon, kind):
     for name, value in VALUES.items():
-        spec = {"kind": kind, "image": "busybox", name: value}
+        spec = {"kind": kind, "image": "busybox", name: value} | NEEDS.get(name, {})
         reply = module_daemon.request("POST", "/v1/instances?dry_run=true", {"name": "probe", "spec": spec})
         if name in REFUSED[kind]:
             assert reply.status == 422 and reply.code == "not-supported" and name in reply.json["detail"], (kind, name, reply)

@@ -354,6 +354,10 @@ int manager_advise_emit(struct manager *manager, const char *image, struct need 
     return emit_nothing(emitter);
 }
 
+int manager_allocation_emit(struct manager *manager, const char *name, struct emitter *emitter, struct error *error) {
+    return emit_nothing(emitter);
+}
+
 int manager_doctor_emit(struct manager *manager, struct emitter *emitter, struct error *error) {
     return emit_nothing(emitter);
 }

@@ -204,6 +204,23 @@ static void test_silent(void) {
     misbehave((struct fake){ .answer = NULL });
 }
 
+/* C_m = P_m x R_m: 1.0 x 10 a second, 40 at once; a command and its answer are two. */
+static void test_commands_keep_to_their_budget(void) {
+    struct fake fake = { .answer = "{\"return\":{}}\n" };
+    uint64_t begun;
+
+    fake_start(&fake);
+    assert_int_equal(agent_wait_up(fake.agent, NULL), 0);
+    budget_set(agent_budget(fake.agent), 0, 10);
+    begun = clock_now();
+    for (int i = 0; i < 30; i++)
+        assert_int_equal(agent_call(fake.agent, "guest-ping", NULL, NULL, NULL), 0);
+    assert_true(clock_now() - begun >= 19 * CLOCK_SECOND / 10); /* 60 messages, 40 of them at once */
+    assert_true(agent_budget(fake.agent)->waits >= 10);
+    assert_true(agent_is_up(fake.agent));
+    fake_end(&fake);
+}
+
 /* --- running tests on a fiber --------------------------------------------------------------------------- */
 
 static int on_fiber(void *userdata) {
@@ -233,6 +250,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         FIBER_TEST(test_plain),   FIBER_TEST(test_error),   FIBER_TEST(test_addresses),
         FIBER_TEST(test_garbage), FIBER_TEST(test_endless), FIBER_TEST(test_silent),
+        FIBER_TEST(test_commands_keep_to_their_budget),
     };
 
     if (argc > 1)

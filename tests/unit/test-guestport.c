@@ -406,6 +406,71 @@ static void test_freed_while_waiting(void) {
     fake_end(&fake);
 }
 
+/* --- the budget ------------------------------------------------------------------------------------------ */
+
+#define CHATTER 120
+
+static int script_chatter(struct fake *fake) {
+    if (fake_greet(fake, "{}") < 0)
+        return -EPIPE;
+    for (int i = 0; i < CHATTER; i++)
+        if (fake_send_text(fake, GUEST_STATE, 0, "{}") < 0)
+            return -EPIPE;
+    return forever();
+}
+
+/* C_m = P_m x R_m: 1.0 x 20 a second, four seconds' worth at once: no more than 80 + 20 x T messages in T seconds. */
+static void test_chatter_keeps_to_its_budget(void) {
+    struct fake fake;
+    uint64_t begun, now = 0;
+
+    fake_start(&fake, script_chatter);
+    budget_set(guestport_budget(fake.port), 0, 20);
+    begun = clock_now();
+    for (uint64_t end = deadline_in(FAR); fake.ready < CHATTER && now < end; now = clock_now()) {
+        assert_int_equal(fiber_sleep(1000), 0);
+        assert_true(guestport_budget(fake.port)->calls <= 82 + 20 * (clock_now() - begun) / CLOCK_SECOND);
+    }
+    assert_int_equal(fake.ready, CHATTER);
+    assert_true(clock_now() - begun >= 39 * CLOCK_SECOND / 20); /* 119 + our hello's echo, less 80 */
+    assert_true(guestport_budget(fake.port)->waits >= 30);
+    fake_end(&fake);
+}
+
+/* One input changed: ten times the priority's factor, and nobody waits. */
+static void test_priority_widens_the_budget(void) {
+    struct fake fake;
+
+    fake_start(&fake, script_chatter);
+    budget_set(guestport_budget(fake.port), 100, 20);
+    for (uint64_t end = deadline_in(FAR); fake.ready <= CHATTER && clock_now() < end;)
+        assert_int_equal(fiber_sleep(1000), 0);
+    assert_int_equal(fake.ready, CHATTER + 1);
+    assert_int_equal(guestport_budget(fake.port)->waits, 0);
+    assert_int_equal(guestport_budget(fake.port)->calls, CHATTER + 2);
+    fake_end(&fake);
+}
+
+/* Output is not messages. */
+static void test_output_costs_no_budget(void) {
+    struct stream *stream;
+    enum stream_channel channel;
+    struct fake fake;
+    char data[16384];
+    long size, sum = 0;
+
+    fake_start(&fake, script_flood);
+    budget_set(guestport_budget(fake.port), -100, 10); /* one a second */
+    assert_int_equal(guestport_wait_ready(fake.port, deadline_in(FAR)), 0);
+    assert_int_equal(guestport_exec(fake.port, "{}", &stream, NULL), 0);
+    while ((size = stream_read(stream, &channel, data, sizeof(data), deadline_in(FAR))) > 0)
+        sum += size;
+    assert_int_equal(sum, 4 << 20);
+    assert_true(guestport_budget(fake.port)->calls <= 3);
+    stream_free(stream);
+    fake_end(&fake);
+}
+
 /* --- running tests on a fiber --------------------------------------------------------------------------- */
 
 static int on_fiber(void *userdata) {
@@ -435,7 +500,8 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         FIBER_TEST(test_main),  FIBER_TEST(test_window),  FIBER_TEST(test_break),
         FIBER_TEST(test_never_ready), FIBER_TEST(test_lies), FIBER_TEST(test_overrun),
-        FIBER_TEST(test_freed_while_waiting),
+        FIBER_TEST(test_freed_while_waiting), FIBER_TEST(test_chatter_keeps_to_its_budget),
+        FIBER_TEST(test_priority_widens_the_budget), FIBER_TEST(test_output_costs_no_budget),
     };
 
     if (argc > 1)

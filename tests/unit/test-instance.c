@@ -34,6 +34,7 @@ struct sample {
     const char *field;
     const char *json;
     const char *kind; /* one that takes it */
+    const char *with; /* what it needs beside it */
 };
 
 static const struct sample samples[] = {
@@ -59,9 +60,18 @@ static const struct sample samples[] = {
     { "publish", "[{\"protocol\":\"udp\",\"host_address\":\"127.0.0.1\",\"host_port\":53,\"port\":53}]",
       "vm" },
     { "restart", "\"on-failure\"", "vm" },
-    { "restart_limit", "3", "vm" },
+    { "restart_limit", "3", "vm", ",\"restart\":\"on-failure\"" },
     { "priority", "-100", "vm" },
     { "duration", "\"20m\"", "vm" },
+    { "allocation", "\"fixed\"", "vm" },
+    { "cpu_reservation", "0.5", "vm", ",\"allocation\":\"hybrid\"" },
+    { "cpu_limit", "2", "vm" },
+    { "memory_reservation", "67108864", "vm", ",\"allocation\":\"hybrid\"" },
+    { "memory_limit", "1073741824", "container" },
+    { "cpuset", "\"0-3,8\"", "vm" },
+    { "weight_alpha", "0.5", "vm" },
+    { "weight_beta", "-10", "vm" },
+    { "control_rate", "10", "vm" },
     { "timeout", "\"1h\"", "vm" },
     { "stop_timeout", "\"30s\"", "vm" },
     { "stop_signal", "\"SIGRTMIN+3\"", "container" },
@@ -178,7 +188,7 @@ static void test_kinds(void **state) {
             _cleanup_free_ char *json =
                 text_format("{\"%s\":%s%s%s}", samples[i].field, samples[i].json,
                             strcmp(samples[i].field, "image") ? ",\"image\":\"x\"" : "",
-                            strcmp(samples[i].field, "restart_limit") ? "" : ",\"restart\":\"on-failure\"");
+                            samples[i].with ? samples[i].with : "");
             _cleanup_error_ struct error error = ERROR_INIT;
             struct instance_spec spec = { 0 };
             int r;
@@ -226,6 +236,18 @@ static void test_contradictions(void **state) {
         { "{\"image\":\"x\",\"restart_limit\":3}", KIND_CONTAINER, ERROR_BAD_VALUE, "restart_limit" },
         { "{\"image\":\"x\",\"remove\":true,\"restart\":\"always\"}", KIND_CONTAINER, ERROR_BAD_VALUE,
           "remove" },
+        { "{\"image\":\"x\",\"cpu_reservation\":0.5}", KIND_VM, ERROR_BAD_VALUE, "cpu_reservation" },
+        { "{\"image\":\"x\",\"memory_reservation\":\"64M\",\"allocation\":\"fixed\"}", KIND_CONTAINER, ERROR_BAD_VALUE,
+          "memory_reservation" },
+        { "{\"image\":\"x\",\"allocation\":\"hybrid\"}", KIND_CONTAINER, ERROR_BAD_VALUE, "allocation" },
+        { "{\"image\":\"x\",\"allocation\":\"hybrid\",\"cpu_reservation\":2}", KIND_VM, ERROR_BAD_VALUE, "cpu_reservation" },
+        { "{\"image\":\"x\",\"allocation\":\"hybrid\",\"memory_reservation\":\"2G\"}", KIND_CONTAINER, ERROR_BAD_VALUE,
+          "memory_reservation" },
+        { "{\"image\":\"x\",\"cpu_limit\":0.5}", KIND_VM, ERROR_BAD_VALUE, "cpu_limit" },
+        { "{\"image\":\"x\",\"memory_limit\":\"128M\"}", KIND_CONTAINER, ERROR_BAD_VALUE, "memory_limit" },
+        { "{\"image\":\"x\",\"allocation\":\"fixed\",\"cpu_limit\":2}", KIND_VM, ERROR_BAD_VALUE, "cpu_limit" },
+        { "{\"image\":\"x\",\"allocation\":\"fixed\",\"cpus\":1.5}", KIND_VM, ERROR_BAD_VALUE, "cpus" },
+        { "{\"image\":\"x\",\"allocation\":\"fixed\",\"cpuset\":\"1-2\"}", KIND_VM, ERROR_BAD_VALUE, "cpuset" },
         { "{\"image\":\"x\",\"memory\":\"16M\"}", KIND_VM, ERROR_OUT_OF_RANGE, "memory" },
         { "{\"image\":\"x\",\"memory\":\"16M\"}", KIND_MICROVM, ERROR_OUT_OF_RANGE, "memory" },
     };
@@ -260,6 +282,12 @@ static void test_bad_values(void **state) {
         { "working_directory", "/a/../b" },
         { "network", "host" },
         { "stop_signal", "-1" },
+        { "cpuset", "0-" },
+        { "cpuset", "1024" },
+        { "cpuset", "3-1" },
+        { "cpuset", "0 1" },
+        { "cpuset", "0,,1" },
+        { "allocation", "elastic" },
         { "stop_signal", "SIGNOPE" },
         { "stop_signal", "65" },
         { "description", "a\\r\\nb" },

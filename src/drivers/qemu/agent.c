@@ -50,6 +50,7 @@ struct agent {
     bool freed;
     uint64_t started;
     struct line_reader lines;
+    struct budget budget;
     struct fiber_mutex turn; /* whose command is under way */
     struct fiber_queue waiting;
     char *hostname;
@@ -139,6 +140,9 @@ static int reply_read(struct agent *agent, bool delimited, uint64_t deadline, st
         long n;
 
         if (line) {
+            r = budget_take(&agent->budget); /* also for what nobody asked for */
+            if (r < 0)
+                return r;
             r = line_take(agent, line, size, delimited, ret);
             line_reader_drop(&agent->lines, size);
             if (r < 0 || *ret)
@@ -220,6 +224,9 @@ int agent_call(struct agent *given, const char *command, const char *arguments, 
 
     if (!text)
         return error_errno(error, -ENOMEM, "asking the guest agent");
+    r = budget_take(&agent->budget);
+    if (r < 0)
+        return error_errno(error, r, "asking the guest agent");
     r = fiber_mutex_lock(&agent->turn, deadline_in(2 * AGENT_DEADLINE));
     if (r < 0)
         return error_errno(error, r, "asking the guest agent");
@@ -361,6 +368,7 @@ int agent_new(int directory, const char *name, void (*changed)(void *userdata), 
     agent->changed = changed;
     agent->userdata = userdata;
     agent->started = clock_now();
+    budget_set(&agent->budget, 0, BUDGET_RATE);
     agent->lines = (struct line_reader) LINE_READER_INIT(AGENT_LINE_MAX);
     agent->name = strdup(name);
     agent->directory = fcntl(directory, F_DUPFD_CLOEXEC, 3);
@@ -382,6 +390,10 @@ void agent_free(struct agent *agent) {
     agent_lose(agent);
     fiber_cancel(agent->keeper);
     agent_unref(agent);
+}
+
+struct budget *agent_budget(struct agent *agent) {
+    return &agent->budget;
 }
 
 bool agent_is_up(const struct agent *agent) {

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "drivers/driver.h"
+#include "drivers/qemu/budget.h"
 
 /* The client of qemu-guest-agent in a VM, over its virtio-serial port. Its protocol has no ids: one command
  * is under way at a time, and after anything unclear (a new connection, a deadline, garbage) the next one
@@ -21,6 +22,9 @@ int agent_new(int directory, const char *name, void (*changed)(void *userdata), 
               struct agent **ret);
 /* Also off fibers. */
 void agent_free(struct agent *agent);
+
+/* How many commands and answers may pass; BUDGET_RATE at priority 0 until it is said. */
+struct budget *agent_budget(struct agent *agent);
 
 /* From memory. */
 bool agent_is_up(const struct agent *agent);

@@ -76,11 +76,11 @@ static void add_machine(struct maker *maker) {
     /* Never merged with other guests' pages, never in a core dump; shared only where virtiofsd must see
      * it. */
     if (plan->shares > 0)
-        add(maker, "-object", "memory-backend-memfd,id=ram,size=%lluM,share=on,merge=off,dump=off",
-            (unsigned long long) megabytes);
+        add(maker, "-object", "memory-backend-memfd,id=ram,size=%lluM,share=on,merge=off,dump=off%s",
+            (unsigned long long) megabytes, plan->preallocate ? ",prealloc=on" : "");
     else
-        add(maker, "-object", "memory-backend-ram,id=ram,size=%lluM,merge=off,dump=off",
-            (unsigned long long) megabytes);
+        add(maker, "-object", "memory-backend-ram,id=ram,size=%lluM,merge=off,dump=off%s",
+            (unsigned long long) megabytes, plan->preallocate ? ",prealloc=on" : "");
     add(maker, "-smp", "%u", plan->cpus);
 }
 
@@ -290,11 +290,13 @@ static void add_network(struct maker *maker) {
         is_microvm(maker) ? "" : ",romfile=");
 }
 
-/* The balloon does not shrink when the guest runs short: what was taken from a guest is a limit. */
+/* The balloon does not shrink when the guest runs short: what was taken from a guest is a limit. What was allocated at the
+ * start is kept, though the guest may not use it. */
 static void add_helpers(struct maker *maker) {
     add(maker, "-object", "rng-builtin,id=rng");
     add(maker, "-device", "virtio-rng-%s,rng=rng", bus(maker));
-    add(maker, "-device", "virtio-balloon-%s,id=balloon,free-page-reporting=on", bus(maker));
+    add(maker, "-device", "virtio-balloon-%s,id=balloon,free-page-reporting=%s", bus(maker),
+        maker->plan->preallocate ? "off" : "on");
 }
 
 static void add_shares(struct maker *maker) {

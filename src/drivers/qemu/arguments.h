@@ -53,6 +53,7 @@ struct machine_plan {
     bool kvm;
     uint64_t tsc_khz; /* 0: unknown */
     uint64_t memory;  /* bytes */
+    bool preallocate; /* all of its memory at the start */
     unsigned cpus;
     bool restore;
     bool graphics;

@@ -492,6 +492,8 @@ static int driver_change(void *data _unused_, struct driver_instance *instance,
                          const struct instance_spec *before, struct error *error) {
     struct machine *machine = machine_of(instance);
 
+    if (machine && (instance->spec->control_rate != before->control_rate || instance->spec->priority != before->priority))
+        machine_budget_set(machine);
     return machine ? machine_resize(machine, before, error) : 0;
 }
 
@@ -512,6 +514,13 @@ static int driver_release(void *data, struct driver_instance *instance, struct e
 
 /* --- streams -------------------------------------------------------------------------------------------- */
 
+/* A request to the guest of a microVM counts; those to a VM's agent are counted command by command. */
+static int count_request(struct machine *machine, struct error *error) {
+    int r = machine->port ? budget_take(machine_budget(machine)) : 0;
+
+    return r < 0 ? error_errno(error, r, "asking the guest") : 0;
+}
+
 static int driver_exec(void *data _unused_, struct driver_instance *instance,
                        const struct exec_request *request, struct stream **ret, struct error *error) {
     struct machine *machine = machine_of(instance);
@@ -522,6 +531,12 @@ static int driver_exec(void *data _unused_, struct driver_instance *instance,
         return no_machine(error);
     if (is_vm(instance))
         return agent_exec(machine->agent, instance, request, ret, error);
+    machine->references++;
+    r = count_request(machine, error);
+    machine_unref(machine);
+    machine = machine_of(instance);
+    if (r < 0 || !machine)
+        return r < 0 ? r : no_machine(error);
     r = guest_exec_request(instance, request, &json);
     return r < 0 ? error_errno(error, r, "describing the command")
                  : guestport_exec(machine->port, json, ret, error);
@@ -603,6 +618,10 @@ static void driver_facts(void *data _unused_, const struct driver_instance *inst
         return;
     ret->pid = machine->process.pid;
     ret->trouble = machine->trouble;
+    if (machine_budget(machine)) {
+        ret->control_calls = machine_budget(machine)->calls;
+        ret->control_waits = machine_budget(machine)->waits;
+    }
     if (machine->port) {
         ret->agent_up = guestport_is_ready(machine->port);
         addresses = guestport_addresses(machine->port);

@@ -33,6 +33,7 @@ struct guestport {
     bool start_sent;
     char nonce[FRAME_NONCE_SIZE + 1];
     struct frame_reader frames;
+    struct budget budget;
     struct buffer out;
     struct fiber_queue waiting; /* for ready */
     char **addresses;

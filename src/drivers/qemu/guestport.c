@@ -197,12 +197,19 @@ static int frame_take(struct guestport *port, const struct frame *frame) {
     }
 }
 
+/* Output and credit are bounded by the windows of their channels. */
+static bool is_bulk(const struct frame *frame) {
+    return frame->header.type == GUEST_STDOUT || frame->header.type == GUEST_STDERR || frame->header.type == GUEST_CREDIT;
+}
+
 /* Takes all complete frames. `greeted`: our hello was answered. */
 static int frames_take(struct guestport *port, bool *greeted) {
     struct frame frame;
     int r;
 
     while (!port->freed && (r = frame_reader_next(&port->frames, &frame)) != 0) {
+        if (r > 0 && (!*greeted || !is_bulk(&frame)))
+            r = budget_take(&port->budget);
         if (r < 0)
             return r;
         if (!*greeted) {
@@ -300,6 +307,7 @@ int guestport_new(int directory, const char *name, const struct guestport_handle
     port->handlers = handlers;
     port->userdata = userdata;
     port->main.number = GUEST_CHANNEL_MAIN;
+    budget_set(&port->budget, 0, BUDGET_RATE);
     /* Execs of an earlier daemon may still have their numbers in the guest. */
     random_bytes(&port->last_number, sizeof(port->last_number));
     port->last_number = (port->last_number & 0x7fffffff) | GUEST_CHANNEL_FIRST;
@@ -327,6 +335,10 @@ void guestport_free(struct guestport *port) {
     fiber_queue_wake_all(&port->waiting);
     fiber_cancel(port->fiber);
     guestport_unref(port);
+}
+
+struct budget *guestport_budget(struct guestport *port) {
+    return &port->budget;
 }
 
 bool guestport_is_ready(const struct guestport *port) {

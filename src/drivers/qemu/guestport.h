@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "drivers/driver.h"
+#include "drivers/qemu/budget.h"
 #include "drivers/stream.h"
 
 /* The daemon's end of guest/protocol.h: the connection to polder-guest inside a microVM. It connects to the
@@ -31,6 +32,9 @@ int guestport_new(int directory, const char *name, const struct guestport_handle
                   struct guestport **ret);
 /* Waiting readers of its streams get the end; streams stay valid until they are freed. Also off fibers. */
 void guestport_free(struct guestport *port);
+
+/* How many messages may pass; BUDGET_RATE at priority 0 until it is said. */
+struct budget *guestport_budget(struct guestport *port);
 
 bool guestport_is_ready(const struct guestport *port);
 /* Fiber: -ETIMEDOUT, -ECANCELED, -ECONNRESET once freed. */

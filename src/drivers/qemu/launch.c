@@ -416,6 +416,7 @@ static void plan_init(struct launch *launch, const struct suspend_note *restored
     plan->tsc_khz = qemu->tsc_khz;
     plan->memory = restored ? restored->memory : spec->memory;
     plan->cpus = restored ? restored->cpus : machine_processors(spec);
+    plan->preallocate = spec->allocation == INSTANCE_FIXED;
     plan->restore = restored != NULL;
     plan->io_read = spec->io_read;
     plan->io_write = spec->io_write;

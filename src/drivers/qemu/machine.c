@@ -617,10 +617,26 @@ int machine_failure(struct machine *machine, struct error *error) {
 
 /* --- connecting ----------------------------------------------------------------------------------------- */
 
+struct budget *machine_budget(struct machine *machine) {
+    return machine->port ? guestport_budget(machine->port) : machine->agent ? agent_budget(machine->agent) : NULL;
+}
+
+void machine_budget_set(struct machine *machine) {
+    const struct instance_spec *spec = machine->instance->spec;
+    struct budget *budget = machine_budget(machine);
+
+    if (budget)
+        budget_set(budget, spec->priority, (uint64_t) spec->control_rate);
+}
+
 static int guest_connect(struct machine *machine) {
-    if (machine->instance->assigned->kind == KIND_MICROVM)
-        return guestport_new(machine->directory, "guest.sock", &port_handlers, machine, &machine->port);
-    return agent_new(machine->directory, "guest.sock", on_agent_changed, machine, &machine->agent);
+    int r = machine->instance->assigned->kind == KIND_MICROVM
+                ? guestport_new(machine->directory, "guest.sock", &port_handlers, machine, &machine->port)
+                : agent_new(machine->directory, "guest.sock", on_agent_changed, machine, &machine->agent);
+
+    if (r >= 0)
+        machine_budget_set(machine);
+    return r;
 }
 
 int machine_connect(struct machine *machine, bool adopted, struct error *error) {

@@ -110,6 +110,9 @@ int machine_failure(struct machine *machine, struct error *error);
 void machine_status_changed(struct machine *machine);
 /* Tells the manager an end that happened while the machine was quiet. */
 void machine_tell_late(struct machine *machine);
+/* Of the control channel; NULL before there is one. And its rate as the spec has it. */
+struct budget *machine_budget(struct machine *machine);
+void machine_budget_set(struct machine *machine);
 /* How many virtual processors the wished share of CPUs takes. */
 unsigned machine_processors(const struct instance_spec *spec);
 /* Fiber: brings memory and processors of a running machine to the wish, within what it started with. */

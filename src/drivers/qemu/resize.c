@@ -18,7 +18,9 @@
 #define MEBIBYTE (UINT64_C(1) << 20)
 
 unsigned machine_processors(const struct instance_spec *spec) {
-    return spec->cpus > 1000 ? (unsigned) ((spec->cpus + 999) / 1000) : 1;
+    uint64_t most = instance_cpu_limit(spec);
+
+    return most > 1000 ? (unsigned) ((most + 999) / 1000) : 1;
 }
 
 /* A machine that an earlier daemon started: QEMU knows. */

@@ -1,0 +1,418 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What instances get of processors and memory: every formula worked out by hand here, and found in the kernel."""
+import os
+import re
+import subprocess
+import time
+
+import pytest
+
+import guestlib
+import polderlib
+from polderlib import eventually, group_files, group_value
+
+BUSY = ["sh", "-c", "while :; do :; done"]
+IDLE = ["sleep", "100000"]
+LAST = max(os.sched_getaffinity(0))
+FIRST = min(os.sched_getaffinity(0))
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="polderd needs root")
+
+
+@pytest.fixture(scope="module")
+def node():
+    """A daemon with the busybox image."""
+    daemon = polderlib.Daemon(fake=True)
+    daemon.start()
+    daemon.change("POST", "/v1/images", {"source": "busybox", "type": "build"})
+    yield daemon
+    daemon.close()
+
+
+@pytest.fixture
+def daemon(node):
+    yield node
+    for instance in node.list():
+        node.delete(instance["name"], purge=True)
+
+
+def container(daemon, name, command=IDLE, **spec):
+    daemon.create(name, start=True, kind="container", image="busybox", network="none", command=command, stop_timeout="0s", **spec)
+    return daemon.instance(name)["assigned"]["uuid"]
+
+
+def change(daemon, name, **spec):
+    daemon.change("PATCH", f"/v1/instances/{name}", {"spec": spec})
+
+
+def allocation(daemon, name):
+    return daemon.get(f"/v1/instances/{name}/allocation")
+
+
+def weight_in_kernel(uuid):
+    return int(group_value(uuid, "cpu.weight", "cpu.shares"))
+
+
+def kernel_value(weight):
+    """What a weight is in the kernel's file: a weight of 100 is 1024 shares of version 1."""
+    version2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+    return weight if version2 else (weight * 1024 + 50) // 100
+
+
+def cpu_seconds(uuid):
+    files = group_files(uuid)
+    if "cpuacct.usage" in files:
+        return int(files["cpuacct.usage"].read_text()) / 1e9
+    return int(re.search(r"usage_usec (\d+)", files["cpu.stat"].read_text()).group(1)) / 1e6
+
+
+def metric(daemon, name):
+    text = daemon.expect(200, "GET", "/metrics").body.decode()
+    return float(re.search(rf"^{name} ([0-9.]+)$", text, re.M).group(1))
+
+
+def priority_share(priority):
+    """P: 100 at priority 0, 1000 at 100, and as far below for the opposite."""
+    factor = 100 + 9 * min(abs(priority), 100)
+    return 10000 // factor if priority < 0 else factor
+
+
+# ---- the formulas, by hand --------------------------------------------------------------------------------------------
+
+def test_score_by_hand_and_in_the_kernel(daemon):
+    """R_allocated = R_requested x C_priority x S_weight; each input that changes changes the value in the kernel."""
+    uuid = container(daemon, "one", cpus=0.5, priority=20, weight_beta=0)
+
+    def check(cpus, priority, alpha):
+        share = priority_share(priority)
+        dynamic = max(1, int(alpha * share))              # R_i = alpha x P + beta x T, beta is 0
+        factor_c, factor_s = share / 100, dynamic / share
+        weight = round(100 * cpus * factor_c * factor_s)
+        told = eventually(lambda: (a := allocation(daemon, "one"))["cpu"]["control_group"]["value"] == kernel_value(weight) and a,
+                          what=f"the weight {weight}: {allocation(daemon, 'one')}")
+        assert weight_in_kernel(uuid) == kernel_value(weight)
+        assert told["cpu"]["requested_milli"] == cpus * 1000
+        assert told["cpu"]["priority_factor_milli"] == factor_c * 1000
+        assert abs(told["cpu"]["weight_factor_milli"] - factor_s * 1000) <= 0.5
+        assert abs(told["cpu"]["score"] - cpus * 1000 * factor_c * factor_s) <= 1
+        assert told["weight"]["in_force"] == dynamic
+        assert told["cpu"]["control_group"]["expected"] == kernel_value(weight)
+        return weight
+
+    first = check(0.5, 20, 1)
+    assert first == 140
+    change(daemon, "one", cpus=1)
+    assert check(1, 20, 1) == 280
+    change(daemon, "one", priority=-50)
+    assert check(1, -50, 1) == 18
+    change(daemon, "one", priority=100, weight_alpha=0.25)
+    assert check(1, 100, 0.25) == 250
+
+
+def test_dynamic_weight_moves_with_age(daemon):
+    """R_i = alpha x P + beta x T: P is 100, 36,000 an hour are 10 a second; at most twice, at least half of alpha x P. The
+    weight in force is never a tenth away from the formula's for longer than until the next look, and moves by a tenth or more."""
+    uuids = {"young": container(daemon, "young", weight_beta=-36000), "old": container(daemon, "old", weight_beta=36000),
+             "still": container(daemon, "still", weight_beta=0)}
+    ends = {"young": 50, "old": 200, "still": 100}
+
+    def settled(name):
+        told = allocation(daemon, name)["weight"]
+        wished = told["alpha_milli"] / 1000 * told["priority_share"] + told["beta_per_hour"] * told["running_seconds"] / 3600
+        wished = min(max(wished, 50), 200)
+        assert abs(told["wished"] - wished) <= 10, told  # running_seconds are whole ones
+        return wished == ends[name] and abs(told["in_force"] - wished) * 10 < told["in_force"]
+
+    for name, uuid in uuids.items():
+        eventually(lambda: settled(name), what=f"the weight {ends[name]} of {name}: {allocation(daemon, name)['weight']}")
+        told = allocation(daemon, name)
+        assert weight_in_kernel(uuid) == kernel_value(told["weight"]["in_force"])
+        assert told["cpu"]["weight_factor_milli"] == told["weight"]["in_force"] * 10
+    change(daemon, "old", weight_beta=0)  # what somebody sets counts at once
+    eventually(lambda: weight_in_kernel(uuids["old"]) == kernel_value(100), what="the plain weight")
+
+
+def test_floor_by_hand_and_in_the_kernel(daemon):
+    """Water filling over one processor: equal scores, a floor of 0.8: grants 0.2 and 0.8, so the level is 0.2 of the resource
+    for each unit of score, and the floor needs 0.8 / 0.2 = 4 times the weight."""
+    plain = container(daemon, "plain", cpus=1, cpuset=str(FIRST), weight_beta=0)
+    assert weight_in_kernel(plain) == kernel_value(100)
+    floored = container(daemon, "floored", cpus=1, cpuset=str(FIRST), allocation="hybrid", cpu_reservation=0.8, weight_beta=0)
+    eventually(lambda: weight_in_kernel(floored) == kernel_value(400), what="the lifted weight")
+    told, other = allocation(daemon, "floored"), allocation(daemon, "plain")
+    assert told["pool"] == {"processors": str(FIRST), "capacity_milli": 1000, "instances": 2}
+    assert told["cpu"]["granted_milli"] == 800 and other["cpu"]["granted_milli"] == 200
+    assert told["cpu"]["lifted_by_floor"] and not other["cpu"]["lifted_by_floor"]
+    assert told["cpu"]["contended"] and told["cpu"]["share_ppm"] == 800000
+    assert weight_in_kernel(plain) == kernel_value(100)
+    change(daemon, "floored", cpu_reservation=0.5)  # the floor that equal shares keep anyway
+    eventually(lambda: weight_in_kernel(floored) == kernel_value(100), what="the plain weight")
+
+
+def test_virtual_capacity_by_hand(make_daemon):
+    """V = P x C: 150 % of the processors may be promised to containers, and not a thousandth more."""
+    daemon = make_daemon(fake=False, arguments=["--overcommit_cpu_container", "150"]).start()
+    daemon.change("POST", "/v1/images", {"source": "busybox", "type": "build"})
+    physical = len(os.sched_getaffinity(0)) * 1000
+    cpus = daemon.get("/v1/node")["cpus"]
+    assert cpus["physical_milli"] == physical and cpus["virtual_milli"]["container"] == physical * 150 // 100
+    memory = daemon.get("/v1/node")["memory"]
+    for kind, percent in memory["overcommit_percent"].items():
+        assert memory["virtual"][kind] == (memory["physical"] - memory["reserved"]) * percent // 100
+    container(daemon, "most", cpus=physical * 1.5 / 1000 - 0.01)
+    assert daemon.get("/v1/node")["cpus"]["promised_milli"] == physical * 1.5 - 10
+    container(daemon, "rest", cpus=0.01)
+    daemon.create("more", kind="container", image="busybox", network="none", cpus=0.01, command=IDLE)
+    daemon.begin("more", "start")
+    daemon.wait_state("more", "queued")
+    text = subprocess.run([polderlib.build_directory() / "src/cli/polder", "--socket", daemon.socket, "node", "show"],
+                          capture_output=True, text=True, check=True).stdout
+    assert f"{physical * 1.5 / 1000:g} to containers (x 150 %)" in text, text
+
+
+# ---- modes --------------------------------------------------------------------------------------------------------------
+
+def test_hybrid_floor_of_memory(daemon):
+    uuid = container(daemon, "kept", memory="64M", allocation="hybrid", memory_reservation="32M")
+    assert int(group_value(uuid, "memory.min", "memory.soft_limit_in_bytes")) == 32 << 20
+    assert int(group_value(uuid, "memory.max", "memory.limit_in_bytes")) == 64 << 20
+    change(daemon, "kept", memory_reservation="48M")
+    assert int(group_value(uuid, "memory.min", "memory.soft_limit_in_bytes")) == 48 << 20
+    plain = container(daemon, "plain", memory="64M")
+    assert int(group_value(plain, "memory.min", "memory.soft_limit_in_bytes")) == 0
+    told = allocation(daemon, "kept")["memory"]
+    assert (told["floor"], told["requested"], told["limit"]) == (48 << 20, 64 << 20, 64 << 20)
+
+
+def test_limits_above_the_request(daemon):
+    uuid = container(daemon, "bursts", cpus=0.5, cpu_limit=1.5, memory="64M", memory_limit="96M")
+    quota = group_value(uuid, "cpu.max", "cpu.cfs_quota_us").split()
+    assert int(quota[0]) == 150000
+    assert int(group_value(uuid, "memory.max", "memory.limit_in_bytes")) == 96 << 20
+    change(daemon, "bursts", cpu_limit=0, memory_limit=0)
+    assert int(group_value(uuid, "cpu.max", "cpu.cfs_quota_us").split()[0]) == 50000
+    assert int(group_value(uuid, "memory.max", "memory.limit_in_bytes")) == 64 << 20
+    told = allocation(daemon, "bursts")["cpu"]
+    assert told["limit_milli"] == told["requested_milli"] == 500
+
+
+def test_cpuset_is_where_it_runs(daemon):
+    uuid = container(daemon, "there", cpuset=str(LAST))
+    assert group_value(uuid, "cpuset.cpus") == str(LAST)
+    change(daemon, "there", cpuset=str(FIRST))
+    assert group_value(uuid, "cpuset.cpus") == str(FIRST)
+    refused = daemon.problem(422, "POST", "/v1/instances?dry_run=true", {"name": "nowhere", "spec": {
+        "kind": "container", "image": "busybox", "cpuset": "1000", "command": IDLE}})
+    assert refused["code"] == "impossible"
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) != 2, reason="worked out for two processors")
+def test_fixed_owns_its_processor(daemon):
+    """The fixed one gets the last processor; everybody else, who runs or comes, is kept off it until it ends."""
+    before = container(daemon, "before")
+    owner = container(daemon, "owner", cpus=1, memory="64M", allocation="fixed")
+    assert group_value(owner, "cpuset.cpus") == str(LAST)
+    assert int(group_value(owner, "memory.min", "memory.soft_limit_in_bytes")) == 64 << 20
+    eventually(lambda: group_value(before, "cpuset.cpus") == str(FIRST), what="making way")
+    after = container(daemon, "after")
+    assert group_value(after, "cpuset.cpus") == str(FIRST)
+    assert allocation(daemon, "after")["pool"]["capacity_milli"] == 1000
+    assert allocation(daemon, "owner")["pool"] == {"processors": str(LAST), "capacity_milli": 1000, "instances": 1}
+
+    spec = {"kind": "container", "image": "busybox", "network": "none", "command": IDLE, "allocation": "fixed"}
+    daemon.create("second", **spec)
+    reply = daemon.request("POST", "/v1/instances/second/start?wait=60s", {})
+    assert reply.status == 507 and reply.code == "no-room", reply
+    assert daemon.state_of("second") == "failed" and "processors to guarantee" in daemon.instance("second")["status"]["message"]
+    reply = daemon.request("POST", "/v1/instances?start=true&wait=60s", {"name": "intruder", "spec": {
+        "kind": "container", "image": "busybox", "network": "none", "command": IDLE, "cpuset": str(LAST)}})
+    assert reply.status == 507 and reply.code == "no-room", reply
+    refused = daemon.problem(422, "POST", "/v1/instances", {"name": "third", "spec": spec | {"cpus": 2}})
+    assert refused["code"] == "impossible"
+
+    daemon.restart(kill=True)  # a new daemon finds whose it is
+    daemon.wait_state("owner", "running")
+    eventually(lambda: allocation(daemon, "after")["pool"]["capacity_milli"] == 1000, what="the pool")
+    assert group_value(owner, "cpuset.cpus") == str(LAST)
+    daemon.delete("owner", purge=True)
+    everything = ",".join(map(str, sorted(os.sched_getaffinity(0)))) if LAST - FIRST != 1 else f"{FIRST}-{LAST}"
+    eventually(lambda: group_value(before, "cpuset.cpus") in ("", everything), what="the way back")
+    eventually(lambda: group_value(after, "cpuset.cpus") in ("", everything), what="the way back")
+    daemon.act("second", "start")
+
+
+def test_guarantees_never_exceed_what_there_is(daemon):
+    memory = daemon.get("/v1/node")["memory"]
+    there = memory["physical"] - memory["reserved"]
+    part = there * 6 // 10 >> 20 << 20
+    spec = {"kind": "fake", "memory": part, "allocation": "hybrid", "memory_reservation": part}
+    daemon.create("first", start=True, **spec)
+    daemon.create("second", **spec)
+    reply = daemon.request("POST", "/v1/instances/second/start?wait=60s", {})
+    assert reply.status == 507 and reply.code == "no-room", reply
+    daemon.create("third", start=True, kind="fake", memory=part, allocation="hybrid", memory_reservation="64M")
+    reply = daemon.request("PATCH", "/v1/instances/third?wait=60s", {"spec": {"memory_reservation": part}})
+    assert reply.status == 507 and reply.code == "no-room", reply
+    assert daemon.instance("third")["spec"]["memory_reservation"] == 64 << 20
+    change(daemon, "third", memory_reservation="128M")
+
+
+# ---- little to do ----------------------------------------------------------------------------------------------------
+
+def test_nothing_is_written_where_nothing_changes(daemon):
+    uuids = [container(daemon, f"c{i}", weight_beta=0) for i in range(3)]
+    passes = metric(daemon, "polder_allocator_passes_total")
+    eventually(lambda: metric(daemon, "polder_allocator_passes_total") > passes, what="a pass")
+    written = metric(daemon, "polder_allocator_writes_total")
+    passes = metric(daemon, "polder_allocator_passes_total")
+    eventually(lambda: metric(daemon, "polder_allocator_passes_total") >= passes + 2, what="two passes")
+    assert metric(daemon, "polder_allocator_writes_total") == written
+    change(daemon, "c1", priority=50)
+    assert [weight_in_kernel(uuid) for uuid in uuids] == [kernel_value(w) for w in (100, 550, 100)]
+
+
+@pytest.mark.long
+def test_ten_thousand_cost_little(make_daemon):
+    daemon = make_daemon(log_level="warning").start()
+    for i in range(10000):
+        daemon.expect(202, "POST", "/v1/instances?start=true", {"name": f"f{i}", "spec": {"kind": "fake", "priority": i % 201 - 100}})
+    eventually(lambda: daemon.expect(200, "GET", "/metrics").body.count(b'polder_instances{state="running"} 10000\n') == 1, 300,
+               "all running")
+    passes = metric(daemon, "polder_allocator_passes_total")
+    eventually(lambda: metric(daemon, "polder_allocator_passes_total") >= passes + 2, what="two passes")
+    assert metric(daemon, "polder_allocator_pass_seconds") < 0.1
+    assert metric(daemon, "polder_allocator_writes_total") == 0
+    told = allocation(daemon, "f0")
+    assert told["pool"]["instances"] == 10000
+
+
+# ---- requests counted ------------------------------------------------------------------------------------------------
+
+def test_requests_are_counted_over_all_runs(daemon):
+    """V_i = V_i + D_i."""
+    writes = ["sh", "-c", "dd if=/dev/zero of=/data bs=64k count=16 oflag=direct 2>/dev/null; sync; exec sleep 100000"]
+    uuid = container(daemon, "writer", command=writes)
+    files = group_files(uuid)
+    if "io.stat" not in files and "blkio.throttle.io_serviced" not in files:
+        pytest.skip("this kernel counts no requests")
+    status = eventually(lambda: (s := daemon.instance("writer")["status"])["io_write_bytes"] >= 1 << 20 and s, what="1 MiB counted")
+    assert status["io_writes"] >= 8
+    daemon.act("writer", "restart", {"force": True})
+    again = eventually(lambda: (s := daemon.instance("writer")["status"])["io_write_bytes"] >= 2 << 20 and s, what="2 MiB counted")
+    assert again["io_writes"] >= status["io_writes"] + 8
+
+
+@pytest.mark.slow
+def test_control_budget_of_a_microvm(request):
+    """C_m = P_m x R_m by hand; requests to polder-guest are counted, and wait when there are too many."""
+    with guestlib.host_daemon(request) as daemon:
+        daemon.change("POST", "/v1/images", {"source": "busybox", "type": "build"})
+        daemon.polder("run", "--detach", "--name", "m", "--kind", "microvm", "--network", "none", "--priority", "50", "--control-rate",
+                      "40", "busybox", "--", "sleep", "100000")
+        told = allocation(daemon, "m")["requests"]
+        assert told["control_budget_milli"] == told["control_priority_factor_milli"] * told["control_rate"]
+        assert told["control_budget_milli"] == (100 + 9 * 50) / 100 * 40 * 1000
+        before = told["control_calls"]
+        for _ in range(3):
+            assert daemon.execute("m", "echo", "hello") == "hello\n"
+        told = allocation(daemon, "m")["requests"]
+        assert told["control_calls"] >= before + 6 and told["control_waits"] == 0  # a request and an exit each
+        eventually(lambda: daemon.instance("m")["status"]["control_calls"] >= before + 6, what="the counter in its status")
+        change(daemon, "m", priority=0, control_rate=1)  # four at once, then one a second
+        for _ in range(4):
+            assert daemon.execute("m", "echo", "hello") == "hello\n"
+        told = allocation(daemon, "m")["requests"]
+        assert told["control_waits"] >= 3 and told["control_budget_milli"] == 1000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a fixed instance leaves one processor to others")
+def test_fixed_microvm_is_allocated_whole(request):
+    """Its memory is there at the start and its processor is its own; a dynamic one of the same size takes what it touches."""
+    with guestlib.host_daemon(request) as daemon:
+        daemon.change("POST", "/v1/images", {"source": "busybox", "type": "build"})
+        resident = {}
+        for mode in ("dynamic", "fixed"):
+            daemon.polder("run", "--detach", "--name", mode, "--kind", "microvm", "--network", "none", "--memory", "384M", "--allocation", mode,
+                          "busybox", "--", "sleep", "100000")
+            status = open(f"/proc/{daemon.instance(mode)['status']['pid']}/status", encoding="ascii").read()
+            resident[mode] = int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) << 10
+        assert resident["fixed"] >= 384 << 20 > resident["dynamic"], resident
+        uuid = {mode: daemon.instance(mode)["assigned"]["uuid"] for mode in resident}
+        assert group_value(uuid["fixed"], "cpuset.cpus") == str(LAST)
+        eventually(lambda: group_value(uuid["dynamic"], "cpuset.cpus") != str(LAST), what="making way")
+        pid = daemon.instance("fixed")["status"]["pid"]
+        for thread in os.listdir(f"/proc/{pid}/task"):  # helper threads are pinned with it
+            assert os.sched_getaffinity(int(thread)) == {LAST}
+
+
+# ---- what they really get --------------------------------------------------------------------------------------------
+
+def shares_got(uuids, seconds, poll=0.2):
+    """Parts of the processor time that these groups used together, over so many seconds of it."""
+    before = {name: cpu_seconds(uuid) for name, uuid in uuids.items()}
+
+    def used():
+        now = {name: cpu_seconds(uuid) - before[name] for name, uuid in uuids.items()}
+        return now if sum(now.values()) >= seconds else None
+
+    end = time.monotonic() + 40 * seconds + 60
+    while not (now := used()):
+        assert time.monotonic() < end, "they do not get the processor"
+        time.sleep(poll)
+    return {name: value / sum(now.values()) for name, value in now.items()}
+
+
+def check_shares(daemon, uuids, seconds, tolerance=0.03):
+    wished = {name: allocation(daemon, name)["cpu"]["share_ppm"] / 1e6 for name in uuids}
+    assert abs(sum(wished.values()) - 1) < 0.001, wished
+    got = shares_got(uuids, seconds)
+    for name in uuids:
+        assert abs(got[name] - wished[name]) <= tolerance * wished[name], (name, got, wished)
+
+
+def test_busy_containers_get_their_shares(daemon):
+    """Measured in processor time, so what else the machine does counts for nothing. Short; the long one goes to 1:100."""
+    spec = {"cpus": 1, "cpuset": str(FIRST), "weight_beta": 0, "command": BUSY}
+    uuids = {"one": container(daemon, "one", **spec), "four": container(daemon, "four", weight_alpha=4, **spec),
+             "half": container(daemon, "half", allocation="hybrid", cpu_reservation=0.5, **spec)}
+    # By hand: the floor takes 0.5; 1:4 share the rest.
+    eventually(lambda: allocation(daemon, "half")["cpu"]["share_ppm"] in range(495000, 505000), what="half of it")
+    assert allocation(daemon, "four")["cpu"]["share_ppm"] in range(395000, 405000)
+    check_shares(daemon, uuids, 8)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("ratio", [1, 2, 5, 10, 30, 100])
+def test_ratios_from_1_to_100(daemon, ratio):
+    spec = {"cpus": 1, "cpuset": str(FIRST), "weight_beta": 0, "command": BUSY}
+    uuids = {"low": container(daemon, "low", weight_alpha=0.5, **spec), "high": container(daemon, "high", weight_alpha=0.5 * ratio, **spec)}
+    told = allocation(daemon, "high")["cpu"]["share_ppm"]
+    assert abs(told - 1e6 * ratio / (1 + ratio)) < 2
+    check_shares(daemon, uuids, 60)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["microvm", "vm"])
+def test_busy_machines_get_their_shares(request, kind):
+    """Emulated machines with QEMU's helper threads, on one processor for a minute: 1 to 4 to 20."""
+    with guestlib.host_daemon(request) as daemon:
+        image = "busybox"
+        if kind == "vm":
+            image = "debian"
+            daemon.polder("image", "import", guestlib.debian_disk(), "--name", image)
+        else:
+            daemon.change("POST", "/v1/images", {"source": image, "type": "build"})
+        names = {"one": 0.5, "four": 2, "twenty": 10}
+        for name, alpha in names.items():
+            command = ["--", *BUSY] if kind == "microvm" else []
+            daemon.polder("run", "--detach", "--name", name, "--kind", kind, "--network", "none", "--weight-alpha", alpha, "--weight-beta",
+                          "0", "--memory", "256M", image, *command)
+            if kind == "vm":
+                daemon.wait_agent(name)
+                daemon.execute(name, "sh", "-c", "nohup sh -c 'while :; do :; done' >/dev/null 2>&1 &")
+        for name in names:  # on one processor only now, so that they boot in reasonable time
+            change(daemon, name, cpuset=str(FIRST))
+        uuids = {name: daemon.instance(name)["assigned"]["uuid"] for name in names}
+        eventually(lambda: allocation(daemon, "twenty")["cpu"]["share_ppm"] in range(799000, 801000), what="20 of 25 parts")
+        check_shares(daemon, uuids, 60)
