@@ -256,8 +256,16 @@ static enum verdict map_walk(struct walk *walk, struct json_object *map, unsigne
     return VERDICT_CONTINUE;
 }
 
+/* iptables' extensions are listed by name alone. What is sent to this host is local, a broadcast or a multicast:
+ * chains that let those kinds of addresses through (ufw-not-local) do so for some rule of theirs, if not for this
+ * one. */
+static bool may_match(const struct walk *walk, struct json_object *extension) {
+    return walk->packet->hook == PACKET_INPUT && text_equal(json_text(extension, "name", ""), "addrtype");
+}
+
 static enum verdict rule_walk(struct walk *walk, struct json_object *rule, unsigned depth) {
     struct json_object *statements = json_member(rule, "expr");
+    bool doubtful = false;
 
     for (size_t i = 0; i < array_size(statements); i++) {
         struct json_object *statement = json_object_array_get_idx(statements, i), *inner;
@@ -272,9 +280,13 @@ static enum verdict rule_walk(struct walk *walk, struct json_object *rule, unsig
             verdict = map_walk(walk, inner, depth);
             if (verdict != VERDICT_CONTINUE)
                 return verdict;
+        } else if (json_object_object_get_ex(statement, "xt", &inner) && may_match(walk, inner)) {
+            doubtful = true;
         } else if (json_object_object_get_ex(statement, "xt", NULL) ||
                    json_object_object_get_ex(statement, "limit", NULL)) {
             return VERDICT_CONTINUE; /* cannot be decided */
+        } else if (doubtful && !json_object_object_get_ex(statement, "counter", NULL)) {
+            return json_object_object_get_ex(statement, "return", NULL) ? VERDICT_RETURN : VERDICT_CONTINUE;
         } else if (verdict_of(walk, statement, depth, &verdict)) {
             if (verdict == VERDICT_DROP && !walk->culprit)
                 walk->culprit = rule;

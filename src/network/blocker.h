@@ -12,7 +12,8 @@ struct json_object;
 /* Follows a made-up packet through everybody's nftables rules (libnftables' JSON) and names what drops it. An
  * accept in Polder's tables cannot override a drop in another's, so that naming is all that can be done. What
  * cannot be decided (a match of iptables' extensions, a set of unknown contents) counts as not matching:
- * rules that accept special cases are then overlooked, and so are rules that drop them. No I/O. */
+ * rules that accept special cases are then overlooked, and so are rules that drop them; the one exception is a
+ * kind of address that lets what is sent to this host through. No I/O. */
 
 enum packet_hook {
     PACKET_FORWARD,

@@ -36,8 +36,8 @@ def site():
     pages = pathlib.Path("/var/tmp/outside")
     pages.mkdir(exist_ok=True)
     (pages / "index.html").write_text("from outside\n")
-    server = subprocess.Popen(["ip", "netns", "exec", "outside", "python3", "-m", "http.server", "--bind", OUTSIDE, "80"],
-                              cwd=pages, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(["ip", "netns", "exec", "outside", "busybox", "httpd", "-f", "-p", f"{OUTSIDE}:80", "-h", pages],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     if polder("image", "show", "busybox", status=None).returncode != 0:
         polder("image", "build", "busybox")
     polder("run", "-d", "--kind", "container", "--name", "web", "--publish", f"{PORT}:80", "busybox", "--", "sh", "-c",
@@ -64,12 +64,12 @@ def fetch(port):
 def answers(fact):
     """Does this work now?"""
     if fact == "outside":
-        return "from outside" in polder.sh("client", f"wget -q -T 4 -O - http://{OUTSIDE}/", status=None)
+        return "from outside" in polder.sh("client", f"timeout 5 wget -q -O - http://{OUTSIDE}/", status=None)
     if fact == "published":
         return "from inside" in fetch(PORT)
     if fact == "names":
         return address("web") in polder.sh("client", "nslookup web", status=None)
-    return "from inside" in polder.sh("client", f"wget -q -T 4 -O - http://{address('web')}/", status=None)
+    return "from inside" in polder.sh("client", f"timeout 5 wget -q -O - http://{address('web')}/", status=None)
 
 
 def address(name):
@@ -214,8 +214,9 @@ def test_containers_of_docker():
     try:
         run("sh", "-ec", "mkdir -p /var/tmp/root/bin /var/tmp/root/www; cp /bin/busybox /var/tmp/root/bin; "
             "echo by docker >/var/tmp/root/www/index.html; tar c -C /var/tmp/root . | docker import - box")
-        run("docker", "run", "--detach", "--name", "theirs", "--publish", "8082:80", "box", "/bin/busybox", "httpd", "-f", "-h",
-            "/www")
+        # AppArmor's tools are no dependency of Docker's package; the kernel's part alone makes it fail.
+        run("docker", "run", "--detach", "--name", "theirs", "--security-opt", "apparmor=unconfined", "--publish", "8082:80", "box",
+            "/bin/busybox", "httpd", "-f", "-h", "/www")
         for advice in dict.fromkeys(row["advice"] for row in blockers()):
             run("sh", "-ec", advice)
         wait_for(lambda: "by docker" in fetch(8082), "Docker's container")
@@ -224,8 +225,7 @@ def test_containers_of_docker():
                       status=None)
         assert done.returncode != 0 and "8082" in done.stderr and "docker-proxy" in done.stderr, done
         polder("rm", "--force", "--purge", "late", status=None)
-        done = run("docker", "run", "--rm", "--publish", f"{PORT}:80", "box", "/bin/busybox", "true", status=None)
-        assert "by docker" in fetch(8082) and answers("published"), done
+        assert "by docker" in fetch(8082) and answers("published")
     finally:
         polder("rm", "--force", "--purge", "late", status=None)
         run("docker", "rm", "--force", "theirs", status=None)

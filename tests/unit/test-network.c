@@ -327,6 +327,21 @@ static void test_blocker_docker(void **state) {
     check(open, &lookup, NULL, NULL, NULL);
 }
 
+/* What ufw drops "for not being local" is not what is sent to this host; its policy is. */
+static void test_blocker_ufw(void **state) {
+    static const char input[] =
+        CHAIN("ip", "filter", "INPUT", "input", "drop") "," SIDE("ip", "filter", "ufw-not-local") "," RULE(
+            "ip", "filter", "INPUT", "5", "{\"jump\": {\"target\": \"ufw-not-local\"}}") "," RULE("ip",
+            "filter", "ufw-not-local", "6", "{\"xt\": {\"type\": \"match\", \"name\": \"addrtype\"}}, "
+            "{\"counter\": {}}, {\"return\": null}") "," RULE("ip", "filter", "ufw-not-local", "7", "{\"drop\": null}");
+    _cleanup_free_ char *open = text_format(
+        "%s,%s", input,
+        RULE("ip", "filter", "INPUT", "8", MATCH(META("iifname"), "==", "\"polder0\"") ", {\"accept\": null}"));
+
+    check(input, &lookup, "chain 'INPUT' of table 'ip filter'", "its policy 'drop'", "ufw");
+    check(open, &lookup, NULL, NULL, NULL);
+}
+
 static void test_blocker_rules(void **state) {
     check(CHAIN("inet", "mine", "fwd", "forward", "accept") "," RULE(
               "inet", "mine", "fwd", "9",
@@ -382,6 +397,7 @@ int main(void) {
         cmocka_unit_test(test_rules),
         cmocka_unit_test(test_sockets),
         cmocka_unit_test(test_blocker_docker),
+        cmocka_unit_test(test_blocker_ufw),
         cmocka_unit_test(test_blocker_rules),
         cmocka_unit_test(test_blocker_circle),
     };
