@@ -144,6 +144,7 @@ static void timeout_act(struct instance *instance) {
 int run_arm_timeout(struct instance *instance) {
     uint64_t limit = instance->spec.timeout * CLOCK_MILLISECOND, ran = clock_now() - instance->ran_since;
 
+    ran += (uint64_t) instance->control.worked; /* before it was suspended */
     run_timer_cancel(instance);
     if (limit == 0)
         return 0;

@@ -21,6 +21,7 @@ static const struct field control_fields[] = {
     { .name = "queued", .type = FIELD_TIME, .offset = CONTROL(queued) },
     { .name = "purge", .type = FIELD_BOOLEAN, .offset = CONTROL(purge), .initial = "false" },
     { .name = "restarting", .type = FIELD_BOOLEAN, .offset = CONTROL(restarting), .initial = "false" },
+    { .name = "worked", .type = FIELD_INTEGER, .offset = CONTROL(worked), .maximum = INT64_MAX, .initial = "0" },
     { .name = "failures", .type = FIELD_INTEGER, .offset = CONTROL(failures), .maximum = INT32_MAX, .initial = "0" },
 };
 const struct table instance_control_table = TABLE("control", struct instance_control, control_fields);

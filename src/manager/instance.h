@@ -30,6 +30,7 @@ struct instance_control {
     int64_t since;     /* boot time of that */
     uint64_t deleted;  /* wall time it went to the trash */
     uint64_t queued;   /* wall time it began to wait for room: the order in which those who wait are taken again */
+    int64_t worked;    /* µs it ran before it was last suspended: work that is kept */
     int64_t failures;  /* short runs in a row, for the restart back-off */
     bool purge;        /* with power deleted: not into the trash */
     bool restarting;   /* stopped to be started again: its end is no end */
@@ -55,6 +56,7 @@ struct instance {
     struct fiber *starter;       /* the fiber inside run_start, which a newer wish may cancel; borrowed */
     uint64_t ticket;             /* counts starts: a waiting one sees that it is no longer the one */
     bool admitted;               /* the engine gave it room */
+    bool yielded;                /* paused, so that others can run: it waits in the queue, and goes on by itself */
     bool handover;               /* it is stopped by somebody who decides what follows: restart, delete */
     struct fiber_queue admission;
     unsigned ends;               /* told by the driver and not yet worked off */

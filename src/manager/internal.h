@@ -186,6 +186,14 @@ void queue_emit_start(struct emitter *emitter, uint64_t start, uint64_t now);
 int explainer_start(struct manager *manager);
 void room_request(struct instance *instance, struct engine_request *ret);
 
+/* --- giving way ------------------------------------------------------------------------------------------------ */
+/* How its driver lets it give way: enum queue_yield. */
+unsigned preempt_ways(const struct instance *instance);
+/* The engine wants it to give way: a fiber sees to it. */
+void preempt_start(struct instance *instance, enum engine_verdict how);
+/* Somebody else decided about one that was paused for others. */
+void preempt_forget(struct instance *instance);
+
 /* --- running (fibers; the instance's lock is held) --------------------------------------------------------------- */
 /* From any resting state to running: queue, room, driver. Unlocks while it waits for room. After a failure the state
  * is failed, or what it was when the start was given up. */

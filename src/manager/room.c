@@ -53,6 +53,8 @@ void room_request(struct instance *instance, struct engine_request *ret) {
         .waited = instance->control.queued && now > instance->control.queued ? now - instance->control.queued : 0,
         .expected = spec->duration * CLOCK_MILLISECOND,
         .limit = spec->timeout * CLOCK_MILLISECOND,
+        .done = (uint64_t) instance->control.worked,
+        .yields = preempt_ways(instance),
         .service = spec->restart == RESTART_ALWAYS || spec->restart == RESTART_UNLESS_STOPPED,
         .userdata = instance,
     };
@@ -77,7 +79,7 @@ static void explain_all(struct manager *manager) {
     void *waiting;
 
     while (engine_walk(manager->engine, &cursor, &waiting, &why))
-        if (((struct instance *) waiting)->status.state == STATE_QUEUED)
+        if (((struct instance *) waiting)->status.state == STATE_QUEUED || ((struct instance *) waiting)->yielded)
             explain_wait(waiting, &why);
 }
 
@@ -107,6 +109,10 @@ void admission_run(struct manager *manager) {
         log_warning("nobody could be admitted: out of memory");
     while (engine_next(manager->engine, &decision)) {
         struct instance *instance = decision.userdata;
+        if (decision.verdict != ENGINE_START) {
+            preempt_start(instance, decision.verdict);
+            continue;
+        }
         instance->admitted = true;
         fiber_queue_wake_all(&instance->admission);
     }
@@ -143,6 +149,8 @@ int explainer_start(struct manager *manager) {
 static void room_leave(struct instance *instance, bool ended) {
     instance->admitted = false;
     instance->status.queue_position = 0;
+    if (instance->yielded)
+        preempt_forget(instance);
     engine_release(instance->manager->engine, instance->assigned.uuid, ended, clock_now());
     admission_run(instance->manager);
 }

@@ -170,6 +170,8 @@ static int start_steps(struct instance *instance, struct operation *operation, c
     uint64_t begun;
 
     options.restore = instance->status.state == STATE_SUSPENDED;
+    if (r >= 0 && !options.restore)
+        instance->control.worked = 0;
     if (r >= 0)
         r = room_take(instance, operation, error);
     if (r < 0)
@@ -371,6 +373,12 @@ int run_resume(struct instance *instance, struct operation *operation, enum powe
     r = lifecycle_check(instance->status.state, EVENT_RESUME, &(enum state){ 0 }, error);
     if (r >= 0)
         r = lacks_driver(instance, error);
+    if (r >= 0 && instance->yielded) { /* it was paused for others, and its user does not want that */
+        room_occupy(instance);
+        preempt_forget(instance);
+        instance->status.queue_position = 0;
+        instance_set_reason(instance, NULL);
+    }
     FAILPOINT("resume-before-driver");
     if (r >= 0)
         r = instance->driver->resume(instance->driver_data, &instance->view, error);
@@ -398,6 +406,7 @@ int run_suspend(struct instance *instance, struct error *error) {
     }
     fiber_shield();
     (void) instance_advance(instance, EVENT_SUSPENDED, NULL);
+    instance->control.worked += (int64_t) (clock_now() - instance->ran_since);
     instance->status.pid = 0;
     manager_mark_dirty(instance->manager, instance);
     r = instance_flush(instance, error);

@@ -390,6 +390,7 @@ static const struct field status_fields[] = {
            .help = "Messages between its guest agent and polderd, over all its runs."),
     STATUS("control_waits", FIELD_INTEGER, control_waits,
            .help = "How often messages of this run waited for their budget."),
+    STATUS("preemptions", FIELD_INTEGER, preemptions, .help = "How often it gave way to others, its work kept."),
     STATUS("hostname", FIELD_TEXT, hostname, .maximum = 255, .help = "What the guest says it is called."),
     STATUS("addresses", FIELD_LIST, addresses, .maximum = 256,
            .help = "Addresses that the guest says it has."),

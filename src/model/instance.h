@@ -153,6 +153,7 @@ struct instance_status {
     int64_t io_read_bytes, io_write_bytes;
     int64_t control_calls; /* messages between its guest agent and polderd, over all its runs */
     int64_t control_waits; /* how often the last run waited for its budget of them */
+    int64_t preemptions; /* how often it gave way to others */
     char *hostname;     /* what the guest says it is called, escaped */
     char **addresses;   /* what the guest says */
 };

@@ -170,3 +170,119 @@ def test_what_if_tells_and_changes_nothing(make_daemon):
     assert [row["name"] for row in after] == [row["name"] for row in before] == ["long", "short"]
     assert "srtf" in daemon.problem(400, "GET", "/v1/what-if?policy=srtff")["detail"]
     daemon.problem(422, "GET", f"/v1/what-if?add=1&kind=fake&cpus={CPUS * 2}")
+
+
+PREEMPTIVE = ["--queue_residency", "0", "--queue_backfill", "none"]
+
+
+def preemptions(daemon, name):
+    return daemon.instance(name)["status"]["preemptions"]
+
+
+def test_the_shorter_comes_first_and_nothing_is_lost(make_daemon):
+    """srtf: processors alone are wanted, so the long one is paused; it goes on when the short one has ended."""
+    daemon = small_node(make_daemon, "--queue_policy", "srtf", *PREEMPTIVE)
+    create(daemon, "long", duration="1h")
+    create(daemon, "short", run="delay=2s,exit=0", duration="1s")
+    wait_for(daemon, "short", "running")
+    shown = daemon.instance("long")
+    assert (shown["status"]["state"], shown["status"]["preemptions"]) == ("paused", 1)
+    eventually(lambda: daemon.instance("long")["status"].get("queue_position") == 1, what="it waits")
+    row = queue_of(daemon)["queue"][0]
+    assert (row["name"], row["paused"], row["reason"]) == ("long", True, "cpus")
+    pid = shown["status"]["pid"]
+    wait_for(daemon, "short", "stopped")
+    wait_for(daemon, "long", "running")
+    status = daemon.instance("long")["status"]
+    assert (status["pid"], status["restarts"], status.get("queue_position")) == (pid, 0, 0) and status.get("reason") is None
+    actions = [row["action"] for row in daemon.audit() if row["object"] == "instances/long" and row["result"] == "ok"]
+    assert "instance.preempt" in actions and "instance.resume" in actions
+
+
+def test_memory_is_freed_by_going_to_disk(make_daemon):
+    daemon = make_daemon(arguments=["--overcommit-memory-fake", "100", "--memory-reserve", "0", "--queue_policy", "srtf",
+                                    *PREEMPTIVE]).start()
+    whole = daemon.get("/v1/node")["memory"]["physical"]
+    daemon.create("long", start=True, memory=whole * 3 // 4, duration="1h")
+    daemon.create("short", start=True, memory=whole // 2, duration="1s", labels={"run": "delay=2s,exit=0"}, wait=False)
+    wait_for(daemon, "short", "running")
+    assert daemon.state_of("long") == "queued" and preemptions(daemon, "long") == 1
+    assert daemon.get("/v1/node")["memory"]["taken"] == pytest.approx(whole // 2, abs=1)
+    wait_for(daemon, "short", "stopped")
+    wait_for(daemon, "long", "running")
+
+
+def test_who_cannot_give_way_runs_on(make_daemon):
+    daemon = small_node(make_daemon, "--queue_policy", "srtf", *PREEMPTIVE)
+    daemon.create("long", start=True, cpus=CPUS, memory="16M", duration="1h", labels={"pause": "fail"})
+    create(daemon, "short", duration="1s")
+    eventually(lambda: any(row["action"] == "instance.preempt" and row["result"] != "ok" for row in daemon.audit()),
+               what="the failed try is noted")
+    time.sleep(2.5)  # two ticks: it is not tried again and again
+    assert (daemon.state_of("long"), daemon.state_of("short"), preemptions(daemon, "long")) == ("running", "queued", 0)
+    assert sum(row["action"] == "instance.preempt" for row in daemon.audit()) == 1
+    daemon.act("long", "stop")
+    wait_for(daemon, "short", "running")
+
+
+def test_nobody_gives_way_before_his_time(make_daemon):
+    daemon = small_node(make_daemon, "--queue_policy", "srtf", "--queue_residency", "1h", "--queue_backfill", "none")
+    create(daemon, "long", duration="2h")
+    create(daemon, "short", duration="1s")
+    time.sleep(2.5)
+    assert (daemon.state_of("long"), daemon.state_of("short")) == ("running", "queued")
+    set_queue(daemon, residency="0s")
+    wait_for(daemon, "short", "running")
+    assert daemon.state_of("long") == "paused"
+
+
+@pytest.mark.parametrize("action,wanted", [("resume", "running"), ("stop", "stopped"), ("suspend", "suspended")])
+def test_users_decide_about_who_gave_way(make_daemon, action, wanted):
+    daemon = small_node(make_daemon, "--queue_policy", "srtf", *PREEMPTIVE)
+    create(daemon, "long", duration="1h")
+    create(daemon, "short", duration="1s")
+    wait_for(daemon, "short", "running")
+    set_queue(daemon, residency="1h")  # else the next tick asks it to give way again
+    daemon.act("long", action)
+    assert daemon.state_of("long") == wanted
+    assert queue_of(daemon)["waiting"] == 0
+    daemon.act("short", "stop")
+    assert daemon.state_of("long") == wanted
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_giving_way_survives_a_restart(make_daemon, kill):
+    daemon = small_node(make_daemon, "--queue_policy", "srtf", *PREEMPTIVE)
+    create(daemon, "long", duration="1h")
+    create(daemon, "short", duration="1s")
+    wait_for(daemon, "short", "running")
+    assert daemon.state_of("long") == "paused"
+    daemon.restart(kill=kill)
+    wait_for(daemon, "short", "running")
+    daemon.act("short", "stop")
+    wait_for(daemon, "long", "running")
+
+
+def test_priority_gives_way_to_higher_and_services_to_nobody(make_daemon):
+    daemon = small_node(make_daemon, "--queue_policy", "priority:preemptive", *PREEMPTIVE)
+    create(daemon, "low", duration="1h", priority=0)
+    create(daemon, "same", duration="1h", priority=0)
+    time.sleep(1.5)
+    assert daemon.state_of("low") == "running", "equals do not give way to each other"
+    create(daemon, "high", duration="1h", priority=10)
+    wait_for(daemon, "high", "running")
+    create(daemon, "service", priority=-10)
+    wait_for(daemon, "service", "running")
+    create(daemon, "higher", duration="1h", priority=50)
+    time.sleep(1.5)
+    assert daemon.state_of("service") == "running", "services come before batch"
+    order = [row["name"] for row in queue_of(daemon)["queue"]]
+    assert order == ["higher", "high", "low", "same"]
+
+
+def test_round_robin_takes_turns(make_daemon):
+    daemon = small_node(make_daemon, "--queue_policy", "rr", "--queue_parameters", "rr.quantum=1", *PREEMPTIVE)
+    for name in ("a", "b", "c"):
+        create(daemon, name, duration="1h")
+    eventually(lambda: all(preemptions(daemon, name) >= 1 for name in ("a", "b", "c")), what="each had its turn")
+    assert sum(daemon.state_of(name) == "running" for name in ("a", "b", "c")) <= 1
