@@ -16,7 +16,7 @@ def pytest_configure(config):
 
 # Inside a machine that is emulated, machines would be emulated twice: POLDER_TEST_NESTED says so.
 NESTED = "it runs machines, and this is one: emulation within emulation takes hours"
-MACHINES = re.compile(r"test_(cgroup2|hosts|quickstart|qemu_driver|machine_faults|guest_boot|image_build|crash_faults|\w*vm\w*)$")
+MACHINES = re.compile(r"test_(cgroup2|hosts|quickstart|qemu_driver|machine\w*|guest_boot|image_build|crash_faults|\w*vm\w*)$")
 
 
 def runs_machines(item):
