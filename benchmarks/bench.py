@@ -22,6 +22,7 @@ import socket
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import machines  # noqa: E402
 import peers  # noqa: E402
+import placing  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
@@ -303,8 +304,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", default="build-bench")
     parser.add_argument("--runs", type=int, default=30)
-    parser.add_argument("--only", choices=["containers", "machines", "daemon"])
+    parser.add_argument("--only", choices=["containers", "machines", "daemon", "placing"])
     parser.add_argument("--disk", default=os.environ.get("POLDER_BENCH_DISK"), help="disk image of a VM (or POLDER_BENCH_DISK)")
+    parser.add_argument("--placing-page", help="write plots of the cost of placing into this HTML file")
     parser.add_argument("--no-write", action="store_true")
     arguments = parser.parse_args()
     build = (ROOT / arguments.build).resolve()
@@ -321,9 +323,11 @@ def main():
     os.chmod(scratch, 0o711)
     daemon = None
     try:
+        if arguments.only in (None, "placing"):
+            placing.measure(build, report, arguments.placing_page)
         if arguments.only in (None, "daemon"):
             bench_daemon(build, polder, report, scratch)
-        if arguments.only != "daemon":
+        if arguments.only not in ("daemon", "placing"):
             directory = pathlib.Path(scratch) / "d"
             directory.mkdir()
             daemon = Daemon(build, directory, "--log-level", "debug")

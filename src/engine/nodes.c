@@ -53,7 +53,7 @@ struct nodes {
     struct nodes_scale scale;
     uint64_t model_free[GPU_MODELS_MAX]; /* thousandths of idle GPU on open nodes */
     uint32_t *changes;
-    size_t change_room; /* a power of two, at least twice the nodes */
+    size_t change_room; /* a power of two, at least the nodes */
     uint64_t position;
 };
 
@@ -63,10 +63,10 @@ const char *node_level_name(enum node_level level) {
     return level_names[level];
 }
 
-/* Makes room for one more element: doubles. */
+/* Makes room for one more element: doubles, and grows by a quarter once it is large. */
 static int grow(void *array_pointer, size_t element, size_t count, size_t *room) {
     void **array = array_pointer;
-    size_t wanted = *room ? *room * 2 : 16;
+    size_t wanted = *room == 0 ? 16 : *room < 1024 ? *room * 2 : *room + *room / 4;
 
     if (count < *room)
         return 0;
@@ -262,14 +262,17 @@ static int reserve_node(struct nodes *nodes) {
     if (r < 0)
         return r;
     r = grow(&nodes->nodes, sizeof(*nodes->nodes), nodes->count, &nodes->room);
-    if (r < 0 || nodes->change_room >= 2 * nodes->room)
+    if (r < 0 || nodes->change_room >= nodes->room)
         return r;
+    size_t change_room = nodes->change_room ? nodes->change_room : 16;
+    while (change_room < nodes->room)
+        change_room *= 2;
     /* Positions into the smaller ring mean nothing in the larger: readers start again. */
-    uint32_t *changes = reallocarray(nodes->changes, 2 * nodes->room, sizeof(*changes));
+    uint32_t *changes = reallocarray(nodes->changes, change_room, sizeof(*changes));
     if (!changes)
         return -ENOMEM;
     nodes->changes = changes;
-    nodes->change_room = 2 * nodes->room;
+    nodes->change_room = change_room;
     nodes->position += nodes->change_room + 1;
     return 0;
 }

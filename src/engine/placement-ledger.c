@@ -19,13 +19,13 @@ void placement_ledger_done(struct placement_ledger *ledger) {
     *ledger = (struct placement_ledger){ 0 };
 }
 
-void placement_ledger_write(struct placement_ledger *ledger, const struct placement_request *request,
-                            uint64_t now, const struct placement_decision *decision) {
+void placement_ledger_write(struct placement_ledger *ledger, uint64_t now,
+                            const struct placement_decision *decision) {
     struct ledger_record *record = &ledger->records[ledger->written++ & (ledger->room - 1)];
 
     record->number = decision->number;
     record->position = decision->position;
-    record->shape = shape_digest(&request->shape);
+    record->shape = decision->shape;
     record->now = now;
     record->node = decision->node;
     record->gpus = decision->gpus;

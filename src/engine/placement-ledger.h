@@ -36,7 +36,7 @@ void placement_ledger_done(struct placement_ledger *ledger);
 #define _cleanup_ledger_ _cleanup_(placement_ledger_done)
 
 /* A decision that was made with `full`. Forgets the oldest when it is full. */
-void placement_ledger_write(struct placement_ledger *ledger, const struct placement_request *request,
-                            uint64_t now, const struct placement_decision *decision);
+void placement_ledger_write(struct placement_ledger *ledger, uint64_t now,
+                            const struct placement_decision *decision);
 /* The record of a decision, or NULL: forgotten or not yet made. */
 const struct ledger_record *placement_ledger_find(const struct placement_ledger *ledger, uint64_t number);

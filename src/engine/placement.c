@@ -237,35 +237,86 @@ static void offer(struct placement_decision *decision, struct placement_candidat
     decision->candidates[at] = candidate;
 }
 
-/* Nodes in the order of their rank, whole blocks left out where nothing could be better than what is known.
- */
-static void scan(struct placement *placement, const struct placement_request *request,
-                 const struct view *view, unsigned room, struct placement_decision *decision) {
-    uint32_t fewest[CONSTRAINTS_MAX];
-    int32_t least = -1;
+struct scan {
+    struct placement *placement;
+    const struct placement_request *request;
+    const struct view *view;
+    const uint32_t *fewest;
+    unsigned room;
+    struct placement_decision *decision;
+    int32_t least; /* what is not above is of no interest */
+};
 
-    filter_fewest(placement->nodes, request, fewest);
-    for (size_t block = 0; block * VIEW_BLOCK < view->count; block++) {
-        if (view->best[block] <= least)
-            continue;
-        size_t end = (block + 1) * VIEW_BLOCK;
-        end = end < view->count ? end : view->count;
-        for (size_t i = block * VIEW_BLOCK; i < end; i++) {
-            if (view->values[i] <= least)
-                continue;
-            if (request->constraint_count > 0) {
-                enum filter failed = filter_constraints(placement->nodes, (uint32_t) i, request, fewest);
-                if (failed != FILTER_PASSED) {
-                    decision->refused[failed]++;
-                    continue;
-                }
-            }
-            offer(decision, (struct placement_candidate){ (uint32_t) i, view->values[i], view->values[i] },
-                  room);
-            if (decision->candidate_count == room)
-                least = decision->candidates[room - 1].score;
+static void scan_node(struct scan *scan, uint32_t node) {
+    struct placement_decision *decision = scan->decision;
+    int16_t value = scan->view->values[node];
+
+    if (value <= scan->least)
+        return;
+    if (scan->request->constraint_count > 0) {
+        enum filter failed = filter_constraints(scan->placement->nodes, node, scan->request, scan->fewest);
+        if (failed != FILTER_PASSED) {
+            decision->refused[failed]++;
+            return;
         }
     }
+    offer(decision, (struct placement_candidate){ node, value, value }, scan->room);
+    if (decision->candidate_count == scan->room)
+        scan->least = decision->candidates[scan->room - 1].score;
+}
+
+/* The block's nodes that are above what is known, a group at a time. */
+static void scan_block(struct scan *scan, size_t block) {
+    const int16_t *values = scan->view->values;
+
+    for (size_t i = block * VIEW_BLOCK; i < (block + 1) * VIEW_BLOCK; i += VIEW_GROUP) {
+        uint64_t above[2];
+        if (!view_above(&values[i], (int16_t) scan->least, above))
+            continue;
+        for (unsigned half = 0; half < 2; half++)
+            for (uint64_t rest = above[half]; rest;) {
+                unsigned lane = (unsigned) __builtin_ctzll(rest) / 16;
+                scan_node(scan, (uint32_t) (i + 4 * half + lane));
+                rest &= ~(UINT64_C(0xFFFF) << 16 * lane);
+            }
+    }
+}
+
+/* Each block has a node with its best score: the room-th best of the blocks' is a bound for the room-th best
+ * node. One less, or -1 where there are too few blocks. */
+static int32_t scan_bound(const struct view *view, unsigned room) {
+    int16_t best[PLACEMENT_CANDIDATES];
+    unsigned count = 0;
+
+    for (size_t block = 0; block * VIEW_BLOCK < view->count; block++) {
+        int16_t value = view->best[block];
+        unsigned at = count;
+        if (value < 0 || (count == room && value <= best[room - 1]))
+            continue;
+        if (count < room)
+            count++;
+        else
+            at--;
+        for (; at > 0 && best[at - 1] < value; at--)
+            best[at] = best[at - 1];
+        best[at] = value;
+    }
+    return count == room ? best[room - 1] - 1 : -1;
+}
+
+/* Nodes in the order of their rank, whole blocks left out where nothing could be better than what is known.
+ */
+static void scan_view(struct placement *placement, const struct placement_request *request,
+                      const struct view *view, unsigned room, struct placement_decision *decision) {
+    uint32_t fewest[CONSTRAINTS_MAX];
+    struct scan scan = { placement, request, view, fewest, room, decision, -1 };
+
+    filter_fewest(placement->nodes, request, fewest);
+    if (request->constraint_count == 0) /* else they may refuse those that set the bound */
+        scan.least = scan_bound(view, room);
+    for (size_t block = 0; block * VIEW_BLOCK < view->count; block++)
+        if (view->best[block] > scan.least)
+            scan_block(&scan, block);
 }
 
 /* Every node that passes, by its score adjusted to what is known of ends. */
@@ -370,13 +421,14 @@ int placement_decide(struct placement *placement, const struct placement_request
     r = views_get(&placement->views, &input, score, &request->shape, &view);
     if (r < 0)
         return r;
+    ret->shape = view->hash;
     memcpy(ret->refused, view->refused, sizeof(view->refused));
     if (score->random)
         draw(placement, request, view, ret);
     else if (score->adjust && request->until > 0)
         scan_adjusted(placement, request, &input, view, full ? PLACEMENT_CANDIDATES : 1, ret);
     else
-        scan(placement, request, view, full ? PLACEMENT_CANDIDATES : 1, ret);
+        scan_view(placement, request, view, full ? PLACEMENT_CANDIDATES : 1, ret);
     choose(placement, request, now, ret);
     if (score->random && ret->node != NODE_NONE && request->shape.gpus == 1)
         draw_gpu(placement, request, ret);

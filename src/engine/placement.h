@@ -38,6 +38,7 @@ struct placement_decision {
     uint16_t gpus;
     uint16_t candidate_count;
     uint64_t number; /* of the decision */
+    uint64_t shape;  /* digest of what was asked for */
     uint64_t position; /* of the nodes' changes: the state that was decided on */
     struct placement_candidate candidates[PLACEMENT_CANDIDATES]; /* best first */
     /* How many nodes failed each filter first. Those above FILTER_STATIC count only nodes that were looked

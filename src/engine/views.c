@@ -33,13 +33,20 @@ static int16_t node_value(const struct score_input *input, const struct score *s
 }
 
 static void block_refresh(struct view *view, size_t block) {
-    size_t end = (block + 1) * VIEW_BLOCK;
-    int16_t best = INT16_MIN;
+    const int16_t *values = &view->values[block * VIEW_BLOCK];
+    view_group most, group;
+    int16_t best[VIEW_GROUP];
 
-    end = end < view->count ? end : view->count;
-    for (size_t i = block * VIEW_BLOCK; i < end; i++)
-        best = view->values[i] > best ? view->values[i] : best;
-    view->best[block] = best;
+    memcpy(&most, values, sizeof(most));
+    for (size_t i = VIEW_GROUP; i < VIEW_BLOCK; i += VIEW_GROUP) {
+        memcpy(&group, values + i, sizeof(group));
+        view_group above = group > most;
+        most = (group & above) | (most & ~above);
+    }
+    memcpy(best, &most, sizeof(best));
+    for (size_t i = 1; i < VIEW_GROUP; i++)
+        best[0] = best[i] > best[0] ? best[i] : best[0];
+    view->best[block] = best[0];
 }
 
 static void view_set(struct view *view, uint32_t node, int16_t value) {
@@ -61,16 +68,19 @@ static int view_fill(struct view *view, const struct score_input *input, const s
     size_t count = nodes_count(input->nodes), blocks = (count + VIEW_BLOCK - 1) / VIEW_BLOCK;
 
     if (view->count < count || !view->values) {
-        int16_t *values = reallocarray(view->values, count ? count : 1, sizeof(*values));
+        size_t room = blocks ? blocks : 1;
+        int16_t *values = reallocarray(view->values, room, VIEW_BLOCK * sizeof(*values));
         if (values)
             view->values = values;
-        int16_t *best = values ? reallocarray(view->best, blocks ? blocks : 1, sizeof(*best)) : NULL;
+        int16_t *best = values ? reallocarray(view->best, room, sizeof(*best)) : NULL;
         if (!best) {
             view->count = 0;
             return -ENOMEM;
         }
         view->best = best;
     }
+    for (size_t i = count; i < blocks * VIEW_BLOCK; i++)
+        view->values[i] = INT16_MIN;
     view->count = count;
     view->version = input->version;
     memset(view->refused, 0, sizeof(view->refused));

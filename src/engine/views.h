@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
+#include <string.h>
+
 #include "engine/scores.h"
 
 /* The score of every node for one shape of request, kept while the shape recurs: a view catches up with the
@@ -8,7 +10,7 @@
  * the best score, so that the winner is found by looking at one number per block and one block. */
 
 #define VIEW_BLOCK 64
-#define VIEWS_MAX 128
+#define VIEWS_MAX 96
 
 struct view {
     uint64_t hash;
@@ -16,11 +18,26 @@ struct view {
     uint64_t position;  /* of the nodes' changes that it knows */
     uint64_t version;   /* of the input that it was filled with */
     struct shape shape;
-    int16_t *values;    /* the score; -1 - filter: refused */
+    int16_t *values;    /* the score; -1 - filter: refused; whole blocks, filled up with INT16_MIN */
     int16_t *best;      /* per block; below 0: none passes */
     size_t count;       /* nodes it covers */
     uint32_t refused[FILTER_STATIC];
 };
+
+/* Eight values at a time: compilers make vector instructions of it where the machine has them. */
+#define VIEW_GROUP 8
+typedef int16_t view_group __attribute__((vector_size(2 * VIEW_GROUP)));
+
+/* Which of the eight values from `values` on are above the limit: 16 bits each in ret[2], in order of memory.
+ */
+static inline bool view_above(const int16_t *values, int16_t limit, uint64_t *ret) {
+    view_group group;
+
+    memcpy(&group, values, sizeof(group));
+    view_group above = group > limit;
+    memcpy(ret, &above, sizeof(above));
+    return (ret[0] | ret[1]) != 0;
+}
 
 struct views {
     struct view *views[VIEWS_MAX];

@@ -517,7 +517,7 @@ static void test_ledger(void **state) {
     request.until = 1000;
     for (uint64_t i = 0; i < 6; i++) {
         assert_int_equal(placement_place(&placement, &request, 10, true, &decision, &slot), 0);
-        placement_ledger_write(&ledger, &request, 10, &decision);
+        placement_ledger_write(&ledger, 10, &decision);
     }
     assert_null(placement_ledger_find(&ledger, 1)); /* four are kept */
     assert_null(placement_ledger_find(&ledger, 6));
