@@ -2,6 +2,7 @@
 """What goes wrong around QEMU: it stands still or answers slowly, its disk's host is full, its process id is another's by
 now, its guest writes what looks like another disk. The VMs here have an empty disk and stay in their firmware."""
 import contextlib
+import hashlib
 import os
 import pathlib
 import signal
@@ -281,3 +282,65 @@ def test_reused_id_is_not_touched(host, machine):
     finally:
         stranger.kill()
         stranger.wait()
+
+
+# ---- no room for what a guest writes ----
+
+@pytest.fixture(scope="module")
+def narrow_host(request):
+    """A daemon whose instances' directories lie on a file system of 48 MiB."""
+    daemon = guestlib.HostDaemon()
+    place = daemon.state / "instances"
+    place.mkdir(parents=True)
+    daemon.host("mount", "-t", "tmpfs", "-o", "size=48M,mode=0711", "tmpfs", place)
+    before = request.session.testsfailed
+    try:
+        add_images(daemon.start())
+        yield daemon
+    finally:
+        daemon.host("umount", "--lazy", place)  # the daemon has its own
+        daemon.close(check=request.session.testsfailed == before)
+
+
+@pytest.fixture
+def narrow(narrow_host):
+    """A daemon with a microVM "narrow" that writes more than there is room for as soon as it has a file /go."""
+    script = ("yes a line of some length | head -c 1048576 > /piece; until [ -e /go ]; do sleep 0.1; done; "
+              "for i in $(seq 64); do cat /piece; done > /big; sync; md5sum /big > /sum; sync; while :; do sleep 1; done")
+    narrow_host.host("mount", "-o", "remount,size=48M", narrow_host.state / "instances")
+    narrow_host.polder("run", "--detach", "--kind", "microvm", "--name", "narrow", "--network", "none", "--disk", "1G", "busybox", "--", "sh",
+                       "-c", script)
+    yield narrow_host
+    narrow_host.polder("rm", "--force", "--purge", "narrow")
+
+
+def message(host):
+    return host.instance("narrow")["status"].get("message") or ""
+
+
+def test_guest_whose_disk_has_no_room_waits(narrow):
+    """It stands still and tells why, gets no error and loses nothing; with room it goes on by itself."""
+    host = narrow
+    host.execute("narrow", "touch", "/go")
+    eventually(lambda: message(host), guestlib.BOOT, "the complaint")
+    status = host.instance("narrow")["status"]
+    assert status["state"] == "running" and "no room" in status["message"], status
+    # polderd can do what it could before.
+    assert host.polder("ls", timeout=5).stdout
+    host.kill9()
+    host.start()
+    eventually(lambda: "no room" in message(host), guestlib.BOOT, "the complaint after a start")
+    host.host("mount", "-o", "remount,size=200M", host.state / "instances")
+    eventually(lambda: not message(host), guestlib.BOOT, "it to go on")
+    piece = (b"a line of some length\n" * (1 << 20))[:1 << 20]
+    found = eventually(lambda: host.polder("exec", "narrow", "--", "cat", "/sum", status=None).stdout.split(), guestlib.BOOT, "the sum")
+    assert found[0] == hashlib.md5(64 * piece).hexdigest()
+
+
+def test_guest_whose_disk_has_no_room_is_ended(narrow):
+    host = narrow
+    pid = pid_of(host, "narrow")
+    host.execute("narrow", "touch", "/go")
+    eventually(lambda: "no room" in message(host), guestlib.BOOT, "the complaint")
+    host.polder("stop", "--time", "1s", "narrow", timeout=60)
+    assert host.state_of("narrow") == "stopped" and not guestlib.is_alive(pid)

@@ -3,14 +3,20 @@
 import json
 import os
 import pathlib
+import pty
+import select
 import shutil
+import signal
 import subprocess
+import termios
 import time
 
 import pytest
 
 import guestlib
-from polderlib import eventually
+import polderlib
+from polderlib import DEADLINE, eventually
+from test_cli import Command
 
 COUNT = ["sh", "-c", guestlib.Counter.SCRIPT]
 
@@ -82,6 +88,37 @@ def test_exec_and_cp(host, microvm, tmp_path):
     host.polder("cp", "tools:/tmp/there", tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == data
     assert host.polder("cp", "tools:/no/such", tmp_path, status=None).returncode != 0
+
+
+def test_terminal_and_signals(host, microvm):
+    polder = Command(host)
+    microvm("tty", "--network", "none")
+    status, shown = polder.terminal("exec", "-it", "tty", "sh", typed=b"stty size; tty; exit 6\n", wanted=b"#")
+    assert status == 6 and b"24 100" in shown and b"/dev/" in shown, shown
+    command = polder.start("run", "--rm", "--kind", "microvm", "--network", "none", "busybox", "sh", "-c",
+                           "trap 'echo got; exit 4' INT; echo ready; while :; do sleep 0.1; done")
+    assert command.stdout.readline() == "ready\n"
+    command.send_signal(signal.SIGINT)
+    assert command.communicate(timeout=DEADLINE)[0] == "got\n" and command.returncode == 4
+
+
+def test_console_is_raw_and_gives_the_terminal_back(host, microvm):
+    microvm("seen", "--network", "none", command=["sh", "-c", r"while :; do printf 'tick \033]0;title\007' > /dev/ttyS0; sleep 0.2; done"])
+    outer, inner = pty.openpty()
+    before = termios.tcgetattr(inner)
+    process = subprocess.Popen([polderlib.build_directory() / "src/cli/polder", "console", "seen"], stdin=inner, stdout=inner, stderr=inner,
+                               env=host.command_environment())
+    seen = b""
+    while b"tick \x1b]0;title\x07" not in seen:
+        seen += os.read(outer, 65536)
+    assert termios.tcgetattr(inner) != before
+    os.write(outer, b"\x1d")
+    while process.poll() is None:
+        if select.select([outer], [], [], 0.1)[0]:
+            os.read(outer, 65536)
+    assert process.returncode == 0 and termios.tcgetattr(inner) == before
+    os.close(outer)
+    os.close(inner)
 
 
 def test_jail(host, microvm):

@@ -80,8 +80,12 @@ def test_microvm(machines, name):
     machine_test(machines, name, 300)
 
 
+# test_vm.py does what these do through the daemon; each boots a Debian of its own.
+LONG = ("test_vm", "test_vm_uefi")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", names_of(r"\bVM"))
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in names_of(r"\bVM")])
 def test_vm(disk, name):
     machine_test(disk, name, 900)
 
