@@ -19,11 +19,19 @@
 #define CYCLES 5
 #define JOINTS_PER_CYCLE 20
 #define FIRST_SHARE 80      /* percent of the steps, for the first cycle */
-#define START 0             /* temperatures, as halvings of the mean change of a move: where the first cycle begins, */
-#define RESTART 5           /* the others, */
-#define END 16              /* and where all end */
-#define SHIFTS 45           /* percent of what is drawn: a process goes elsewhere, */
-#define SWAPS 45            /* two change places; the rest sends a displaced one on to a third machine */
+/* Temperatures, as halvings of the mean change of a move. */
+#define START 0             /* where the first cycle begins, */
+#define RESTART 5           /* the others; */
+#define MIDDLE 14           /* where they come to slowly, */
+#define END 20              /* and where they end: below a unit of cost, mostly */
+#define SLOW_SHARE 85       /* percent of a cycle's steps that lead to the middle */
+/* What is drawn, in percent. Transient resources stay taken where a process came from, so that those that wander fill the
+ * machines up until nothing moves: hence the ways home. */
+#define SHIFTS 40           /* a process goes elsewhere; of these */
+#define HOMES 20            /* home; */
+#define SWAPS 30            /* two change places; of these */
+#define SIMILAR 15          /* two of similar size; */
+#define HOMEWARD 25         /* one takes the place of another, which goes home; the rest: which goes to a third machine */
 #define ROOM_EVERY 2048     /* steps between attempts to make room for a large process */
 #define ROOM_DEPTH 8        /* most processes that leave for it */
 #define ROOM_DRAWS 8        /* machines looked at for each of these */
@@ -50,6 +58,8 @@ struct reassignment_search {
     unsigned joint, joints;
     uint64_t scale;         /* what an ordinary move changes */
     uint32_t *bulk;         /* of a process: its greatest need, in parts of the mean capacity */
+    uint32_t *order, *rank; /* processes by what they need of all, and the place of each in it */
+    unsigned bits;          /* of the number of processes */
     uint32_t variates[VARIATES];
 };
 
@@ -111,6 +121,8 @@ void reassignment_search_free(struct reassignment_search *search) {
     for (unsigned i = 0; i < REASSIGNMENT_CHAINS; i++)
         chain_done(&search->chains[i]);
     free(search->bulk);
+    free(search->order);
+    free(search->rank);
     free(search);
 }
 
@@ -131,8 +143,19 @@ static int chain_init(struct chain *chain, const struct reassignment *problem, c
     return 0;
 }
 
+/* One of about the same size: how far away in the order of sizes is uniform in its logarithm. */
+static uint32_t draw_similar(const struct reassignment_search *search, struct chain *chain, uint32_t process) {
+    uint32_t draw = random_below(chain->random, search->bits << 16);
+    uint32_t far = 1 + (uint32_t) (((uint64_t) (draw & 0xffff) << (draw >> 16)) >> 15), at = search->rank[process];
+
+    if (random_below(chain->random, 2) ? at >= far : at + far >= search->problem->processes)
+        return search->order[at >= far ? at - far : 0];
+    return search->order[at + far < search->problem->processes ? at + far : search->problem->processes - 1];
+}
+
 /* Makes a move of one of the kinds from random parts; false when what was drawn is none. */
-static bool draw(struct chain *chain, const struct reassignment *problem, struct reassignment_move *move) {
+static bool draw(const struct reassignment_search *search, struct chain *chain, struct reassignment_move *move) {
+    const struct reassignment *problem = search->problem;
     const uint32_t *assignment = reassignment_state_assignment(chain->state);
     uint64_t *random = chain->random;
     uint32_t kind = random_below(random, 100);
@@ -140,23 +163,25 @@ static bool draw(struct chain *chain, const struct reassignment *problem, struct
     move->process = random_below(random, problem->processes);
     move->other = REASSIGNMENT_NONE;
     if (kind < SHIFTS) {
-        move->to = random_below(random, problem->machines);
+        move->to = kind < HOMES ? problem->home[move->process] : random_below(random, problem->machines);
         return true;
     }
-    move->other = random_below(random, problem->processes);
+    move->other = kind < SHIFTS + SIMILAR ? draw_similar(search, chain, move->process)
+                                          : random_below(random, problem->processes);
     move->to = assignment[move->other];
-    move->onward = kind < SHIFTS + SWAPS ? assignment[move->process] : random_below(random, problem->machines);
+    move->onward = kind < SHIFTS + SWAPS ? assignment[move->process]
+                   : kind < SHIFTS + SWAPS + HOMEWARD ? problem->home[move->other] : random_below(random, problem->machines);
     return move->other != move->process;
 }
 
 /* The mean change of a thousand feasible moves from the start, as the measure of temperatures. */
-static uint64_t measure(struct chain *chain, const struct reassignment *problem) {
+static uint64_t measure(const struct reassignment_search *search, struct chain *chain) {
     uint64_t sum = 0, count = 0;
     struct reassignment_move move;
     int64_t rise;
 
     for (unsigned i = 0; i < 200000 && count < 1024; i++) {
-        if (!draw(chain, problem, &move) || !reassignment_state_try(chain->state, &move, &rise))
+        if (!draw(search, chain, &move) || !reassignment_state_try(chain->state, &move, &rise))
             continue;
         sum += ((uint64_t) (rise < 0 ? -rise : rise) >> 10) + 1;
         count++;
@@ -185,6 +210,45 @@ static int measure_bulk(struct reassignment_search *search) {
     return 0;
 }
 
+struct sized {
+    uint64_t size;
+    uint32_t process;
+};
+
+static int compare_sizes(const void *a, const void *b) {
+    const struct sized *x = a, *y = b;
+
+    return x->size != y->size ? (x->size > y->size) - (x->size < y->size)
+                              : (x->process > y->process) - (x->process < y->process);
+}
+
+static int sort_by_size(struct reassignment_search *search) {
+    const struct reassignment *problem = search->problem;
+    _cleanup_free_ struct sized *sized = calloc(problem->processes + 1, sizeof(*sized));
+
+    search->order = calloc(problem->processes + 1, sizeof(*search->order));
+    search->rank = calloc(problem->processes + 1, sizeof(*search->rank));
+    if (!sized || !search->order || !search->rank)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < problem->resources; i++) {
+        unsigned __int128 sum = 1;
+        for (uint32_t m = 0; m < problem->machines; m++)
+            sum += (uint64_t) problem->capacity[(size_t) m * problem->resources + i];
+        for (uint32_t p = 0; p < problem->processes; p++)
+            sized[p].size += (uint64_t) (((unsigned __int128) (uint64_t)
+                problem->need[(size_t) p * problem->resources + i] << 50) / sum);
+    }
+    for (uint32_t p = 0; p < problem->processes; p++)
+        sized[p].process = p;
+    qsort(sized, problem->processes, sizeof(*sized), compare_sizes);
+    for (uint32_t i = 0; i < problem->processes; i++) {
+        search->order[i] = sized[i].process;
+        search->rank[sized[i].process] = i;
+    }
+    search->bits = 32 - (unsigned) __builtin_clz(problem->processes | 1);
+    return 0;
+}
+
 int reassignment_search_new(const struct reassignment *problem, const uint32_t *assignment, uint64_t seed,
                             uint64_t steps, struct reassignment_search **ret) {
     _cleanup_reassignment_search_ struct reassignment_search *search = calloc(1, sizeof(*search));
@@ -198,12 +262,14 @@ int reassignment_search_new(const struct reassignment *problem, const uint32_t *
     for (uint32_t i = 0; i < VARIATES; i++)
         search->variates[i] = variate(i);
     r = measure_bulk(search);
+    if (r >= 0)
+        r = sort_by_size(search);
     for (unsigned i = 0; i < REASSIGNMENT_CHAINS && r >= 0; i++)
         r = chain_init(&search->chains[i], problem, assignment, seed * REASSIGNMENT_CHAINS + i);
     if (r < 0)
         return r;
     if (search->share)
-        search->scale = measure(&search->chains[0], problem);
+        search->scale = measure(search, &search->chains[0]);
     *ret = STEAL_PTR(search);
     return 0;
 }
@@ -218,17 +284,22 @@ static uint64_t steps_before(const struct reassignment_search *search, unsigned 
     return most + (uint64_t) ((unsigned __int128) (search->share - most) * (joint - first) / rest);
 }
 
+/* With 16 bits of fraction. */
+static uint64_t halvings_between(uint64_t from, uint64_t to, uint64_t step, uint64_t steps) {
+    return (from << 16) + (uint64_t) ((unsigned __int128) ((to - from) << 16) * step / steps);
+}
+
 /* The temperature at a step of the cycle that the joint belongs to. */
 static struct temperature temperature_at(const struct reassignment_search *search, uint64_t step) {
     unsigned cycle = search->joint / JOINTS_PER_CYCLE;
     uint64_t begin = steps_before(search, cycle * JOINTS_PER_CYCLE);
     uint64_t end = steps_before(search, (cycle + 1) * JOINTS_PER_CYCLE);
-    uint64_t hot = cycle == 0 ? START : RESTART;
-    uint64_t halvings = (uint64_t) ((unsigned __int128) ((END - hot) << 16) * (step - begin) / (end - begin)); /* 16 bits */
+    uint64_t middle = begin + (end - begin) / 100 * SLOW_SHARE, hot = cycle == 0 ? START : RESTART;
+    uint64_t halvings = step < middle ? halvings_between(hot, MIDDLE, step - begin, middle - begin)
+                                      : halvings_between(MIDDLE, END, step - middle, end - middle);
     int up = __builtin_clzll(search->scale);
     uint64_t mantissa = search->scale << up >> 32;
 
-    halvings += hot << 16;
     return (struct temperature){ .mantissa = mantissa * (131072 - (halvings & 0xffff)) >> 17,
                                  .exponent = 32 - up - (int) (halvings >> 16) };
 }
@@ -334,7 +405,7 @@ static int try_one(const struct reassignment_search *search, struct chain *chain
     struct reassignment_move move;
     int64_t rise;
 
-    if (!draw(chain, search->problem, &move) || !reassignment_state_try(chain->state, &move, &rise) ||
+    if (!draw(search, chain, &move) || !reassignment_state_try(chain->state, &move, &rise) ||
         !accepts(search, chain, temperature, rise))
         return 0;
     if (rise > 0)
