@@ -182,6 +182,9 @@ static inline void statement_done(sqlite3_stmt **statement) {
 /* Brings the open database to version `count`; steps[i] is the SQL from version i to i + 1. */
 int schema_prepare(sqlite3 *db, const char *path, const char *const *steps, int count, struct error *error);
 extern const char *const schema_steps[];
+/* To the newest version that this program knows. In builds with fail points, POLDER_SCHEMA_STEP is the SQL of one more:
+ * how a running daemon's store goes to a schema to come is tried by it. */
+int schema_bring(sqlite3 *db, const char *path, struct error *error);
 /* First problem that PRAGMA `pragma` (quick_check, integrity_check) names, allocated; NULL if there is none.
  */
 int schema_check(sqlite3 *db, const char *pragma, const char *path, char **ret_problem, struct error *error);

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "base/failpoint.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
@@ -91,8 +92,10 @@ static int run_steps(sqlite3 *db, const char *path, const char *const *steps, in
         r = database_exec(db, steps[i], path, error);
     if (r == 0)
         r = database_exec(db, version, path, error);
+    FAILPOINT("schema-before-commit");
     if (r == 0)
         r = database_exec(db, "COMMIT", path, error);
+    FAILPOINT("schema-after-commit");
     if (r < 0)
         sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
     return r;
@@ -130,4 +133,17 @@ int schema_prepare(sqlite3 *db, const char *path, const char *const *steps, int 
                    copy);
     }
     return run_steps(db, path, steps, (int) version, count, error);
+}
+
+int schema_bring(sqlite3 *db, const char *path, struct error *error) {
+#ifdef POLDER_FAILPOINTS
+    const char *more = getenv("POLDER_SCHEMA_STEP"), *steps[STORE_SCHEMA + 1];
+
+    if (more) {
+        memcpy(steps, schema_steps, STORE_SCHEMA * sizeof(*steps));
+        steps[STORE_SCHEMA] = more;
+        return schema_prepare(db, path, steps, STORE_SCHEMA + 1, error);
+    }
+#endif
+    return schema_prepare(db, path, schema_steps, STORE_SCHEMA, error);
 }

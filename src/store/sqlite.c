@@ -422,7 +422,7 @@ static int open_connections(struct store *store, struct error *error) {
     int r = database_open(store->path, true, &store->write_db, error);
 
     if (r == 0)
-        r = schema_prepare(store->write_db, store->path, schema_steps, STORE_SCHEMA, error);
+        r = schema_bring(store->write_db, store->path, error);
     if (r == 0)
         r = writer_prepare(store, error);
     if (r == 0)

@@ -136,7 +136,7 @@ class HostDaemon(polderlib.Daemon):
     def leftovers(self):
         found = super().leftovers()
         for line in pathlib.Path(f"/proc/{self.holder.pid}/mounts").read_text().splitlines():
-            if f"{self.directory}/" in line:
+            if f"{self.directory}/" in line and line.split()[1] not in self.own_mounts():
                 found.append(f"mount {line}")
         return [line for line in found if "dnsmasq" not in line]  # it stays until the network is reset
 

@@ -318,7 +318,7 @@ static int mount_image(const char *image_path, const char *target) {
         return -errno;
     device = loop_open(image, &number);
     if (device < 0)
-        return device;
+        return -ENXIO;
     snprintf(path, sizeof(path), "/dev/loop%d", number);
     if (mount(path, target, "ext4", MS_NODEV | MS_NOATIME, "errors=remount-ro") < 0)
         return -errno;

@@ -25,5 +25,5 @@ int disk_prepare(struct storage *storage, const char *state_path, uint64_t limit
                  struct error *error);
 void disk_done(struct disk *disk);
 /* In the container's mount namespace: the directory with upper and work appears at `target`. A loop device goes with
- * the mount. */
+ * the mount. -ENXIO: no loop device is to be had. */
 int disk_mount(const struct disk *disk, const char *target);

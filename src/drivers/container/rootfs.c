@@ -182,8 +182,10 @@ static int mount_overlay(struct work *w, size_t count) {
     char top[24];
     int r = disk_mount(&w->request->disk, "disk");
 
+    if (r == -ENXIO)
+        return error_set(w->error, ERROR_EXHAUSTED, "loop device for its disk");
     if (r < 0)
-        return fail(w, r, "mounting the disk", w->request->disk.path);
+        return fail(w, r, "mounting the disk", NULL);
     snprintf(top, sizeof(top), "l/%zu", count - 1);
     r = adopt_root_mode(w, top);
     if (r < 0)
