@@ -207,9 +207,11 @@ static int plan_running(struct queue *queue, int64_t now) {
     return r >= 0 && queue->held_count > 0 ? queue_hold(queue, &queue->plan, now) : r;
 }
 
-/* All reservations anew, or, where something only ended early, each in turn moved to its earliest moment. */
+/* All reservations anew, or, where something only ended early, each in turn moved to its earliest moment. One that moved may
+ * have made room for one that was before it in turn, so the next pass tries again: otherwise that one's reservation could begin
+ * at a moment at which nothing happens. */
 static int plan_all(struct queue *queue, int64_t now) {
-    bool anew = queue->plan_lost || queue->options.policy->changes;
+    bool anew = queue->plan_lost || queue->options.policy->changes, moved = false;
     struct order_position position = { 0 };
     const struct order_slot *slot;
     int r = 0;
@@ -220,11 +222,14 @@ static int plan_all(struct queue *queue, int64_t now) {
     if (anew)
         r = plan_running(queue, now);
     for (; r >= 0 && (slot = order_at(&queue->waiting, &position)); position.slot++) {
+        int64_t before = queue->entries[slot->handle].planned;
         if (!anew)
             backfill_unplan(queue, slot->handle);
         r = backfill_plan_one(queue, slot->handle, now);
+        moved = moved || (!anew && queue->entries[slot->handle].planned != before);
     }
-    queue->plan_lost = queue->plan_loose = false;
+    queue->plan_lost = false;
+    queue->plan_loose = moved;
     return r;
 }
 
@@ -417,9 +422,21 @@ static int decide(const struct pass *pass) {
     return start_ahead(pass, backfill);
 }
 
+/* Round robin: one that goes on alone is served at its new tag, and those that come are to stand behind that. */
+static void note_served(struct queue *queue) {
+    for (size_t i = 0; i < queue->running_count; i++) {
+        double tag = queue->entries[queue->running[i].handle].tag;
+        if (tag > queue->virtual_time)
+            queue->virtual_time = tag;
+    }
+}
+
 int queue_pass(struct queue *queue, int64_t now, queue_decided decided, void *userdata) {
     struct pass pass = { queue, now, decided, userdata };
     int r = decide(&pass);
+
+    if (queue->options.policy->by_arrival)
+        note_served(queue);
 
     queue_scratch_shrink(queue);
     return r;

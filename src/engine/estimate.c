@@ -31,7 +31,7 @@ struct predictor {
 };
 
 /* For how many runs what is more general counts, and how many runs back each level's means remember. */
-static const double predictor_strength[] = { .4, 3, 2.4, 1.8 }, predictor_memory[] = { 160, 90, 11, 7 };
+static const double predictor_strength[] = { .2, 17, 1.75, 3 }, predictor_memory[] = { 105, 80, 4, 7 };
 
 int predictor_new(enum estimate kind, int64_t second, struct predictor **ret) {
     struct predictor *predictor = calloc(1, sizeof(*predictor));

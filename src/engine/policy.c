@@ -77,6 +77,8 @@ static double score_dynamic(const struct policy_parameters *parameters, const st
 
     if (wait >= parameters->alarm)
         return -1e12 + seconds(input, input->submitted);
+    if (parameters->step > 0)
+        wait = (double) (int64_t) (wait / parameters->step) * parameters->step;
     return -((double) input->priority + parameters->ageing * wait - parameters->fairness * input->usage);
 }
 
@@ -162,16 +164,17 @@ const struct policy_parameter_row policy_parameter_rows[] = {
     PARAMETER("rr.quantum", quantum, 10, 1e-6, 1e9, "seconds of a burst"),
     PARAMETER("rr.weight", weight, 1, 1e-6, 1e6, "weight of what has none of its own"),
     PARAMETER("dynamic.ageing", ageing, 0.01, 1e-9, 1e6, "priority gained per second of waiting"),
+    PARAMETER("dynamic.step", step, 0, 0, 1e9, "seconds by which waiting is counted; 0: it grows all the time"),
     PARAMETER("dynamic.fairness", fairness, 0.001, 0, 1e6, "priority lost per second of the whole node used lately"),
     PARAMETER("dynamic.decay", decay, 86400, 1, 1e9, "seconds in which past use halves"),
-    PARAMETER("alarm", alarm, 230000, 1, 1e12, "seconds of waiting after which it goes first"),
+    PARAMETER("alarm", alarm, 225000, 1, 1e12, "seconds of waiting after which it goes first"),
     PARAMETER("polder.drain", drain, 1, 0, 1e6, "times the longest drain of the queue before the alarm may ring"),
     PARAMETER("polder.patience", patience, 20000, 0, 1e12, "seconds added to what was waited"),
     PARAMETER("polder.time", time_power, 1.1, 0, 8, "power of the expected run time"),
     PARAMETER("polder.size", size_power, 0, -8, 8, "power of the size"),
-    PARAMETER("polder.urgency", urgency_power, 0.45, 0, 8, "power of the expected growth of its slowdown"),
-    PARAMETER("polder.floor", floor, 260, 0, 1e9, "seconds added to the expected run time"),
-    PARAMETER("polder.blocking", blocking, 0.5, 0, 1e6, "seconds of run time that a second of keeping everybody waiting counts for"),
+    PARAMETER("polder.urgency", urgency_power, 0.425, 0, 8, "power of the expected growth of its slowdown"),
+    PARAMETER("polder.floor", floor, 1100, 0, 1e9, "seconds added to the expected run time"),
+    PARAMETER("polder.blocking", blocking, 1.2, 0, 1e6, "seconds of run time that a second of keeping everybody waiting counts for"),
     { NULL },
 };
 

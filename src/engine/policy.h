@@ -30,7 +30,7 @@ struct policy_input {
 /* Values that can be set, each by its name in policy_parameter_rows. */
 struct policy_parameters {
     double quantum, weight;                         /* rr */
-    double ageing, fairness, decay;                 /* dynamic */
+    double ageing, step, fairness, decay;           /* dynamic */
     double alarm;                                   /* dynamic, polder: seconds of waiting after which it goes first */
     double drain;                                   /* polder: the alarm also waits for so many times the longest drain */
     double patience, time_power, size_power, urgency_power, floor, blocking; /* polder */

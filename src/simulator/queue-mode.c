@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "simulator/mode.h"
 #include "simulator/queue-simulation.h"
+#include "simulator/queue-tune.h"
 
 #define WORKERS_MAXIMUM 256
 #define BAR_WIDTH 40
@@ -30,6 +31,9 @@ struct request {
     uint64_t processors, workers;
     bool json, jobs;
     const char *part;
+    bool tunes;
+    enum tune_goal goal;
+    uint64_t steps;
     struct swf_log *logs;
     struct cell *cells;
     size_t cell_count, cells_taken, cells_done;
@@ -117,6 +121,14 @@ static int set_option(struct request *request, const char *option, const char *v
         return set_number(option, value, INT32_MAX, &request->processors, error);
     if (text_equal(option, "--workers"))
         return set_number(option, value, WORKERS_MAXIMUM, &request->workers, error);
+    if (text_equal(option, "--tune-steps"))
+        return set_number(option, value, 100000, &request->steps, error);
+    if (text_equal(option, "--tune")) {
+        r = word_index(option, tune_goals, value, error);
+        request->tunes = true;
+        request->goal = r < 0 ? 0 : (enum tune_goal) r;
+        return r;
+    }
     if (text_equal(option, "--semantics")) {
         r = word_index(option, semantics_names, value, error);
         request->semantics = r < 0 ? 0 : (enum semantics) r;
@@ -382,8 +394,25 @@ static int print_json(const struct request *request) {
     return 0;
 }
 
+/* The cells of the first log are what the tuner chooses from. */
+static int run_tuner(const struct request *request, struct error *error) {
+    size_t logs = list_count(request->paths), count = request->cell_count / logs;
+    _cleanup_free_ struct queue_run *candidates = reallocarray(NULL, count, sizeof(*candidates));
+    struct tune tune = { request->logs, request->paths, logs, candidates, count, request->goal, request->steps };
+    int r = -ENOMEM;
+
+    for (size_t i = 0; i < logs; i++)
+        if (request->logs[i].count < 2)
+            return error_set(error, ERROR_BAD_VALUE, "--tune", request->paths[i], "the log is too short to be halved");
+    for (size_t i = 0; candidates && i < count; i++)
+        candidates[i] = request->cells[i].run;
+    if (candidates)
+        r = queue_tune(&tune);
+    return r < 0 ? error_errno(error, r, "tuning") : 0;
+}
+
 static int run(int count, char **words, struct error *error) {
-    _cleanup_(request_done) struct request request = { .workers = 1, .part = "whole" };
+    _cleanup_(request_done) struct request request = { .workers = 1, .part = "whole", .steps = 100 };
     int r;
 
     pthread_mutex_init(&request.lock, NULL);
@@ -403,6 +432,8 @@ static int run(int count, char **words, struct error *error) {
     show_progress("reading", 1);
     if (r >= 0)
         r = make_cells(&request, error);
+    if (r >= 0 && request.tunes)
+        return run_tuner(&request, error);
     if (r >= 0)
         r = run_cells(&request, error);
     if (r < 0)
@@ -425,6 +456,8 @@ const struct mode queue_mode = {
             "  --part PART          whole, first, second half of the jobs\n"
             "  --processors N       of the machine, instead of the log's header\n"
             "  --set NAME=VALUE     a parameter of a policy: rr.quantum, alarm, polder.time, ...\n"
+            "  --tune GOAL          bsld, wait, p95, fairness: choose among these and search for parameters on first halves\n"
+            "  --tune-steps N       of that search (100)\n"
             "  --workers N          threads; the result does not depend on it\n"
             "  --per-job            with -o json: number, start and end of each job\n"
             "  -o table|json\n",

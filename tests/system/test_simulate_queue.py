@@ -3,8 +3,11 @@
 import gzip
 import json
 import pathlib
+import random
+import shutil
 import subprocess
 
+import naivequeue
 import polderlib
 import pytest
 
@@ -133,3 +136,227 @@ def test_bad_options_are_named(tmp_path, words, named):
 
 def test_unknown_parameter(tmp_path):
     assert "'nosuch'" in simulate("--set", "nosuch=1", swf(tmp_path / "log.swf", [(0, 1, 1)]), status=1).stderr
+
+
+# ---- the vectors: 204 sets of jobs with priorities, and when each ends ----
+
+VECTORS = DATA.parent / "queue-vectors.json.gz"
+VECTOR_POLICIES = [("fcfs", "fcfs"), ("sjf", "sjf"), ("srtf", "srtf"), ("priority", "prio_np"), ("priority:preemptive", "prio_p"),
+                   ("xf", "hrrn"), ("dynamic", "aging10_np")]
+
+
+@pytest.mark.skipif(not VECTORS.exists(), reason="the vectors are not at ../shared/data: they are not part of the project")
+def test_vectors(tmp_path):
+    vectors = json.load(gzip.open(VECTORS))
+    logs = []
+    for at, vector in enumerate(vectors):
+        logs.append(tmp_path / f"{at}.swf")
+        logs[-1].write_text("; MaxProcs: 1\n" + "\n".join(
+            f"{number} {submitted} -1 {run} 1 -1 -1 1 {run} -1 1 1 1 -1 {priority} -1 -1 -1"
+            for number, (submitted, run, priority) in enumerate(vector["jobs"], 1)) + "\n")
+    runs = [(["--policy", ",".join(policy for policy, _ in VECTOR_POLICIES), "--set", "dynamic.ageing=0.1", "--set",
+              "dynamic.step=10", "--set", "alarm=1e9"], dict(VECTOR_POLICIES))]
+    runs += [(["--policy", "rr", "--set", f"rr.quantum={quantum}"], {"rr": f"rr{quantum}"}) for quantum in (1, 2, 4, 10)]
+    wrong, right = [], 0
+    for words, names in runs:
+        for cell in results(*words, "--backfill", "none", "--per-job", *logs):
+            vector, name = vectors[int(pathlib.Path(cell["log"]).stem)], names[cell["policy"]]
+            if [end for _, _, end in sorted(cell["jobs"])] == vector["expect"][name]["completion"]:
+                right += 1
+            else:
+                wrong.append((vector["name"], name))
+    assert not wrong and right == 204 * 11, (right, wrong[:10])
+
+
+# ---- against a second queue, and what must always hold ----
+
+POLICIES, BACKFILLS = ("fcfs", "sjf", "saf", "sjf:demand", "xf"), ("none", "easy", "easy-sjbf", "conservative", "greedy")
+
+
+def write_jobs(path, jobs, processors):
+    path.write_text(f"; MaxProcs: {processors}\n" + "\n".join(
+        f"{number} {submitted} -1 {run} {size} -1 -1 {size} {requested} -1 1 1 1 -1 -1 -1 -1 -1"
+        for number, (submitted, run, requested, size) in enumerate(jobs, 1)) + "\n")
+    return path
+
+
+def random_jobs(chance, processors, exact):
+    jobs, now = [], 0
+    for _ in range(chance.randrange(1, 25)):
+        now += chance.choice((0, 0, 1, 3, 10))
+        run = chance.choice((1, 2, 5, 9, 20, 40))
+        jobs.append((now, run, run if exact else run * chance.choice((1, 1, 2, 5)), chance.randrange(1, processors + 1)))
+    return jobs
+
+
+def starts_of(cell):
+    return [start for _, start, _ in sorted(cell["jobs"])]
+
+
+def shrink(jobs, fails):
+    """The smallest set found that still fails: without this job, with less of it."""
+    again, tries = True, 0
+    while again and tries < 500:
+        again, tries = False, tries + len(jobs) * 4
+        for at in range(len(jobs)):
+            smaller = [jobs[:at] + jobs[at + 1:]]
+            submitted, run, requested, size = jobs[at]
+            smaller += [jobs[:at] + [job] + jobs[at + 1:] for job in (
+                (submitted, run, run, size), (submitted, 1, requested, size), (submitted, run, requested, 1)) if job != jobs[at]]
+            found = next((candidate for candidate in smaller if candidate and fails(candidate)), None)
+            if found:
+                jobs, again = found, True
+                break
+    return jobs
+
+
+def free_at(jobs, starts, processors, moment):
+    return processors - sum(size for (_, run, _, size), start in zip(jobs, starts) if start <= moment < start + run)
+
+
+def violations(jobs, starts, processors, policy, backfill):
+    """What holds of every schedule, seen from outside."""
+    moments = sorted(set(starts) | {start + run for (_, run, _, _), start in zip(jobs, starts)})
+    for moment in moments:
+        free = free_at(jobs, starts, processors, moment)
+        waiting = [j for j, job in enumerate(jobs) if job[0] <= moment < starts[j]]
+        if free < 0:
+            yield f"more than there is at {moment}"
+        if backfill == "greedy" and any(jobs[j][3] <= free for j in waiting):
+            yield f"something that fits waits at {moment}"
+        if waiting and policy == "fcfs" and jobs[min(waiting)][3] <= free:
+            yield f"the first waits although it fits at {moment}"
+    if policy != "fcfs" or backfill not in ("easy", "easy-sjbf"):
+        return
+    for j, (submitted, _, _, size) in enumerate(jobs):
+        first = max([submitted] + [starts[k] for k in range(j)])
+        if starts[j] <= first:
+            continue
+        busy = [(start + requested, taken) for (_, run, requested, taken), start in zip(jobs, starts)
+                if start <= first < start + run and start < starts[j]]
+        # Those that run when it becomes the first; those that go ahead at that moment must not delay it.
+        room, shadow = processors - sum(taken for _, taken in busy), None
+        for end, taken in sorted(busy):
+            room += taken
+            if room >= size:
+                shadow = end
+                break
+        if shadow is None or starts[j] > shadow:
+            yield f"job {j + 1} was first at {first} and had a reservation at {shadow}, but started at {starts[j]}"
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_against_the_naive_queue(tmp_path, exact):
+    chance, processors = random.Random(20 + exact), 6
+    sets = [random_jobs(chance, processors, exact) for _ in range(30)]
+    logs = [write_jobs(tmp_path / f"{at}.swf", jobs, processors) for at, jobs in enumerate(sets)]
+
+    def problems(jobs, cell):
+        starts = starts_of(cell)
+        expected = naivequeue.Queue(jobs, processors, cell["policy"], cell["backfill"]).simulate()
+        found = list(violations(jobs, starts, processors, cell["policy"], cell["backfill"]))
+        return found + ([f"starts {starts}, naively {expected}"] if starts != expected else [])
+
+    words = ("--policy", ",".join(POLICIES), "--backfill", ",".join(BACKFILLS), "--semantics", "batch", "--per-job")
+    for cell in results(*words, *logs):
+        jobs = sets[int(pathlib.Path(cell["log"]).stem)]
+        if cell["backfill"] == "conservative" and cell["policy"] not in ("fcfs", "xf"):
+            continue  # in what order those that come at one moment reserve is not defined
+        if problems(jobs, cell):
+            def again(smaller):
+                return problems(smaller, results("--policy", cell["policy"], "--backfill", cell["backfill"], "--semantics",
+                                                 "batch", "--per-job", write_jobs(tmp_path / "small.swf", smaller, processors))[0])
+            least = shrink(jobs, again)
+            pytest.fail(f"{cell['policy']}, {cell['backfill']}, {processors} processors, "
+                        f"(submitted, run, requested, processors): {least}: {again(least)}")
+
+
+# Conservative: whoever comes later delays nobody, if requests are exact: each starts as if it were the last to come.
+def test_conservative_delays_nobody(tmp_path):
+    chance = random.Random(5)
+    sets = [random_jobs(chance, 6, True) for _ in range(40)]
+    logs, asked = [], []
+    for at, jobs in enumerate(sets):
+        for count in {len(jobs), max(1, len(jobs) // 2), max(1, len(jobs) - 1)}:
+            asked.append((at, count))
+            logs.append(write_jobs(tmp_path / f"{at}-{count}.swf", jobs[:count], 6))
+    cells = results("--policy", "fcfs", "--backfill", "conservative", "--per-job", *logs)
+    found = {key: starts_of(cell) for key, cell in zip(asked, cells)}
+    for (at, count), starts in found.items():
+        assert starts == found[at, len(sets[at])][:count], sets[at]
+
+
+# Every policy with every backfilling and estimate: all jobs run, never more than there is.
+@pytest.mark.parametrize("estimates", ["requested", "actual", "predicted", "history", "learning"])
+def test_every_combination_is_a_schedule(tmp_path, estimates):
+    chance = random.Random(9)
+    jobs = [job for _ in range(4) for job in random_jobs(chance, 8, False)]
+    jobs = sorted((submitted, run, requested, size) for submitted, run, requested, size in jobs)
+    names = "polder,fcfs,sjf,sjf:demand,saf,srtf,priority,priority:preemptive,dynamic,wfp3,unicep,f1,f2,f3,f4,xf"
+    cells = results("--policy", names, "--backfill", ",".join(BACKFILLS), "--estimates", estimates, "--per-job",
+                    write_jobs(tmp_path / "log.swf", jobs, 8))
+    assert len(cells) == 16 * 5
+    for cell in cells:
+        assert len(cell["jobs"]) == len(jobs)
+        if cell["preemptions"]:
+            continue
+        for (_, start, end), (submitted, run, _, _) in zip(sorted(cell["jobs"]), jobs):
+            assert start >= submitted and end == start + run, cell["policy"]
+        for _, moment, _ in cell["jobs"]:
+            assert free_at(jobs, starts_of(cell), 8, moment) >= 0, cell["policy"]
+
+
+# ---- the tuner ----
+
+# Short jobs beside long ones on one processor: shortest first has the smaller slowdown, and the tuner finds that out.
+def test_tuner_proposes_what_serves_best(tmp_path):
+    chance, now, jobs = random.Random(4), 0, []
+    for _ in range(400):
+        now += chance.randrange(0, 60)
+        run = chance.choice((1, 5, 100))
+        jobs.append((now, run, run, 1))
+    log = write_jobs(tmp_path / "log.swf", jobs, 1)
+    words = ("--tune", "bsld", "--policy", "fcfs,sjf", "--backfill", "easy,none", log)
+    text = simulate(*words).stdout
+    assert "proposed: --policy sjf --backfill" in text
+    values = {line.split()[0]: float(line.split()[-1]) for line in text.splitlines() if line.startswith(("fcfs", "sjf"))}
+    assert values["fcfs"] == 0 and values["sjf"] < -0.5
+    assert [line.split()[1] for line in text.splitlines() if line.startswith(str(log))] == ["first", "second", "whole"]
+    assert simulate(*words).stdout == text
+
+
+def test_tuner_searches_parameters(tmp_path):
+    chance = random.Random(6)
+    jobs = sorted(job for _ in range(6) for job in random_jobs(chance, 8, False))
+    text = simulate("--tune", "fairness", "--tune-steps", 12, "--policy", "polder", write_jobs(tmp_path / "log.swf", jobs, 8)).stdout
+    assert "--set polder.patience=" in text and "--set alarm=" in text and "--set rr.quantum" not in text
+    assert "--tune" in simulate("--tune", "luck", write_jobs(tmp_path / "log.swf", jobs, 8), status=2).stderr
+
+
+# ---- the same bytes from any compiler ----
+
+ENGINE = ("backfill", "estimate", "fixed", "order", "policy", "profile", "queue", "queue-live", "usage")
+SIMULATOR = ("queue-mode", "queue-simulation", "queue-tune", "rlscheduler", "swf", "input", "main")
+
+
+@pytest.mark.long
+def test_any_compiler_gives_the_same_bytes(tmp_path):
+    root, build = pathlib.Path(__file__).resolve().parents[2], polderlib.build_directory()
+    if b"__asan_" in (build / "src/base/libbase.a").read_bytes():
+        pytest.skip("the build's libraries are instrumented, other compilers' objects cannot be linked with them")
+    chance = random.Random(3)
+    jobs = [job for _ in range(60) for job in random_jobs(chance, 64, False)]
+    log = write_jobs(tmp_path / "log.swf", sorted(jobs), 64)
+    sources = [root / f"src/engine/{name}.c" for name in ENGINE] + [root / f"src/simulator/{name}.c" for name in SIMULATOR]
+    libraries = [build / f"src/{name}/lib{name}.a" for name in ("simulator", "engine", "model", "base")]
+    outputs = {}
+    for compiler in filter(shutil.which, ("gcc", "clang")):
+        for level in ("-O0", "-O2", "-O3"):
+            program = tmp_path / f"{compiler}{level}"
+            subprocess.run([compiler, level, "-w", "-std=gnu17", "-D_GNU_SOURCE", "-ffp-contract=off", "-I", root / "src", "-o",
+                            program, *[s for s in sources if s.exists()], *libraries, *libraries, "-ljson-c", "-larchive",
+                            "-lsystemd", "-lm", "-lpthread"], check=True)
+            words = ("--policy", "polder,fcfs,sjf,saf,srtf,dynamic,wfp3,unicep,f1,f2,f3,f4,xf", "--backfill",
+                     ",".join(BACKFILLS), "--estimates", "requested,predicted,learning", "--per-job", "-o", "json")
+            outputs[compiler, level] = subprocess.run([program, "queue", *words, log], capture_output=True, check=True).stdout
+    assert outputs and len(set(outputs.values())) == 1, list(outputs)

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* The value of a choice on a log is the logarithm of its goal over that of EASY in the order of arrival with requested
+ * times, so that logs of any scale count alike; a maximum wait above 1.5 times that one's costs ten times its excess. */
+#include "simulator/queue-tune.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/text.h"
+#include "engine/fixed.h"
+
+#define WAIT_FACTOR 1.5
+#define EXCESS_COST 10
+
+const char *const tune_goals[TUNE_GOAL_COUNT + 1] = { "bsld", "wait", "p95", "fairness", NULL };
+
+enum part { PART_FIRST, PART_SECOND, PART_WHOLE, PART_COUNT };
+static const char *const part_names[PART_COUNT] = { "first", "second", "whole" };
+
+struct measure {
+    double goal, longest;
+};
+
+static double goal_of(const struct queue_outcome *outcome, enum tune_goal goal) {
+    switch (goal) {
+    case TUNE_WAIT:
+        return outcome->wait;
+    case TUNE_P95:
+        return (double) outcome->wait_95;
+    case TUNE_FAIRNESS:
+        return outcome->root_square_bsld;
+    default:
+        return outcome->bsld;
+    }
+}
+
+static int simulate(const struct tune *tune, const struct queue_run *choice, size_t log, enum part part,
+                    struct measure *ret) {
+    _cleanup_outcome_ struct queue_outcome outcome = { 0 };
+    struct queue_run run = *choice;
+    size_t count = tune->logs[log].count, half = count / 2;
+
+    run.jobs = tune->logs[log].jobs + (part == PART_SECOND ? half : 0);
+    run.count = part == PART_FIRST ? half : part == PART_SECOND ? count - half : count;
+    run.processors = tune->logs[log].processors;
+    if (run.count == 0)
+        return -ENOMEM;
+    int r = queue_simulate(&run, &outcome);
+    *ret = (struct measure){ goal_of(&outcome, tune->goal), (double) outcome.wait_maximum };
+    return r;
+}
+
+static struct queue_run baseline_of(const struct queue_run *choice) {
+    struct queue_run run = *choice;
+
+    (void) policy_find("fcfs", &run.policy, NULL);
+    run.backfill = BACKFILL_EASY;
+    run.estimate = ESTIMATE_REQUESTED;
+    return run;
+}
+
+static double logarithm(double value, double base) {
+    return fixed_log2((value + 1e-3) / (base + 1e-3));
+}
+
+/* The smaller the better; baselines: of the first halves. */
+static int value_of(const struct tune *tune, const struct queue_run *choice, const struct measure *baselines, double *ret) {
+    double sum = 0;
+
+    for (size_t log = 0; log < tune->log_count; log++) {
+        struct measure measure;
+        int r = simulate(tune, choice, log, PART_FIRST, &measure);
+        if (r < 0)
+            return r;
+        double excess = logarithm(measure.longest, baselines[log].longest * WAIT_FACTOR);
+        sum += logarithm(measure.goal, baselines[log].goal) + (excess > 0 ? EXCESS_COST * excess : 0);
+    }
+    *ret = sum / (double) tune->log_count;
+    return 0;
+}
+
+static int compare(const struct tune *tune, const struct measure *baselines, struct queue_run *best, double *ret) {
+    *ret = INFINITY;
+    printf("%-20s %-13s %-10s %10s\n", "POLICY", "BACKFILL", "ESTIMATES", "VALUE");
+    for (size_t i = 0; i < tune->candidate_count; i++) {
+        const struct queue_run *choice = &tune->candidates[i];
+        double value;
+        int r = value_of(tune, choice, baselines, &value);
+        if (r < 0)
+            return r;
+        printf("%-20s %-13s %-10s %10.4f\n", choice->policy->name, backfill_names[choice->backfill],
+               estimate_names[choice->estimate], value);
+        if (value < *ret) {
+            *best = *choice;
+            *ret = value;
+        }
+    }
+    return 0;
+}
+
+/* Has this policy this parameter? "polder.time" and, where there is one, the alarm. */
+static bool row_belongs(const struct policy_parameter_row *row, const struct policy *policy) {
+    size_t length = strcspn(row->name, ".");
+
+    if (row->name[length] == '\0')
+        return policy->alarms;
+    return strlen(policy->name) == length && strncmp(row->name, policy->name, length) == 0;
+}
+
+static double *parameter_of(struct policy_parameters *parameters, const struct policy_parameter_row *row) {
+    return (double *) ((char *) parameters + row->offset);
+}
+
+/* Pattern search: each parameter in turn up and down by a factor, which shrinks when a whole round found nothing better. */
+static int search(const struct tune *tune, const struct measure *baselines, struct queue_run *best, double *value) {
+    double factor = 2;
+    uint64_t step = 0;
+
+    while (step < tune->steps && factor > 1.02) {
+        uint64_t before = step;
+        bool better = false;
+        for (const struct policy_parameter_row *row = policy_parameter_rows; row->name; row++)
+            for (int direction = 0; direction < 2 && row_belongs(row, best->policy) && step < tune->steps; direction++) {
+                struct queue_run choice = *best;
+                double *parameter = parameter_of(&choice.parameters, row), found;
+                *parameter = *parameter == 0 ? (direction ? -.1 : .1) : direction ? *parameter / factor : *parameter * factor;
+                if (*parameter < row->minimum || *parameter > row->maximum)
+                    continue;
+                step++;
+                int r = value_of(tune, &choice, baselines, &found);
+                if (r < 0)
+                    return r;
+                if (found < *value) {
+                    *value = found;
+                    *best = choice;
+                    better = true;
+                    break;
+                }
+            }
+        if (step == before)
+            break;
+        if (!better)
+            factor = fixed_square_root(factor);
+    }
+    return 0;
+}
+
+static int report(const struct tune *tune, const struct queue_run *best, double value) {
+    const struct queue_run baseline = baseline_of(best);
+
+    printf("\nproposed: --policy %s --backfill %s --estimates %s", best->policy->name, backfill_names[best->backfill],
+           estimate_names[best->estimate]);
+    for (const struct policy_parameter_row *row = policy_parameter_rows; row->name; row++)
+        if (row_belongs(row, best->policy))
+            printf(" --set %s=%.6g", row->name, *(const double *) ((const char *) &best->parameters + row->offset));
+    printf("\nvalue on first halves %.4f\n\n%-40s %-7s %12s %12s %12s %12s\n", value, "LOG", "PART", tune_goals[tune->goal],
+           "easy fcfs", "longest wait", "easy fcfs");
+    for (size_t log = 0; log < tune->log_count; log++)
+        for (enum part part = PART_FIRST; part < PART_COUNT; part++) {
+            struct measure ours, theirs;
+            int r = simulate(tune, best, log, part, &ours);
+            if (r >= 0)
+                r = simulate(tune, &baseline, log, part, &theirs);
+            if (r < 0)
+                return r;
+            printf("%-40s %-7s %12.4f %12.4f %12.0f %12.0f\n", tune->paths[log], part_names[part], ours.goal, theirs.goal,
+                   ours.longest, theirs.longest);
+        }
+    return 0;
+}
+
+int queue_tune(const struct tune *tune) {
+    _cleanup_free_ struct measure *baselines = calloc(tune->log_count, sizeof(*baselines));
+    struct queue_run best = tune->candidates[0], baseline = baseline_of(&tune->candidates[0]);
+    double value;
+    int r = baselines ? 0 : -ENOMEM;
+
+    for (size_t log = 0; r >= 0 && log < tune->log_count; log++)
+        r = simulate(tune, &baseline, log, PART_FIRST, &baselines[log]);
+    if (r >= 0)
+        r = compare(tune, baselines, &best, &value);
+    if (r >= 0)
+        r = search(tune, baselines, &best, &value);
+    return r < 0 ? r : report(tune, &best, value);
+}
