@@ -12,8 +12,7 @@
  * is left is dealt one by one to those whom the next level would raise. That is d'Hondt's rule with bounds. */
 
 #define SCORE_BITS 32
-#define FINE_BITS 12 /* parts of a unit in which levels are found where weights come from them */
-#define LEVEL_BITS (48 + SCORE_BITS + FINE_BITS) /* at this level the least score, 1, has reached ALLOCATION_MOST */
+#define LEVEL_BITS (48 + SCORE_BITS) /* at this level the least score, 1, has reached ALLOCATION_MOST */
 
 static const char *const mode_names[] = { "fixed", "dynamic", "hybrid" };
 _Static_assert(ELEMENTS(mode_names) == ALLOCATION_MODE_COUNT, "a name for each mode");
@@ -170,6 +169,8 @@ int allocator_share(uint64_t capacity, struct allocation *items, size_t count, s
 /* --- weights ------------------------------------------------------------------------------------------------------- */
 
 #define SCORE_UNIT ((unsigned __int128) ALLOCATION_FACTOR_ONE * ALLOCATION_FACTOR_ONE)
+#define FINE_BITS 20
+#define FINE_MOST (ALLOCATION_MOST >> FINE_BITS)
 #define WEIGHT_SCORE (SCORE_UNIT * ALLOCATION_WEIGHT_UNIT / ALLOCATION_WEIGHT) /* the score of weight 1 */
 
 static uint64_t rounded(unsigned __int128 value, unsigned __int128 divisor) {
@@ -188,37 +189,72 @@ uint64_t allocation_weight(const struct allocation *item) {
     return weight ? weight : 1;
 }
 
-/* Its score, or the one that earns its grant at the level. What the dealing of single units gave is no reason. */
-static uint64_t lifted_weight(const struct allocation *item, const struct share *share, unsigned __int128 level,
+/* Its score, or the one that earns its grant at the level; a thousandth is rounding. */
+static uint64_t lifted_weight(const struct allocation *fine, const struct share *share, unsigned __int128 level,
                               unsigned shift) {
-    unsigned __int128 earned = level * share->score >> (SCORE_BITS + FINE_BITS), wanted;
-    uint64_t weight = allocation_weight(item), lifted;
+    unsigned __int128 earned = level * share->score >> SCORE_BITS, wanted;
+    uint64_t weight = rounded(demand_score(fine), WEIGHT_SCORE << FINE_BITS), lifted;
 
-    if (level == 0 || item->granted <= earned + 1)
+    if (weight == 0)
+        weight = 1;
+    if (level == 0 || fine->granted <= earned + earned / 1000 + 1)
         return weight;
-    wanted = (((unsigned __int128) item->granted << (SCORE_BITS + FINE_BITS)) + level - 1) / level;
-    lifted = wanted >> (127 - shift) ? UINT64_MAX : rounded(wanted << shift, WEIGHT_SCORE);
+    wanted = (((unsigned __int128) fine->granted << SCORE_BITS) + level - 1) / level;
+    lifted = wanted >> (127 - shift) ? UINT64_MAX : rounded(wanted << shift, WEIGHT_SCORE << FINE_BITS);
     return lifted > weight ? lifted : weight;
 }
 
-int allocator_weigh(uint64_t capacity, struct allocation *items, size_t count, struct error *error) {
-    _cleanup_free_ struct share *shares = calloc(count ? count : 1, sizeof(*shares));
+static int make_fine(const struct allocation *items, size_t count, struct allocation *fine, struct error *error) {
+    for (size_t i = 0; i < count; i++) {
+        if (items[i].requested > FINE_MOST)
+            return refuse_range(error, "request", 0, FINE_MOST, items[i].requested);
+        if (items[i].limit > FINE_MOST)
+            return refuse_range(error, "limit", 0, FINE_MOST, items[i].limit);
+        fine[i] = items[i];
+        fine[i].requested <<= FINE_BITS;
+        fine[i].reservation <<= FINE_BITS;
+        fine[i].limit <<= FINE_BITS;
+    }
+    return 0;
+}
+
+static int weigh_fine(uint64_t capacity, struct allocation *fine, size_t count, struct share *shares, struct error *error) {
     unsigned __int128 level;
     unsigned shift;
-    int r = shares ? allocator_share(capacity, items, count, error) : error_errno(error, -ENOMEM, "sharing a resource");
+    int r = allocator_share(capacity, fine, count, error);
 
     if (r >= 0)
-        r = prepare(items, count, shares, &shift, error);
+        r = prepare(fine, count, shares, &shift, error);
     if (r < 0)
         return r;
     for (size_t i = 0; i < count; i++) {
-        shares[i].low = items[i].granted << FINE_BITS;
-        shares[i].high = (items[i].limit > items[i].granted ? items[i].limit : items[i].granted) << FINE_BITS;
+        shares[i].low = fine[i].granted;
+        shares[i].high = fine[i].limit > fine[i].granted ? fine[i].limit : fine[i].granted;
     }
-    level = level_find(shares, count, least(capacity, ALLOCATION_MOST) << FINE_BITS);
+    level = level_find(shares, count, capacity);
     for (size_t i = 0; i < count; i++) {
-        items[i].busy = (share_at(&shares[i], level) + (1 << (FINE_BITS - 1))) >> FINE_BITS;
-        items[i].scheduler = lifted_weight(&items[i], &shares[i], level, shift);
+        fine[i].busy = share_at(&shares[i], level);
+        fine[i].scheduler = lifted_weight(&fine[i], &shares[i], level, shift);
     }
     return 0;
+}
+
+/* Whole units are too coarse to tell a grant that a floor lifted from one that was rounded up: all of it is worked out in
+ * small parts of them. */
+int allocator_weigh(uint64_t capacity, struct allocation *items, size_t count, struct error *error) {
+    _cleanup_free_ struct share *shares = calloc(count ? count : 1, sizeof(*shares));
+    _cleanup_free_ struct allocation *fine = calloc(count ? count : 1, sizeof(*fine));
+    int r = shares && fine ? allocator_share(capacity, items, count, error) : -ENOMEM;
+
+    if (r == -ENOMEM)
+        return error_errno(error, r, "sharing a resource");
+    if (r >= 0)
+        r = make_fine(items, count, fine, error);
+    if (r >= 0)
+        r = weigh_fine(least(capacity, FINE_MOST) << FINE_BITS, fine, count, shares, error);
+    for (size_t i = 0; r >= 0 && i < count; i++) {
+        items[i].busy = (fine[i].busy + (1 << (FINE_BITS - 1))) >> FINE_BITS;
+        items[i].scheduler = fine[i].scheduler;
+    }
+    return r;
 }

@@ -59,7 +59,8 @@ uint64_t allocation_score(const struct allocation *item);
  *
  * L, the level, is the most of the resource for each unit of score at which the sum of clamp(score_i x L, granted_i,
  * limit_i) fits the capacity. Without floors and limits above requests nobody is lifted, so weights are scores, and then one
- * instance's weight does not depend on the others. Calls allocator_share itself. Errors as there. */
+ * instance's weight does not depend on the others. Calls allocator_share itself. Errors as there, and OUT_OF_RANGE for amounts
+ * above 2^28. */
 int allocator_weigh(uint64_t capacity, struct allocation *items, size_t count, struct error *error);
 /* The weight of one that nothing lifts. */
 uint64_t allocation_weight(const struct allocation *item);

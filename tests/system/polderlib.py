@@ -58,10 +58,11 @@ def eventually(condition, deadline=DEADLINE, what="the condition"):
 def group_files(uuid):
     """An instance's control group files by name, from whatever hierarchies there are."""
     found = {}
-    for path in pathlib.Path("/sys/fs/cgroup").glob(f"**/{uuid}"):
-        for file in path.iterdir():
-            if file.is_file():
-                found.setdefault(file.name, file)
+    for place, folders, _ in os.walk("/sys/fs/cgroup"):  # which passes over what others remove meanwhile
+        if uuid in folders:
+            for file in (pathlib.Path(place) / uuid).iterdir():
+                if file.is_file():
+                    found.setdefault(file.name, file)
     return found
 
 

@@ -274,6 +274,18 @@ static void test_weights_are_scores(void **state) {
     }
 }
 
+/* Rounding is no floor: under contention too weights are in the ratio of the scores, to the last one. */
+static void test_weights_are_not_rounded_up(void **state) {
+    for (uint32_t ratio = 1; ratio <= 10000; ratio++) {
+        struct allocation items[] = { ITEM(1000, 0, 1000, 1000, 1000), ITEM(1000, 0, 1000, 1000, 1000 * ratio / 10) };
+        if (items[1].weight == 0)
+            continue;
+        weigh(1000, items, 2);
+        assert_int_equal(items[0].scheduler, 100);
+        assert_int_equal(items[1].scheduler, (items[1].weight + 5) / 10);
+    }
+}
+
 /* By hand: two of equal score on 1000, one with a floor of 800: the other gets 200, so a unit of score earns 0.2, and a
  * floor of 800 takes a score of 4000: weights 100 and 400. */
 static void test_weights_lift_to_the_floor(void **state) {
@@ -362,7 +374,7 @@ int main(void) {
         cmocka_unit_test(test_modes),              cmocka_unit_test(test_refused),  cmocka_unit_test(test_like_the_naive_one),
         cmocka_unit_test(test_monotone),           cmocka_unit_test(test_large),    cmocka_unit_test(test_weight),
         cmocka_unit_test(test_hysteresis),         cmocka_unit_test(test_bucket),
-        cmocka_unit_test(test_weights_are_scores), cmocka_unit_test(test_weights_lift_to_the_floor),
+        cmocka_unit_test(test_weights_are_scores), cmocka_unit_test(test_weights_are_not_rounded_up), cmocka_unit_test(test_weights_lift_to_the_floor),
         cmocka_unit_test(test_weights_keep_requests_whole), cmocka_unit_test(test_weights_deliver_grants),
         cmocka_unit_test(test_factors),
     };
