@@ -46,6 +46,7 @@ struct program {
     bool freed;            /* nobody reads any more */
     bool input_closed;
     bool launched;
+    bool exited; /* the guest has told its end */
     int64_t input; /* handle of the file being written, -1 */
     int64_t files[2]; /* output and errors */
     int64_t pid;
@@ -196,42 +197,48 @@ static int program_launch(struct program *program, struct error *error) {
     return 0;
 }
 
-/* The shell makes the files right after it starts. */
-static int files_open(struct program *program, struct error *error) {
-    uint64_t deadline = deadline_in(AGENT_DEADLINE);
-    int r;
-
-    for (;;) {
-        _cleanup_error_ struct error problem = ERROR_INIT;
-
-        r = file_open_guest(program, ".err", "r", &program->files[1], &problem);
-        if (r >= 0)
-            break;
-        if (clock_now() > deadline || r == -ECANCELED) {
-            error_move(error, &problem);
-            return r;
-        }
-        r = fiber_sleep(PAUSE_FIRST);
-        if (r < 0)
-            return error_errno(error, r, "waiting for the guest");
-    }
-    return file_open_guest(program, ".out", "r", &program->files[0], error);
-}
-
-static int status_ask(struct program *program, bool *ret_exited, struct error *error) {
+/* The guest forgets a program once it has told its end. */
+static int status_ask(struct program *program, struct error *error) {
     _cleanup_free_ char *arguments = text_format("{\"pid\":%lld}", (long long) program->pid);
     _cleanup_json_ struct json_object *reply = NULL;
     int r = arguments ? agent_call(program->agent, "guest-exec-status", arguments, &reply, error) : -ENOMEM;
 
     if (r < 0)
         return r;
-    *ret_exited = json_boolean(reply, "exited", false);
-    if (*ret_exited) {
+    program->exited = json_boolean(reply, "exited", false);
+    if (program->exited) {
         int64_t number = json_integer(reply, "signal", 0);
         program->code =
                 number > 0 ? 128 + (int) (number & 127) : (int) (json_integer(reply, "exitcode", 0) & 255);
     }
     return 0;
+}
+
+/* The shell makes the files soon after it starts, which takes its time in a guest that just boots. */
+static int files_open(struct program *program, struct error *error) {
+    uint64_t pause = PAUSE_FIRST;
+    int r;
+
+    for (;;) {
+        _cleanup_error_ struct error problem = ERROR_INIT;
+        bool last = program->exited;
+
+        r = file_open_guest(program, ".err", "r", &program->files[1], &problem);
+        if (r >= 0)
+            break;
+        if (last || r == -ECANCELED) {
+            error_move(error, &problem);
+            return r;
+        }
+        r = program->freed ? -ECANCELED : fiber_sleep(pause);
+        if (r < 0)
+            return error_errno(error, r, "waiting for the guest");
+        r = status_ask(program, error);
+        if (r < 0)
+            return r;
+        pause = pause * 2 < PAUSE_MAX ? pause * 2 : PAUSE_MAX;
+    }
+    return file_open_guest(program, ".out", "r", &program->files[0], error);
 }
 
 /* Reads both files to their present end. */
@@ -256,19 +263,18 @@ static int files_drain(struct program *program, bool *ret_any, struct error *err
 
 static int program_follow(struct program *program, struct error *error) {
     uint64_t pause = PAUSE_FIRST;
-    bool exited = false;
 
-    while (!exited) {
+    for (;;) {
         bool any = false;
-        int r = status_ask(program, &exited, error);
+        int r = program->exited ? 0 : status_ask(program, error);
 
         /* Asked first: all that it printed is in the files when it has ended. */
         if (r >= 0)
             r = files_drain(program, &any, error);
         if (r < 0)
             return r;
-        if (exited)
-            break;
+        if (program->exited)
+            return 0;
         if (program->freed)
             return -ECANCELED;
         pause = any ? PAUSE_FIRST : pause * 2 < PAUSE_MAX ? pause * 2 : PAUSE_MAX;
@@ -276,7 +282,6 @@ static int program_follow(struct program *program, struct error *error) {
         if (r < 0 && r != -ETIMEDOUT)
             return error_errno(error, r, "waiting for the guest");
     }
-    return 0;
 }
 
 /* Runs a small command of our own in the guest and forgets it. */
