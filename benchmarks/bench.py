@@ -23,6 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import machines  # noqa: E402
 import peers  # noqa: E402
 import placing  # noqa: E402
+import queueing  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
@@ -304,7 +305,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", default="build-bench")
     parser.add_argument("--runs", type=int, default=30)
-    parser.add_argument("--only", choices=["containers", "machines", "daemon", "placing"])
+    parser.add_argument("--only", choices=["containers", "machines", "daemon", "placing", "queueing"])
     parser.add_argument("--disk", default=os.environ.get("POLDER_BENCH_DISK"), help="disk image of a VM (or POLDER_BENCH_DISK)")
     parser.add_argument("--placing-page", help="write plots of the cost of placing into this HTML file")
     parser.add_argument("--no-write", action="store_true")
@@ -325,9 +326,11 @@ def main():
     try:
         if arguments.only in (None, "placing"):
             placing.measure(build, report, arguments.placing_page)
+        if arguments.only in (None, "queueing"):
+            queueing.measure(build, report)
         if arguments.only in (None, "daemon"):
             bench_daemon(build, polder, report, scratch)
-        if arguments.only not in ("daemon", "placing"):
+        if arguments.only not in ("daemon", "placing", "queueing"):
             directory = pathlib.Path(scratch) / "d"
             directory.mkdir()
             daemon = Daemon(build, directory, "--log-level", "debug")

@@ -64,6 +64,32 @@ def test_other_published_averages():
     assert f"{batch['bsld']:.4f}" == "6814.9733"
 
 
+# Below EASY-SJBF that knows run times beforehand, by what is known when they are submitted ("history") and what is learnt while
+# they wait ("learning"), and nobody waits longer than 1.5 times the longest wait under EASY. docs/engine-queue.md has the rest.
+@needs_data
+@pytest.mark.parametrize("name,clairvoyant,longest", [("KTH-SP2.easy-result", 49.8477, 262194), ("SDSC-SP2.easy-result", 56.8362, 459740)])
+def test_polder_is_better_than_clairvoyant_easy_sjbf(name, clairvoyant, longest):
+    for result in results("--policy", "polder", "--backfill", "easy", "--estimates", "history,learning", DATA / f"{name}.swf.gz"):
+        assert result["bsld"] < clairvoyant and result["wait_max"] <= 1.5 * longest, result
+
+
+SEQUENCES = [word for start in (1981, 2756, 4299, 8850, 3316, 2714, 5228, 7762, 4022, 7085) for word in ("--sequence", f"{start}:1024")]
+
+
+# RLScheduler's table (SC'20): its own figures of policies without a clock, and its RL column where polder is below it.
+@needs_data
+def test_rlscheduler_protocol():
+    lublin = results("--policy", "fcfs,sjf,f1", "--backfill", "none,easy", "--semantics", "rlscheduler", *SEQUENCES,
+                     DATA / "lublin_256.swf.gz")
+    assert {(r["policy"], r["backfill"]): float(f"{r['bsld']:.2f}") for r in lublin} == {
+        ("fcfs", "none"): pytest.approx(7273.8, abs=.1), ("fcfs", "easy"): 235.82, ("sjf", "none"): 277.35, ("sjf", "easy"): 73.31,
+        ("f1", "none"): 258.37, ("f1", "easy"): 75.07}
+    sdsc = results("--policy", "polder,fcfs", "--backfill", "none,easy", "--estimates", "learning", "--semantics", "rlscheduler",
+                   *SEQUENCES, DATA / "SDSC-SP2-1998-4.2-cln.swf.gz")
+    bsld = {(r["policy"], r["backfill"]): r["bsld"] for r in sdsc}
+    assert bsld["polder", "none"] < 466.44 and bsld["polder", "easy"] < 548.01
+
+
 @needs_data
 def test_any_number_of_workers_gives_the_same_bytes():
     words = ("--policy", "fcfs,sjf,wfp3", "--backfill", "easy,none", "-o", "json", DATA / "KTH-SP2.easy-result.swf.gz")

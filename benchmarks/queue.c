@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* bench-queue, as JSON: how fast the engine's queue is: an arrival among 100,000 that wait, a log of 300,000 jobs under EASY, and bytes
+ * for each that waits. Random numbers: splitmix64 with a fixed seed. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "simulator/queue-simulation.h"
+
+#define WAITING 100000
+#define ARRIVALS 20000
+#define JOBS 300000
+
+static uint64_t state;
+
+static uint64_t number(uint64_t below) {
+    state += UINT64_C(0x9e3779b97f4a7c15);
+    uint64_t z = state;
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return (z ^ z >> 31) % below;
+}
+
+static double now(void) {
+    struct timespec time;
+
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+    return (double) time.tv_sec + (double) time.tv_nsec * 1e-9;
+}
+
+static void ignore(void *userdata, uint32_t handle, enum queue_state decision) {
+}
+
+static int compare(const void *a, const void *b) {
+    const double *left = a, *right = b;
+
+    return *left < *right ? -1 : *left > *right;
+}
+
+static struct queue_request request_of(uint64_t id, int64_t time) {
+    return (struct queue_request){ .id = id, .owner = number(200), .submitted = time, .urgency = 1. / (double) (10 + number(5000)),
+                                   .estimate = 1 + (int64_t) number(86400), .demand = { .cpus = 1 + number(64) } };
+}
+
+static int arrivals(const char *name, int64_t refresh) {
+    static double times[ARRIVALS];
+    struct queue_options options = { .backfill = BACKFILL_EASY, .capacity = { .cpus = 64 }, .second = 1, .refresh = refresh };
+    struct queue *queue;
+    uint32_t handle;
+    int64_t time = 0;
+
+    state = 1;
+    policy_parameters_init(&options.parameters);
+    if (policy_find(name, &options.policy, NULL) < 0 || queue_new(&options, &queue) < 0)
+        return 1;
+    for (uint64_t i = 0; i < WAITING; i++) {
+        struct queue_request request = request_of(i, time);
+        if (queue_submit(queue, &request, time, &handle) < 0)
+            return 1;
+        if (i % 100 == 0)
+            time++;
+    }
+    double begin = now();
+    if (queue_pass(queue, time, ignore, NULL) < 0)
+        return 1;
+    double pass = now() - begin;
+    for (uint64_t i = 0; i < ARRIVALS; i++) {
+        struct queue_request request = request_of(WAITING + i, time);
+        begin = now();
+        if (queue_submit(queue, &request, time, &handle) < 0)
+            return 1;
+        times[i] = (now() - begin) * 1e6;
+        if (queue_remove(queue, handle, time) < 0)
+            return 1;
+    }
+    qsort(times, ARRIVALS, sizeof(*times), compare);
+    printf(" \"arrival_%s\": {\"median_us\": %.2f, \"p99_us\": %.2f, \"pass_ms\": %.2f, \"bytes\": %zu},\n", name,
+           times[ARRIVALS / 2], times[ARRIVALS * 99 / 100], pass * 1e3, queue_size(queue) / queue_waiting(queue));
+    queue_free(queue);
+    return 0;
+}
+
+/* A load of 85 % on 256 processors. */
+static int replay(const char *name, enum estimate estimate, size_t count) {
+    struct swf_job *jobs = calloc(count, sizeof(*jobs));
+    struct queue_run run = { .jobs = jobs, .count = count, .processors = 256, .backfill = BACKFILL_EASY, .estimate = estimate };
+    struct queue_outcome outcome = { 0 };
+    int64_t time = 0;
+
+    state = 2;
+    policy_parameters_init(&run.parameters);
+    if (!jobs || policy_find(name, &run.policy, NULL) < 0)
+        return 1;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t size = UINT64_C(1) << number(6), time_scale = UINT64_C(1) << number(13);
+        int64_t length = 1 + (int64_t) number(time_scale * 4);
+        jobs[i] = (struct swf_job){ .id = (int64_t) i, .submitted = time, .run = length, .user = (int64_t) number(100),
+                                    .requested = length * (1 + (int64_t) number(8)), .processors = (uint32_t) size };
+        time += (int64_t) number(2 * 62);
+    }
+    double begin = now();
+    if (queue_simulate(&run, &outcome) < 0)
+        return 1;
+    printf(" \"replay_%s_%s_%zu\": {\"seconds\": %.3f, \"used\": %.2f, \"waiting\": %zu},\n", name, estimate_names[estimate],
+           count, now() - begin, outcome.utilisation, outcome.waiting_maximum);
+    queue_outcome_done(&outcome);
+    free(jobs);
+    return 0;
+}
+
+int main(void) {
+    int r = 0;
+
+    puts("{");
+    r += arrivals("fcfs", 0) + arrivals("sjf", 0) + arrivals("polder", 60);
+
+    for (size_t count = JOBS / 8; count <= JOBS * 2; count *= 2)
+        r += replay("fcfs", ESTIMATE_REQUESTED, count);
+    r += replay("polder", ESTIMATE_REQUESTED, JOBS);
+    r += replay("polder", ESTIMATE_LEARNING, JOBS);
+    printf(" \"waiting\": %d\n}\n", WAITING);
+    return r > 0;
+}

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How fast the engine's queue is, by benchmarks/queue.c."""
+import json
+import subprocess
+
+
+def measure(build, report):
+    found = json.loads(subprocess.run([build / "benchmarks/bench-queue"], check=True, stdout=subprocess.PIPE).stdout)
+    for policy in ("fcfs", "sjf", "polder"):
+        row = found[f"arrival_{policy}"]
+        report.figure(f"queue: an arrival among {found['waiting']:,} that wait, {policy}",
+                      f"{row['median_us']:.2f} µs (p99 {row['p99_us']:.2f} µs)", "< 20 µs",
+                      f"all ordered anew and a pass: {row['pass_ms']:.1f} ms")
+    report.figure("queue: memory for each that waits", f"{max(found[f'arrival_{p}']['bytes'] for p in ('fcfs', 'sjf', 'polder'))} bytes",
+                  "< 200 bytes")
+    report.figure("queue: 300,000 jobs under EASY", f"{found['replay_fcfs_requested_300000']['seconds']:.2f} s", "< 1 s",
+                  f"polder, learning: {found['replay_polder_learning_300000']['seconds']:.2f} s")
