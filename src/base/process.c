@@ -28,8 +28,6 @@
 
 #define CHILD_STACK (128 * 1024)
 #define CHILD_FDS_MAX 256
-/* Descriptors are first lifted above every target so that no target overwrites a source. */
-#define CHILD_FD_BASE 1024
 
 static const char *const default_environment[] = {
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -69,8 +67,19 @@ static void child_unprotect(void) {
         close(fd);
 }
 
+/* Above every target, so that none overwrites a source; no higher, since 1024 is where many a limit is. */
+static int child_fd_base(const struct process_spec *spec) {
+    int base = 3;
+
+    for (size_t i = 0; i < spec->fd_count; i++)
+        if (spec->fds[i].target >= base)
+            base = spec->fds[i].target + 1;
+    return base;
+}
+
 /* Puts the listed descriptors at their numbers, in two passes: lift all, then place all. */
 static int child_arrange_fds(const struct process_spec *spec) {
+    const int base = child_fd_base(spec);
     int lifted[CHILD_FDS_MAX + 3];
     int targets[CHILD_FDS_MAX + 3];
     const int standard[] = { spec->input, spec->output, spec->errors };
@@ -82,13 +91,13 @@ static int child_arrange_fds(const struct process_spec *spec) {
         int fd = standard[i] > 0 ? standard[i] : open("/dev/null", O_RDWR | O_CLOEXEC);
         if (fd < 0)
             return -errno;
-        lifted[count] = fcntl(fd, F_DUPFD_CLOEXEC, CHILD_FD_BASE);
+        lifted[count] = fcntl(fd, F_DUPFD_CLOEXEC, base);
         targets[count] = i;
         if (lifted[count++] < 0)
             return -errno;
     }
     for (size_t i = 0; i < spec->fd_count; i++) {
-        lifted[count] = fcntl(spec->fds[i].source, F_DUPFD_CLOEXEC, CHILD_FD_BASE);
+        lifted[count] = fcntl(spec->fds[i].source, F_DUPFD_CLOEXEC, base);
         targets[count] = spec->fds[i].target;
         if (lifted[count++] < 0)
             return -errno;

@@ -6,8 +6,8 @@ import grp
 import json
 import os
 import platform
+import resource
 import shutil
-import signal
 import socket
 import stat
 import struct
@@ -332,6 +332,16 @@ def test_no_control_groups(make_daemon):
     assert daemon.state_of("box") != "running" and "group" in reply.body.decode(), reply
     if daemon.state_of("box"):
         daemon.delete("box", purge=True)
+
+
+@containers
+def test_a_hard_limit_of_descriptors(make_daemon):
+    """1024 are what an old service manager allows; every program that polderd starts must get along with them."""
+    daemon = make_daemon(fake=False).start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024)))
+    daemon.change("POST", "/v1/images", {"source": "busybox", "type": "build"})
+    daemon.create("box", start=True, kind="container", image="busybox", network="none", command=["sleep", "1000"])
+    assert daemon.state_of("box") == "running"
+    daemon.delete("box", purge=True)
 
 
 # ---- neighbours (A92) ----
