@@ -247,10 +247,6 @@ def cpu_limit(daemon, name):
     return None if words[0] in ("max", "-1") else int(words[0]) / period
 
 
-def threads_named(pid, start):
-    return [text for entry in pathlib.Path(f"/proc/{pid}/task").iterdir() if (text := (entry / "comm").read_text()).startswith(start)]
-
-
 def qcow2_that_names(path):
     """The head of a qcow2 disk of version 2 with a backing file: 72 bytes and the name."""
     name = path.encode()
