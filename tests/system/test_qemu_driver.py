@@ -87,7 +87,7 @@ LONG = ("test_vm", "test_vm_uefi")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in names_of(r"\bVM")])
 def test_vm(disk, name):
-    machine_test(disk, name, 900)
+    machine_test(disk, name, 2 * guestlib.BOOT)
 
 
 @pytest.mark.skipif(not ISO.exists(), reason="needs the package ipxe")

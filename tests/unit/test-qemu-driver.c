@@ -33,6 +33,7 @@
 #include "storage/storage.h"
 
 #define FAR (180 * CLOCK_SECOND)
+#define BOOT (15 * 60 * CLOCK_SECOND) /* of an emulated Debian on a busy host */
 
 static const char *inputs(void) {
     return getenv("POLDER_TEST_MACHINES");
@@ -291,7 +292,7 @@ static void bench_adopt(struct bench *bench, bool *ret_running, struct driver_ex
 }
 
 static void wait_agent(struct bench *bench) {
-    uint64_t deadline = deadline_in(FAR);
+    uint64_t deadline = deadline_in(BOOT);
 
     for (;;) {
         struct driver_facts facts;
@@ -778,7 +779,7 @@ static char *qemu_status(const struct bench *bench) {
 
 /* The guest is off; QEMU stands still until somebody has seen it. */
 static void wait_shutdown(const struct bench *bench) {
-    for (uint64_t deadline = deadline_in(2 * FAR);;) {
+    for (uint64_t deadline = deadline_in(BOOT);;) {
         _cleanup_free_ char *status = qemu_status(bench);
 
         if (text_equal(status, "shutdown"))
@@ -798,6 +799,7 @@ static void test_vm_off_while_down(void) {
     bench_init(&bench, KIND_VM);
     bench.spec.memory = 1024 << 20;
     bench_start(&bench, false, NULL);
+    wait_agent(&bench);
     /* Later, so that nobody watches any more when it happens. */
     free(bench_exec(&bench, "systemd-run --quiet --on-active=5 --timer-property=AccuracySec=1 systemctl poweroff --force",
                     &code));
@@ -826,6 +828,7 @@ static void test_vm_uefi(void) {
     assert_int_equal(fiber_read(fd, banner, sizeof(banner), deadline_in(FAR)), 12);
     assert_memory_equal(banner, "RFB 003.008\n", 12);
     close(fd);
+    wait_agent(&bench);
     _cleanup_free_ char *text = bench_exec(&bench, "test -d /sys/firmware/efi && echo efi", &code);
     assert_string_equal(text, "efi\n");
     must(qemu_driver.stop(bench.data, &bench.instance, 0, &error), &error);
