@@ -25,16 +25,23 @@
 #define MIDDLE 14           /* where they come to slowly, */
 #define END 20              /* and where they end: below a unit of cost, mostly */
 #define SLOW_SHARE 85       /* percent of a cycle's steps that lead to the middle */
-/* What is drawn, in percent. Transient resources stay taken where a process came from, so that those that wander fill the
- * machines up until nothing moves: hence the ways home. */
-#define SHIFTS 40           /* a process goes elsewhere; of these */
-#define HOMES 20            /* home; */
-#define SWAPS 30            /* two change places; of these */
-#define SIMILAR 15          /* two of similar size; */
-#define HOMEWARD 25         /* one takes the place of another, which goes home; the rest: which goes to a third machine */
 #define ROOM_EVERY 2048     /* steps between attempts to make room for a large process */
 #define ROOM_DEPTH 8        /* most processes that leave for it */
 #define ROOM_DRAWS 8        /* machines looked at for each of these */
+
+/* What is drawn, in percent. */
+struct mixture {
+    uint32_t shifts;   /* a process goes elsewhere; of these */
+    uint32_t homes;    /* home; */
+    uint32_t swaps;    /* two change places; of these */
+    uint32_t similar;  /* two of similar size; */
+    uint32_t homeward; /* one takes the place of another, which goes home; the rest: which goes to a third machine */
+};
+
+/* Transient resources stay taken where a process came from, so that those that wander fill the machines up until nothing
+ * moves: hence the ways home, where there are any. */
+static const struct mixture mixture_plain = { .shifts = 45, .homes = 0, .swaps = 45, .similar = 15, .homeward = 0 };
+static const struct mixture mixture_transient = { .shifts = 40, .homes = 20, .swaps = 30, .similar = 15, .homeward = 25 };
 
 struct temperature {
     uint64_t mantissa; /* 32 bits */
@@ -60,6 +67,7 @@ struct reassignment_search {
     uint32_t *bulk;         /* of a process: its greatest need, in parts of the mean capacity */
     uint32_t *order, *rank; /* processes by what they need of all, and the place of each in it */
     unsigned bits;          /* of the number of processes */
+    const struct mixture *mixture;
     uint32_t variates[VARIATES];
 };
 
@@ -157,20 +165,26 @@ static uint32_t draw_similar(const struct reassignment_search *search, struct ch
 static bool draw(const struct reassignment_search *search, struct chain *chain, struct reassignment_move *move) {
     const struct reassignment *problem = search->problem;
     const uint32_t *assignment = reassignment_state_assignment(chain->state);
+    const struct mixture *mixture = search->mixture;
     uint64_t *random = chain->random;
     uint32_t kind = random_below(random, 100);
 
     move->process = random_below(random, problem->processes);
     move->other = REASSIGNMENT_NONE;
-    if (kind < SHIFTS) {
-        move->to = kind < HOMES ? problem->home[move->process] : random_below(random, problem->machines);
+    if (kind < mixture->shifts) {
+        move->to = kind < mixture->homes ? problem->home[move->process] : random_below(random, problem->machines);
         return true;
     }
-    move->other = kind < SHIFTS + SIMILAR ? draw_similar(search, chain, move->process)
+    move->other = kind < mixture->shifts + mixture->similar ? draw_similar(search, chain, move->process)
                                           : random_below(random, problem->processes);
     move->to = assignment[move->other];
-    move->onward = kind < SHIFTS + SWAPS ? assignment[move->process]
-                   : kind < SHIFTS + SWAPS + HOMEWARD ? problem->home[move->other] : random_below(random, problem->machines);
+    kind -= mixture->shifts;
+    if (kind < mixture->swaps)
+        move->onward = assignment[move->process];
+    else if (kind < mixture->swaps + mixture->homeward)
+        move->onward = problem->home[move->other];
+    else
+        move->onward = random_below(random, problem->machines);
     return move->other != move->process;
 }
 
@@ -259,6 +273,10 @@ int reassignment_search_new(const struct reassignment *problem, const uint32_t *
     search->problem = problem;
     search->share = problem->processes > 0 && problem->machines > 1 ? steps / REASSIGNMENT_CHAINS : 0;
     search->joints = CYCLES * JOINTS_PER_CYCLE;
+    search->mixture = &mixture_plain;
+    for (uint32_t i = 0; i < problem->resources; i++)
+        if (problem->transient[i])
+            search->mixture = &mixture_transient;
     for (uint32_t i = 0; i < VARIATES; i++)
         search->variates[i] = variate(i);
     r = measure_bulk(search);
