@@ -26,6 +26,7 @@
 #define WORKERS_USUAL 4 /* work at the same time */
 #define WORKERS_MAX 64  /* with those that hang, on storage that does not answer, and therefore do not count */
 #define STUCK_TIME CLOCK_SECOND
+#define POST_TRIES 1000
 #define TIMER_ACCURACY 1000 /* us; 0 would mean 250 ms to sd-event */
 
 struct fiber {
@@ -248,7 +249,9 @@ int loop_post(void (*function)(void *userdata), void *userdata) {
         loop.posted_first = posted;
     loop.posted_last = posted;
     pthread_mutex_unlock(&loop.lock);
-    (void) !write(loop.post_fd, &one, sizeof(one));
+    /* EAGAIN: it is told already. Whatever else may fail must not leave a fiber waiting for this. */
+    for (unsigned i = 0; i < POST_TRIES && write(loop.post_fd, &one, sizeof(one)) < 0 && errno != EAGAIN; i++)
+        usleep(1000);
     return 0;
 }
 

@@ -75,6 +75,10 @@ int database_error(sqlite3 *db, int code, const char *path, struct error *error)
     }
 }
 
+int database_rest(sqlite3 *db) {
+    return sqlite3_get_autocommit(db) ? SQLITE_OK : sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
+}
+
 int database_exec(sqlite3 *db, const char *sql, const char *path, struct error *error) {
     int code = sqlite3_exec(db, sql, NULL, NULL, NULL);
 

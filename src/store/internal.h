@@ -169,6 +169,9 @@ void database_close(sqlite3 *db);
 /* Turns an SQLite result into negative errno and an error; exits with status 70 if an fsync failed. */
 int database_error(sqlite3 *db, int code, const char *path, struct error *error);
 bool database_is_full(sqlite3 *db, int code);
+/* Out of a transaction that could not be ended when it failed, for want of memory: nothing of it may stay. An SQLite
+ * code: with anything but SQLITE_OK it is still there. */
+int database_rest(sqlite3 *db);
 int database_exec(sqlite3 *db, const char *sql, const char *path, struct error *error);
 int database_prepare(sqlite3 *db, const char *sql, sqlite3_stmt **ret, struct error *error);
 int database_number(sqlite3 *db, const char *sql, int64_t *ret);

@@ -160,6 +160,8 @@ static int run_list(struct store *store, struct task *task) {
     int64_t revision = 0;
     int r;
 
+    if (database_rest(store->read_db) != SQLITE_OK)
+        return error_set(&task->error, ERROR_NO_MEMORY);
     r = database_exec(store->read_db, "BEGIN", store->path, &task->error);
     if (r < 0)
         return r;

@@ -25,6 +25,7 @@ enum verdict {
     VERDICT_CHANGED,
     VERDICT_SAME, /* nothing to write: checks only, or what was deleted is absent */
     VERDICT_FAILED,
+    VERDICT_BROKEN, /* not even undone: nothing of the transaction may stay */
 };
 
 int writer_prepare(struct store *store, struct error *error) {
@@ -256,10 +257,11 @@ static enum verdict apply(struct store *store, struct write_task *write) {
     write->revision = store->next_revision - 1;
     if (write->task.result < 0) {
         changes_free(&write->changes);
-        sqlite3_exec(store->write_db, "ROLLBACK TO task; RELEASE task", NULL, NULL, NULL);
-        return VERDICT_FAILED;
+        code = sqlite3_exec(store->write_db, "ROLLBACK TO task; RELEASE task", NULL, NULL, NULL);
+        return code == SQLITE_OK ? VERDICT_FAILED : VERDICT_BROKEN;
     }
-    sqlite3_exec(store->write_db, "RELEASE task", NULL, NULL, NULL);
+    if (sqlite3_exec(store->write_db, "RELEASE task", NULL, NULL, NULL) != SQLITE_OK)
+        return VERDICT_BROKEN;
     if (write->changes.first)
         write->revision = store->next_revision++;
     return write->changes.first || write->type != WRITE_COMMIT ? VERDICT_CHANGED : VERDICT_SAME;
@@ -312,7 +314,9 @@ static int attempt(struct store *store, struct task *tasks) {
     int code;
 
     store->next_revision = atomic_load(&store->revision) + 1;
-    code = sqlite3_exec(store->write_db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
+    code = database_rest(store->write_db);
+    if (code == SQLITE_OK)
+        code = sqlite3_exec(store->write_db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
     if (code != SQLITE_OK)
         return code;
     for (struct task *task = tasks; task; task = task->next) {
@@ -323,6 +327,8 @@ static int attempt(struct store *store, struct task *tasks) {
             code = SQLITE_FULL;
         else if (verdict == VERDICT_FAILED && task->error.code == ERROR_NO_SPACE)
             code = SQLITE_FULL;
+        else if (verdict == VERDICT_BROKEN)
+            code = SQLITE_NOMEM;
         if (code != SQLITE_OK)
             break;
         changed |= verdict == VERDICT_CHANGED;

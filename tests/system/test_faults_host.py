@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import sqlite3
@@ -318,6 +319,117 @@ def test_loop_devices_run_out(request):
         container(daemon, "plain")
         assert daemon.execute("plain", "echo", "there") == "there\n"
         daemon.check_clean()
+
+
+# ---- F02: system calls that fail ----
+
+CALLS = {"openat": ("EIO", "EMFILE"), "write": ("EIO", "ENOSPC"), "pwrite64": ("EIO", "ENOSPC"), "fdatasync": ("EIO",),
+         "fsync": ("EIO",), "mkdirat": ("ENOSPC",), "mkdir": ("ENOSPC",), "rename": ("EIO",), "renameat": ("EIO",), "renameat2": ("EIO",),
+         "unlink": ("EIO",), "unlinkat": ("EIO",), "accept4": ("EMFILE",), "sendto": ("ENOBUFS",), "recvfrom": ("ENOMEM",),
+         "epoll_ctl": ("ENOMEM",), "epoll_wait": ("EINTR",), "timerfd_settime": ("ENOMEM",), "mmap": ("ENOMEM",), "read": ("EIO",),
+         "ftruncate": ("EIO",), "fallocate": ("ENOSPC",), "getrandom": ("EINTR",), "fcntl": ("EIO",), "pread64": ("EIO",)}
+
+
+class Injection:
+    """strace on the daemon: the N-th call of a kind, counted from now on, fails, or kills it."""
+
+    def __init__(self, daemon, call, action, number):
+        self.log = daemon.directory / "strace"
+        self.log.unlink(missing_ok=True)
+        self.process = subprocess.Popen(["strace", "-f", "-qq", "-o", self.log, "-p", str(daemon.pid), "-e", f"trace={call}", "-e",
+                                         f"inject={call}:{action}:when={number}"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        eventually(lambda: self.process.poll() is not None or self.is_attached(daemon), what="strace to be there")
+
+    def is_attached(self, daemon):
+        with contextlib.suppress(OSError):
+            tasks = list(pathlib.Path(f"/proc/{daemon.pid}/task").iterdir())
+            return tasks and all("TracerPid:\t0" not in (task / "status").read_text() for task in tasks)
+        return True
+
+    def end(self):
+        """Whether it did anything."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait(DEADLINE)
+        self.process.stderr.close()
+        return self.log.exists() and "(INJECTED)" in self.log.read_text(errors="replace") or "SIGKILL" in self.log.read_text(errors="replace")
+
+
+def life(daemon, name):
+    """One instance's life. The state that was acknowledged last, or "unknown"."""
+    acknowledged = "unknown"
+    steps = [("POST", "/v1/instances?start=true&", {"name": name, "spec": {"kind": "fake"}}, "running"),
+             ("POST", f"/v1/instances/{name}/pause?", None, "paused"), ("POST", f"/v1/instances/{name}/resume?", None, "running"),
+             ("PATCH", f"/v1/instances/{name}?", {"spec": {"description": "x"}}, "running"),
+             ("POST", f"/v1/instances/{name}/stop?", None, "stopped"), ("DELETE", f"/v1/instances/{name}?purge=true&", None, "gone")]
+    for method, path, body, state in steps:
+        try:
+            reply = daemon.request(method, f"{path}wait=20s", body)
+        except Exception:  # it ended, or this connection was given up
+            daemon.drop_clients()
+            eventually(lambda: not daemon.is_alive() or answers(daemon), what="an end or an answer")
+            acknowledged = "unknown"
+            if not daemon.is_alive():
+                return acknowledged
+            continue
+        if reply.status == 200:
+            acknowledged = state
+        else:
+            assert "problem+json" in reply.headers.get("content-type", "") or reply.status == 202, reply
+            acknowledged = "unknown"
+    return acknowledged
+
+
+def answers(daemon):
+    try:
+        return daemon.client(timeout=5).request("GET", "/healthz").status == 200
+    except Exception:
+        return False
+
+
+def check_after(daemon, name, acknowledged, where, killed=False):
+    """It answers or has ended by its own decision; started again, the store is whole and what was acknowledged is so."""
+    if not daemon.is_alive():
+        code = daemon.process.returncode
+        assert code >= 0 or (killed and code == -signal.SIGKILL), f"{where}: it died of signal {-code}\n{daemon.log()[-3000:]}"
+        daemon.start()
+    else:
+        assert answers(daemon), f"{where}: it lives and does not answer"
+    eventually(lambda: not [one for one in daemon.get("/v1/operations")["operations"] if one["state"] == "running"],
+               what=f"{where}: the end of all operations")
+    state = daemon.state_of(name)
+    if acknowledged == "gone":
+        assert state is None, f"{where}: it was removed and is {state}"
+    elif acknowledged != "unknown":
+        assert state == acknowledged, f"{where}: it was {acknowledged} and is {state}"
+    assert daemon.state_of("beside") == "running", where
+    found = daemon.fsck(repair=True)
+    assert found["clean"] or daemon.fsck()["clean"], (where, found)
+    if state:
+        daemon.delete(name, purge=True)
+
+
+@pytest.mark.parametrize("count", [30, pytest.param(1000, marks=pytest.mark.long)], ids=["short", "long"])
+def test_system_calls_that_fail(make_daemon, count):
+    """The N-th system call of a kind fails, or polderd is killed at it, somewhere in an instance's life."""
+    if polderlib.build_option("b_sanitize") not in (None, "none", []):
+        pytest.skip("sanitizers make system calls of their own, and end at the first that fails")
+    if not shutil.which("strace"):
+        pytest.skip("strace is not installed")
+    daemon = make_daemon(log_level="info").start()
+    daemon.create("beside", start=True)
+    chance, hits = random.Random(2), 0
+    for number in range(count):
+        call = chance.choice(sorted(CALLS))
+        killed = chance.random() < 0.3
+        action = "signal=KILL" if killed else f"error={chance.choice(CALLS[call])}"
+        injection = Injection(daemon, call, action, chance.choice((1, 1, 2, 3, 5, 8, 13, 30)))
+        try:
+            acknowledged = life(daemon, "web")
+        finally:
+            hits += bool(injection.end())
+        check_after(daemon, "web", acknowledged, f"round {number}, {call}, {action}", killed)
+    assert hits > count // 4, hits
 
 
 # ---- F38: a newer schema, while instances run ----
