@@ -2,6 +2,7 @@
 #include <stddef.h>
 
 #include "api/route.h"
+#include "base/text.h"
 #include "manager/manager.h"
 
 #define LIST_MAX 10000
@@ -48,6 +49,25 @@ static int handle_what_if(struct request *request, struct error *error) {
     return manager_what_if_emit(request->manager, request->query, &emitter, error);
 }
 
+struct decision_query {
+    bool replay;
+};
+static const struct field decision_query_fields[] = {
+    { .name = "replay", .type = FIELD_BOOLEAN, .offset = offsetof(struct decision_query, replay), .change = CHANGE_LIVE,
+      .help = "Make it again from the ledger, and tell whether it comes out the same." },
+};
+static const struct table decision_query_table = TABLE("decision-query", struct decision_query, decision_query_fields);
+
+static int handle_decision(struct request *request, struct error *error) {
+    const struct decision_query *query = request->query;
+    struct emitter emitter = reply_emitter(request);
+    uint64_t number;
+
+    if (text_parse_u64(request->parameters[0], &number) < 0)
+        return error_set(error, ERROR_BAD_VALUE, "decision", request->parameters[0], "it is no number");
+    return manager_decision_emit(request->manager, number, query->replay, &emitter, error);
+}
+
 static int handle_why(struct request *request, struct error *error) {
     struct emitter emitter = reply_emitter(request);
 
@@ -61,5 +81,7 @@ const struct route queue_routes[] = {
       &what_if_table, NULL, "WhatIf", ROUTE_QUICK },
     { "GET", "/v1/instances/{name}/why", handle_why, PERMISSION_VIEW, "Why it waits or runs, and what would let it start now",
       NULL, NULL, "Why", ROUTE_QUICK },
+    { "GET", "/v1/decisions/{number}", handle_decision, PERMISSION_VIEW, "A decision of the queue: candidates, scores, what would have changed it",
+      &decision_query_table, NULL, "Decision", 0 },
     { 0 },
 };

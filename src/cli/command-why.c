@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <json-c/json.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,10 @@
 #include "cli/operation.h"
 #include "cli/output.h"
 #include "cli/terminal.h"
+
+struct why_options {
+    bool replay;
+};
 
 static void show_text(const char *text) {
     print_escaped(stdout, text, strlen(text), false);
@@ -48,6 +53,54 @@ static void show_running(struct json_object *why) {
         show_text(kind);
 }
 
+static void show_decision(struct json_object *decision) {
+    struct json_object *candidates = json_member(decision, "candidates");
+    _cleanup_free_ char *line = text_format("decision %s: %s %s, by %s with backfilling %s (engine %s)",
+                                            json_path_text(decision, "decision", "?"), json_text(decision, "verdict", ""),
+                                            json_text(decision, "name", ""), json_text(decision, "policy", ""),
+                                            json_text(decision, "backfill", ""), json_path_text(decision, "engine", "?"));
+
+    show_text(line ? line : "");
+    printf("  %s waited; of them %s lacked cpus, %s memory, %s fitted\n", json_path_text(decision, "waiting", "?"),
+           json_path_text(decision, "counts.cpus", "?"), json_path_text(decision, "counts.memory", "?"),
+           json_path_text(decision, "counts.order", "?"));
+    for (size_t i = 0; json_object_is_type(candidates, json_type_array) && i < json_object_array_length(candidates); i++) {
+        struct json_object *candidate = json_object_array_get_idx(candidates, i);
+        const char *lacks = json_text(candidate, "lacks", NULL);
+        _cleanup_free_ char *row =
+            text_format("  %zu. %s: score %.6g (waited %.0f s, expected %s s, size %.4g, priority %lld)%s%s", i + 1,
+                        json_text(candidate, "name", ""), json_object_get_double(json_member(candidate, "score")),
+                        json_object_get_double(json_member(candidate, "waited")), json_path_text(candidate, "expected", "?"),
+                        json_object_get_double(json_member(candidate, "size")),
+                        (long long) json_integer(candidate, "priority", 0), lacks ? ", lacks " : "", lacks ? lacks : "");
+        show_text(row ? row : "");
+    }
+    if (json_path(decision, "flip.sentence")) {
+        fputs("  ", stdout);
+        show_text(json_path_text(decision, "flip.sentence", ""));
+    }
+}
+
+static int why_decision(struct invocation *invocation, const char *number, struct error *error) {
+    const struct why_options *options = invocation->options;
+    _cleanup_response_ struct response response = RESPONSE_INIT;
+    _cleanup_free_ char *path = text_format("/v1/decisions/%s%s", number, options->replay ? "?replay=true" : "");
+    struct client *client;
+    int r = path ? invocation_client(invocation, &client, error) : error_set(error, ERROR_NO_MEMORY, "");
+
+    if (r >= 0)
+        r = client_request(client, "GET", path, NULL, &response, error);
+    if (r < 0)
+        return r;
+    if (invocation->output != OUTPUT_TABLE && invocation->output != OUTPUT_WIDE)
+        return output_object(invocation, response.json, "decision.decision", error);
+    show_decision(json_member(response.json, "decision"));
+    if (!options->replay)
+        return 0;
+    puts(json_boolean(response.json, "same", false) ? "made again: the same" : "made again: NOT the same");
+    return json_boolean(response.json, "same", false) ? 0 : 1;
+}
+
 static int run_why(struct invocation *invocation, struct error *error) {
     _cleanup_response_ struct response response = RESPONSE_INIT;
     const char *name = invocation->arguments[0];
@@ -55,6 +108,8 @@ static int run_why(struct invocation *invocation, struct error *error) {
     struct client *client;
     int r = path ? invocation_client(invocation, &client, error) : error_set(error, ERROR_NO_MEMORY, "");
 
+    if (name[strspn(name, "0123456789")] == '\0')
+        return why_decision(invocation, name, error);
     if (r >= 0)
         r = client_request(client, "GET", path, NULL, &response, error);
     if (r < 0) {
@@ -67,14 +122,23 @@ static int run_why(struct invocation *invocation, struct error *error) {
         show_waiting(response.json);
     else
         show_running(response.json);
+    if (json_object_is_type(json_member(response.json, "decision"), json_type_object))
+        show_decision(json_member(response.json, "decision"));
     printf("policy %s, backfilling %s\n", json_text(response.json, "policy", ""), json_text(response.json, "backfill", ""));
     return 0;
 }
 
+static const struct flag why_flags[] = {
+    { .name = "replay", .type = FLAG_SWITCH, .offset = offsetof(struct why_options, replay),
+      .help = "Make the decision again from the ledger, and tell whether it comes out the same." },
+};
+
 const struct command command_why = {
-    .name = "why", .group = GROUP_NODE, .summary = "Tell why an instance waits, and what would let it start now",
-    .usage = "INSTANCE",
-    .description = "What would let it start is found by trying on a copy of the queue: that it asks for less, that one "
+    .name = "why", .group = GROUP_NODE, .summary = "Tell why an instance waits, or why a decision was made",
+    .usage = "INSTANCE|DECISION",
+    .flags = why_flags, .flag_count = ELEMENTS(why_flags), .options_size = sizeof(struct why_options),
+    .description = "A number is that of a decision (the last one about an instance is told with it): the first eight "
+                   "candidates with the terms of their scores, how many lacked what, and what would have changed it. What would let it start is found by trying on a copy of the queue: that it asks for less, that one "
                    "that runs were suspended, that the first of the queue were not there.",
     .minimum = 1, .maximum = 1, .complete = COMPLETE_INSTANCES, .common = COMMON_OUTPUT, .run = run_why,
 };

@@ -4,6 +4,8 @@
 #include "base/map.h"
 #include "engine/engine.h"
 
+struct ledger;
+
 /* Shared by engine.c (who is there, and decisions) and what explains, records and tries them. */
 
 struct engine_entry {
@@ -34,9 +36,11 @@ struct engine {
     uint64_t promised_cpus, promised_memory;
     struct engine_pending *pending;
     size_t pending_first, pending_count, pending_room;
-    int failure; /* of a pass */
+    struct ledger *ledger; /* NULL: nothing is recorded */
 };
 
+/* A new entry with the names and numbers of the request, in the map. -ENOMEM. */
+int engine_entry_new(struct engine *engine, const struct engine_request *request, struct engine_entry **ret);
 struct engine_entry *engine_entry_at(const struct engine *engine, uint32_t handle);
 /* What a request takes of the physical capacity, in the queue's units. */
 struct demand engine_take(const struct engine *engine, enum kind kind, uint64_t cpus, uint64_t memory);

@@ -12,6 +12,7 @@
 
 #include "base/text.h"
 #include "engine/engine-internal.h"
+#include "engine/ledger-internal.h"
 
 #define WEIGHT_NORMAL 100
 #define WEIGHT_STEP 9 /* of a priority: ten times the weight at 100 */
@@ -175,6 +176,7 @@ void engine_free(struct engine *engine) {
     map_free(engine->entries);
     queue_free(engine->queue);
     predictor_free(engine->predictor);
+    ledger_free(engine->ledger);
     free(engine->pending);
     free(engine);
 }
@@ -186,6 +188,7 @@ const struct engine_options *engine_options(const struct engine *engine) {
 int engine_configure(struct engine *engine, const struct engine_options *options, uint64_t now) {
     struct queue_options queue;
 
+    ledger_note_options(engine, options, now);
     engine->options = *options;
     engine_queue_options(engine, options, &queue);
     return queue_configure(engine->queue, &queue, (int64_t) now);
@@ -239,7 +242,7 @@ void engine_queue_request(struct engine *engine, const struct engine_request *re
     };
 }
 
-static int entry_new(struct engine *engine, const struct engine_request *request, struct engine_entry **ret) {
+int engine_entry_new(struct engine *engine, const struct engine_request *request, struct engine_entry **ret) {
     struct engine_entry *entry = calloc(1, sizeof(*entry));
     int r;
 
@@ -276,7 +279,7 @@ static void promise_back(struct engine *engine, const struct engine_entry *entry
 static int entry_add(struct engine *engine, const struct engine_request *request, bool admitted, uint64_t now) {
     struct queue_request queued;
     struct engine_entry *entry;
-    int r = entry_new(engine, request, &entry);
+    int r = engine_entry_new(engine, request, &entry);
 
     if (r < 0)
         return r;
@@ -298,7 +301,10 @@ static int entry_add(struct engine *engine, const struct engine_request *request
 }
 
 int engine_submit(struct engine *engine, const struct engine_request *request, uint64_t now) {
-    return map_get(engine->entries, request->id) ? 0 : entry_add(engine, request, false, now);
+    if (map_get(engine->entries, request->id))
+        return 0;
+    ledger_note_request(engine, "submit", request, now);
+    return entry_add(engine, request, false, now);
 }
 
 /* A decision about it that nobody took yet is void. */
@@ -322,6 +328,7 @@ int engine_occupy(struct engine *engine, const struct engine_request *request, u
 
     if (entry && entry->admitted)
         return 0;
+    ledger_note_request(engine, "occupy", request, now);
     if (entry)
         entry_remove(engine, entry, now);
     return entry_add(engine, request, true, now);
@@ -334,6 +341,7 @@ void engine_release(struct engine *engine, const char *id, bool ended, uint64_t 
 
     if (!entry)
         return;
+    ledger_note_id(engine, "release", id, ended, now);
     queued = queue_entry(engine->queue, entry->handle);
     ran = queued->done + (int64_t) now - queued->started;
     if (ended && entry->admitted && !entry->service)
@@ -346,17 +354,20 @@ int engine_paused(struct engine *engine, const char *id, uint64_t now) {
 
     if (!entry || !entry->admitted)
         return 0;
+    ledger_note_id(engine, "paused", id, false, now);
     promise_back(engine, entry);
     entry->admitted = false;
     entry->paused = true;
     return queue_yield(engine->queue, entry->handle, QUEUE_YIELD_PAUSE, (int64_t) now);
 }
 
-void engine_refused(struct engine *engine, const char *id, uint64_t now _unused_) {
+void engine_refused(struct engine *engine, const char *id, uint64_t now) {
     struct engine_entry *entry = map_get(engine->entries, id);
 
-    if (entry && entry->admitted)
-        queue_refuse(engine->queue, entry->handle);
+    if (!entry || !entry->admitted)
+        return;
+    ledger_note_id(engine, "refused", id, false, now);
+    queue_refuse(engine->queue, entry->handle);
 }
 
 /* --- changes ------------------------------------------------------------------------------------------------------ */
@@ -392,6 +403,7 @@ int engine_change(struct engine *engine, const struct engine_request *request, u
 
     if (!entry)
         return 0;
+    ledger_note_request(engine, "change", request, now);
     if (entry->admitted) {
         r = check_growth(engine, entry, request, now, error);
         if (r < 0)
@@ -421,11 +433,13 @@ static void decided(void *userdata, uint32_t handle, enum queue_state state) {
     *pending = (struct engine_pending){ .entry = entry };
     if (state == QUEUE_WAITING) {
         pending->verdict = queue_entry(engine->queue, handle)->yielding & QUEUE_YIELD_SUSPEND ? ENGINE_SUSPEND : ENGINE_PAUSE;
+        ledger_decided(engine, entry, pending->verdict);
         return;
     }
     entry->admitted = true;
     entry->paused = false;
     promise(engine, entry);
+    ledger_decided(engine, entry, ENGINE_START);
 }
 
 /* A pass starts each at most once, and asks each to give way at most once. */
@@ -478,10 +492,13 @@ static int end_bursts(struct engine *engine, int64_t now) {
 int engine_run(struct engine *engine, uint64_t now) {
     int r = pending_reserve(engine);
 
+    ledger_note_run(engine, now);
     if (r >= 0)
         r = correct_estimates(engine, (int64_t) now);
     if (r >= 0)
         r = end_bursts(engine, (int64_t) now);
+    if (r >= 0)
+        ledger_begin(engine, now);
     if (r >= 0)
         r = queue_pass(engine->queue, (int64_t) now, decided, engine);
     return r;

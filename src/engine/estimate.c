@@ -209,6 +209,34 @@ int64_t predictor_guess(const struct predictor *predictor, uint64_t owner, uint6
     return predictor_predict(predictor, owner, cpus, requested, actual).time;
 }
 
+bool predictor_next(const struct predictor *predictor, size_t *position, int64_t ret[PREDICTOR_VALUES]) {
+    while (*position < predictor->size) {
+        const struct history *history = &predictor->table[(*position)++];
+        if (history->last == -2)
+            continue;
+        ret[0] = (int64_t) history->owner;
+        ret[1] = (int64_t) history->class;
+        ret[2] = history->last;
+        ret[3] = history->before;
+        ret[4] = history->share;
+        ret[5] = history->count;
+        return true;
+    }
+    return false;
+}
+
+int predictor_restore(struct predictor *predictor, const int64_t values[PREDICTOR_VALUES]) {
+    struct history *history;
+
+    if (predictor->count * 2 >= predictor->size && grow(predictor) < 0)
+        return -ENOMEM;
+    history = place(predictor, (uint64_t) values[0], (uint64_t) values[1]);
+    predictor->count += history->last == -2;
+    *history = (struct history){ (uint64_t) values[0], (uint64_t) values[1], values[2], values[3], values[4],
+                                 (uint32_t) values[5] };
+    return 0;
+}
+
 int64_t estimate_correct(int64_t first, unsigned *corrections, int64_t requested, int64_t second) {
     static const int64_t steps[] = { 60,        5 * 60,    15 * 60,    30 * 60,    3600,       2 * 3600,
                                      5 * 3600, 10 * 3600, 20 * 3600, 50 * 3600, 100 * 3600 };

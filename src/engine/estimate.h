@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -42,6 +43,11 @@ struct prediction predictor_predict(const struct predictor *predictor, uint64_t 
                                     int64_t requested, int64_t actual);
 /* Something of `owner` ended after `run`. -ENOMEM. */
 int predictor_learn(struct predictor *predictor, uint64_t owner, uint64_t cpus, int64_t requested, int64_t run);
+
+/* All that was learnt, as numbers: from *position 0 on, until it returns false; and one of them back. -ENOMEM. */
+#define PREDICTOR_VALUES 6
+bool predictor_next(const struct predictor *predictor, size_t *position, int64_t ret[PREDICTOR_VALUES]);
+int predictor_restore(struct predictor *predictor, const int64_t values[PREDICTOR_VALUES]);
 
 /* It still runs at the end of its estimate: the next one. `first` is the prediction it began with, *corrections counts
  * from 0. The steps are 1, 5, 15, 30 minutes, 1, 2, 5, 10, 20, 50, 100 hours above the first, capped by the request.

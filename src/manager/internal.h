@@ -68,6 +68,9 @@ struct manager {
     struct fiber *explainer; /* tells those who wait for room why */
     struct fiber_queue explain_queue;
     bool explain_stale;
+    struct fiber *scribe;    /* writes the ledger */
+    struct fiber_queue scribe_queue;
+    uint64_t ledger_segment, ledger_size;
     struct fiber *ticker;    /* lets the engine decide when time alone has changed something */
     struct fiber_queue ticker_queue;
     struct queue_settings queue_settings;
@@ -165,6 +168,12 @@ int settings_rules(const struct queue_settings *settings, struct engine_options 
 int settings_init(struct manager *manager, struct error *error);
 /* Fiber: those that were set later. */
 int settings_load(struct manager *manager, struct error *error);
+
+/* --- the ledger of decisions --------------------------------------------------------------------------------------- */
+/* Fiber. Goes on numbering where the files end, and writes from now on. What cannot be written is only not there later. */
+int ledger_start(struct manager *manager);
+/* Fiber: what is recorded goes to the file. */
+void ledger_flush(struct manager *manager);
 
 /* --- room ------------------------------------------------------------------------------------------------------- */
 /* Fiber. Queues it and waits for room with the lock given up; admitted when it returns 0. -ECANCELED when the fiber was

@@ -246,6 +246,8 @@ int manager_start(struct manager *manager, struct error *error) {
     if (r >= 0)
         r = settings_load(manager, error);
     if (r >= 0)
+        r = ledger_start(manager);
+    if (r >= 0)
         r = adopt_all(manager, error);
     if (r >= 0)
         r = sweeper_start(manager);
@@ -272,6 +274,8 @@ void manager_stop(struct manager *manager, uint64_t deadline) {
     (void) manager_flush(manager, deadline_in(FLUSH_DEADLINE), &error);
     fiber_end(manager->explainer);
     fiber_end(manager->ticker);
+    fiber_end(manager->scribe);
+    ledger_flush(manager);
     fiber_end(manager->allocator.fiber);
     fiber_end(manager->sweeper);
     fiber_end(manager->probe);
@@ -324,6 +328,7 @@ void manager_free(struct manager *manager) {
     fiber_unref(manager->probe);
     fiber_unref(manager->explainer);
     fiber_unref(manager->ticker);
+    fiber_unref(manager->scribe);
     table_done(&queue_settings_table, &manager->queue_settings);
     allocation_done(&manager->allocator);
     free(manager->sorted);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/text.h"
+#include "engine/ledger.h"
 #include "engine/trial.h"
 #include "manager/internal.h"
 
@@ -259,6 +260,7 @@ static int emit_queued(struct manager *manager, const struct instance *instance,
 int manager_why_emit(struct manager *manager, const char *name, struct emitter *emitter, struct error *error) {
     struct engine_explanation why;
     struct instance *instance;
+    uint64_t number;
     int r = registry_lookup(manager, name, false, &instance, error);
 
     if (r < 0)
@@ -276,6 +278,12 @@ int manager_why_emit(struct manager *manager, const char *name, struct emitter *
         r = emit_queued(manager, instance, &why, emitter, error);
     else
         emit_key_text(emitter, "message", instance->status.message);
+    number = engine_decision_about(manager->engine, instance->assigned.uuid);
+    emit_key(emitter, "decision");
+    if (number && engine_decision(manager->engine, number))
+        emit_raw(emitter, engine_decision(manager->engine, number));
+    else
+        emit_null(emitter);
     emit_object_end(emitter);
     return r;
 }

@@ -119,6 +119,7 @@ void admission_run(struct manager *manager) {
     manager->explain_stale = true;
     fiber_queue_wake_all(&manager->explain_queue);
     fiber_queue_wake_all(&manager->ticker_queue);
+    fiber_queue_wake_all(&manager->scribe_queue);
 }
 
 /* While somebody waits, time alone may change whose turn it is. */

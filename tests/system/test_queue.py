@@ -67,7 +67,7 @@ def test_rules_change_live_and_stay(make_daemon):
     ({"parameters": {"rr.quantum": "nan"}}, "finite"), ({"parameters": {"rr.quantum": "0"}}, "above zero"),
     ({"parameters": {"rr.quantum": "inf"}}, "finite"), ({"parameters": {"alarm": "-1"}}, "between"),
     ({"parameters": {"no.such": "1"}}, "no.such"), ({"policy": "rr", "backfill": "conservative"}, "round robin"),
-    ({"parameters": {"polder.time": "0", "polder.size": "0"}}, "fcfs"), ({"colour": "red"}, "colour"),
+    ({"parameters": {"polder.time": "0", "polder.size": "0", "polder.urgency": "0"}}, "fcfs"), ({"colour": "red"}, "colour"),
 ])
 def test_bad_rules_are_refused_by_name(daemon, settings, word):
     before = daemon.request("GET", "/v1/node").json["queue"]
@@ -286,3 +286,64 @@ def test_round_robin_takes_turns(make_daemon):
         create(daemon, name, duration="1h")
     eventually(lambda: all(preemptions(daemon, name) >= 1 for name in ("a", "b", "c")), what="each had its turn")
     assert sum(daemon.state_of(name) == "running" for name in ("a", "b", "c")) <= 1
+
+
+def test_decisions_are_told_and_made_again(make_daemon):
+    daemon = small_node(make_daemon, "--queue_policy", "sjf", "--queue_backfill", "easy")
+    create(daemon, "holder", duration="1h")
+    create(daemon, "long", duration="2h")
+    create(daemon, "short", duration="1m")
+    assert daemon.get("/v1/instances/long/why")["decision"] is None
+    daemon.act("holder", "stop")
+    wait_for(daemon, "short", "running")
+    decision = daemon.get("/v1/instances/short/why")["decision"]
+    assert (decision["verdict"], decision["name"], decision["policy"], decision["engine"]) == ("start", "short", "sjf", 1)
+    assert [row["name"] for row in decision["candidates"]] == ["short", "long"]
+    assert [row["score"] for row in decision["candidates"]] == [60, 7200] and decision["waiting"] == 2
+    assert "release holder" in decision["input"]["delta"]
+    number = decision["decision"]
+    answer = daemon.get(f"/v1/decisions/{number}?replay=true")
+    assert answer["same"] is True and answer["replayed"] == answer["decision"] == decision
+    # It is there after a restart as well, whether that was orderly or not, and numbers go on.
+    for kill in (False, True):
+        daemon.restart(kill=kill)
+        answer = daemon.get(f"/v1/decisions/{number}?replay=true")
+        assert answer["same"] is True and answer["decision"] == decision
+        daemon.act("short", "stop")
+        wait_for(daemon, "long", "running")
+        newer = daemon.get("/v1/instances/long/why")["decision"]["decision"]
+        assert newer > number
+        assert daemon.get(f"/v1/decisions/{newer}?replay=true")["same"] is True
+        daemon.act("long", "stop")
+        create(daemon, "short" + str(kill).lower(), duration="1m")
+        daemon.act("short" + str(kill).lower(), "stop")
+        daemon.act("short", "start")
+        daemon.begin("long", "start")
+        wait_for(daemon, "long", "queued")
+    daemon.problem(404, "GET", "/v1/decisions/999999")
+    daemon.problem(400, "GET", "/v1/decisions/x")
+
+
+def test_an_older_engines_decisions_are_refused_by_name(make_daemon):
+    daemon = small_node(make_daemon)
+    create(daemon, "a", duration="1m")
+    number = daemon.get("/v1/instances/a/why")["decision"]["decision"]
+    daemon.stop()
+    newest = sorted((daemon.state / "ledger").glob("*.jsonl"))[-1]
+    newest.write_text(newest.read_text().replace('{"checkpoint":1', '{"checkpoint":0', 1))
+    daemon.start()
+    assert "engine version 0" in daemon.problem(422, "GET", f"/v1/decisions/{number}?replay=true")["detail"]
+    assert daemon.get(f"/v1/decisions/{number}")["decision"]["name"] == "a"
+
+
+def test_the_ledger_is_bounded(make_daemon):
+    daemon = small_node(make_daemon)
+    create(daemon, "holder", duration="1h")
+    for number in range(40):
+        create(daemon, f"w{number}", duration="1m")
+    for _ in range(3):
+        daemon.restart()
+    for _ in range(3):
+        daemon.restart(kill=True)
+    files = sorted((daemon.state / "ledger").glob("*.jsonl"))
+    assert len(files) == 4 and sum(file.stat().st_size for file in files) < 4 * (1 << 20) + 4 * 41 * 1000

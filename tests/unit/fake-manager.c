@@ -349,6 +349,11 @@ int manager_why_emit(struct manager *manager, const char *name, struct emitter *
     return emit_nothing(emitter);
 }
 
+int manager_decision_emit(struct manager *manager, uint64_t number, bool again, struct emitter *emitter,
+                          struct error *error) {
+    return emit_nothing(emitter);
+}
+
 int manager_advise_emit(struct manager *manager, const char *image, struct need *need, struct emitter *emitter,
                         struct error *error) {
     return emit_nothing(emitter);

@@ -5,7 +5,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/engine.h"
+#include <json-c/json.h>
+
+#include "base/buffer.h"
+#include "base/text.h"
+#include "engine/ledger.h"
 
 /* Two CPUs and 4 GiB; containers may be promised four times the CPUs and twice the memory, VMs just what is there. */
 #define GIB (UINT64_C(1) << 30)
@@ -400,6 +404,152 @@ static void test_a_pause_frees_no_memory(void **state _unused_) {
     engine_free(engine);
 }
 
+static uint64_t random_next(uint64_t *seed) {
+    *seed = *seed * UINT64_C(6364136223846793005) + 1442695040888963407;
+    return *seed >> 33;
+}
+
+/* One random call, as a daemon would make it; who is asked to give way does, or cannot. */
+static void random_event(struct engine *engine, uint64_t *seed, uint64_t now) {
+    uint64_t what = random_next(seed) % 20, number = random_next(seed) % 40;
+    char id[16];
+    struct engine_request request = { .id = id, .kind = number % 2 ? KIND_VM : KIND_CONTAINER, .class = number % 5,
+                                      .owner = number % 3, .yields = (unsigned) number % 4 };
+
+    snprintf(id, sizeof(id), "i%u", (unsigned) number);
+    request.cpus = 10 + random_next(seed) % 600;
+    request.memory = (1 + random_next(seed) % 900) << 20;
+    request.priority = (int64_t) (random_next(seed) % 5);
+    request.expected = random_next(seed) % 3 ? (1 + random_next(seed) % 100) * SECONDS : 0;
+    request.service = random_next(seed) % 8 == 0;
+    if (what < 8)
+        assert_int_equal(engine_submit(engine, &request, now), 0);
+    else if (what < 12 || what >= 16)
+        engine_release(engine, id, what % 2, now);
+    else if (what == 12)
+        assert_int_equal(engine_occupy(engine, &request, now), 0);
+    else if (what == 13)
+        (void) engine_change(engine, &request, now, NULL);
+    else if (what == 14)
+        engine_refused(engine, id, now);
+    else
+        assert_int_equal(engine_paused(engine, id, now), 0);
+}
+
+static void random_options(struct engine *engine, uint64_t seed, uint64_t now) {
+    struct engine_options options = *engine_options(engine);
+    size_t count = 0;
+
+    while (policies[count].name)
+        count++;
+    options.policy = &policies[random_next(&seed) % count];
+    options.backfill = (enum backfill) (random_next(&seed) % BACKFILL_COUNT);
+    options.parameters.quantum = 5;
+    assert_int_equal(engine_configure(engine, &options, now), 0);
+}
+
+static void drain(struct engine *engine, uint64_t now) {
+    struct engine_decision decision;
+
+    assert_int_equal(engine_run(engine, now), 0);
+    while (engine_next(engine, &decision))
+        ;
+}
+
+/* Every decision, of every policy, is made again from a checkpoint and the events after it: the same bytes. A checkpoint in
+ * the middle changes nothing. */
+static void test_replay_gives_the_same_bytes(void **state _unused_) {
+    uint64_t decisions = 0;
+
+    for (uint64_t run = 0; run < 60; run++) {
+        struct engine *engine = engine_with("polder", BACKFILL_EASY), *again = NULL;
+        _cleanup_error_ struct error error = ERROR_INIT;
+        _cleanup_buffer_ struct buffer checkpoint = BUFFER_INIT;
+        _cleanup_free_ char *journal = NULL, *repeated = NULL;
+        uint64_t seed = run + 1, now = 1000 * SECONDS;
+        size_t size, repeated_size;
+
+        assert_int_equal(engine_record(engine, 1), 0);
+        random_options(engine, run, now);
+        for (int i = 0; i < 400; i++) {
+            if (i == 200) {
+                free(journal);
+                assert_int_equal(engine_take_journal(engine, &journal, &size), 0);
+                assert_int_equal(engine_checkpoint(engine, &checkpoint), 0);
+                if (run % 3 == 0)
+                    random_options(engine, run + 100, now);
+            }
+            random_event(engine, &seed, now);
+            drain(engine, now += random_next(&seed) % (5 * SECONDS));
+        }
+        free(journal);
+        assert_int_equal(engine_take_journal(engine, &journal, &size), 0);
+        struct json_object *json = NULL;
+        assert_int_equal(json_parse(checkpoint.data, checkpoint.size - 1, &json, &error), 0);
+        assert_int_equal(engine_restore(json, &again, &error), 0);
+        json_put(json);
+        for (char *line = journal, *end; (end = strchr(line, '\n')); line = end + 1) {
+            assert_int_equal(json_parse(line, (size_t) (end - line), &json, &error), 0);
+            assert_int_equal(engine_repeat(again, json, &error), 0);
+            json_put(json);
+        }
+        assert_int_equal(engine_take_journal(again, &repeated, &repeated_size), 0);
+        assert_int_equal(repeated_size, size);
+        assert_memory_equal(repeated, journal, size);
+        decisions += engine_decision_last(engine);
+        assert_int_equal(engine_decision_last(again), engine_decision_last(engine));
+        if (engine_decision(again, engine_decision_last(engine))) /* it came after the checkpoint */
+            assert_string_equal(engine_decision(engine, engine_decision_last(engine)),
+                                engine_decision(again, engine_decision_last(engine)));
+        engine_free(engine);
+        engine_free(again);
+    }
+    assert_true(decisions > 1000);
+}
+
+static void test_another_version_is_refused_by_name(void **state _unused_) {
+    _cleanup_error_ struct error error = ERROR_INIT;
+    struct json_object *json = json_object_new_object();
+    struct engine *engine = NULL;
+
+    json_object_object_add(json, "checkpoint", json_object_new_int(0));
+    assert_true(engine_restore(json, &engine, &error) < 0);
+    assert_int_equal(error.code, ERROR_NOT_SUPPORTED);
+    assert_string_equal(error.parameters[1], "decisions of engine version 0");
+    json_put(json);
+}
+
+/* By hand: of 2 CPUs and 4 GiB nothing is taken; the first asks for 1.5 CPUs and 1 GiB, so half a CPU more is the least that
+ * would have made it wait. */
+static void test_a_decision_tells(void **state _unused_) {
+    struct engine *engine = engine_with("sjf", BACKFILL_NONE);
+    struct json_object *json = NULL, *flip;
+
+    assert_int_equal(engine_record(engine, 7), 0);
+    submit_batch(engine, "long", 1000, 100, 10);
+    submit_batch(engine, "short", 1500, 10, 12);
+    drain(engine, 14 * SECONDS);
+    assert_int_equal(engine_decision_last(engine), 7);
+    assert_int_equal(engine_decision_about(engine, "short"), 7);
+    assert_int_equal(engine_decision_about(engine, "long"), 0);
+    const char *text = engine_decision(engine, 7);
+    assert_int_equal(json_parse(text, strlen(text), &json, NULL), 0);
+    assert_string_equal(json_text(json, "name", ""), "short");
+    assert_string_equal(json_text(json, "verdict", ""), "start");
+    assert_int_equal(json_integer(json, "waiting", 0), 2);
+    assert_int_equal(json_integer(json_member(json, "counts"), "order", 0), 2);
+    struct json_object *first = json_object_array_get_idx(json_member(json, "candidates"), 0);
+    assert_string_equal(json_text(first, "name", ""), "short");
+    assert_int_equal(json_object_get_double(json_member(first, "score")), 10);
+    assert_int_equal(json_object_get_double(json_member(first, "waited")), 2);
+    flip = json_member(json, "flip");
+    assert_string_equal(json_text(flip, "resource", ""), "cpus");
+    assert_int_equal(json_integer(flip, "more", 0), 500);
+    assert_int_equal(json_object_array_length(json_member(json_member(json, "input"), "delta")), 2);
+    json_put(json);
+    engine_free(engine);
+}
+
 static void test_priority_is_a_weight(void **state _unused_) {
     assert_int_equal(engine_cpu_weight(0), 100);
     assert_int_equal(engine_cpu_weight(100), 1000);
@@ -416,7 +566,8 @@ int main(void) {
         cmocka_unit_test(test_priority_is_a_weight), cmocka_unit_test(test_thirds_are_whole),
         cmocka_unit_test(test_services_come_first), cmocka_unit_test(test_history_predicts),
         cmocka_unit_test(test_rules_change), cmocka_unit_test(test_giving_way),
-        cmocka_unit_test(test_a_pause_frees_no_memory),
+        cmocka_unit_test(test_a_pause_frees_no_memory), cmocka_unit_test(test_replay_gives_the_same_bytes),
+        cmocka_unit_test(test_another_version_is_refused_by_name), cmocka_unit_test(test_a_decision_tells),
         cmocka_unit_test(test_overcommit_is_per_kind),
         cmocka_unit_test(test_explains_the_wait),
         cmocka_unit_test(test_impossible_is_refused_at_once),

@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* The whole state as one line of JSON, an engine from such a line, and events done again. Numbers are written as integers;
+ * those that have parts as their bits, so that nothing is rounded. */
+#include <errno.h>
+#include <json-c/json.h>
+#include <string.h>
+
+#include "base/text.h"
+#include "engine/ledger-internal.h"
+#include "engine/queue-internal.h"
+
+#define TEXT_OF_IT(value) #value
+#define TEXT_OF(value) TEXT_OF_IT(value)
+
+static int64_t bits_of(double value) {
+    int64_t bits;
+
+    memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
+static double double_of(int64_t bits) {
+    double value;
+
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+/* --- out -------------------------------------------------------------------------------------------------------------- */
+
+static void emit_integers(struct emitter *emitter, const int64_t *values, size_t count) {
+    emit_array(emitter);
+    for (size_t i = 0; i < count; i++)
+        emit_integer(emitter, values[i]);
+    emit_array_end(emitter);
+}
+
+static void emit_key_integers(struct emitter *emitter, const char *key, const uint64_t *values, size_t count) {
+    emit_key(emitter, key);
+    emit_integers(emitter, (const int64_t *) values, count);
+}
+
+static void emit_node(const struct engine *engine, struct emitter *emitter) {
+    const struct engine_node *node = &engine->node;
+
+    emit_key(emitter, "node");
+    emit_object(emitter);
+    emit_key_integer(emitter, "cpus", (int64_t) node->cpus);
+    emit_key_integer(emitter, "memory", (int64_t) node->memory);
+    emit_key_integers(emitter, "overcommit_cpu", node->overcommit_cpu, KIND_COUNT);
+    emit_key_integers(emitter, "overcommit_memory", node->overcommit_memory, KIND_COUNT);
+    emit_object_end(emitter);
+}
+
+static void emit_queue(const struct queue *queue, struct emitter *emitter) {
+    emit_key(emitter, "queue");
+    emit_object(emitter);
+    emit_key_integer(emitter, "scored_at", queue->scored_at);
+    emit_key_integer(emitter, "drain", queue->drain);
+    emit_key_integer(emitter, "virtual_time", bits_of(queue->virtual_time));
+    emit_key_integer(emitter, "sequence", (int64_t) queue->sequence);
+    emit_key_integer(emitter, "handles", (int64_t) queue->entry_count);
+    emit_key(emitter, "vacant");
+    emit_array(emitter);
+    for (size_t i = 0; i < queue->vacant_count; i++)
+        emit_integer(emitter, queue->vacant[i]);
+    emit_array_end(emitter);
+    emit_key(emitter, "usage");
+    emit_array(emitter);
+    for (size_t i = 0; i < queue->usage.size; i++) {
+        const struct usage_account *account = &queue->usage.accounts[i];
+        if (account->updated != INT64_MIN)
+            emit_integers(emitter, (const int64_t[]){ (int64_t) account->owner, account->updated, bits_of(account->amount) }, 3);
+    }
+    emit_array_end(emitter);
+    emit_object_end(emitter);
+}
+
+/* 8 numbers of the entry, then 20 of its place in the queue. */
+static void emit_entry(const struct engine *engine, const struct engine_entry *entry, struct emitter *emitter) {
+    const struct queue_entry *queued = &engine->queue->entries[entry->handle];
+    const struct order_least *want = &engine->queue->wants[entry->handle];
+    const int64_t values[] = {
+        entry->kind, (int64_t) entry->cpus, (int64_t) entry->memory, (int64_t) entry->class, (int64_t) entry->limit,
+        entry->first, entry->corrections, (entry->service ? 1 : 0) | (entry->admitted ? 2 : 0) | (entry->paused ? 4 : 0),
+        entry->handle, (int64_t) queued->id, (int64_t) queued->owner, (int64_t) queued->rank, queued->submitted,
+        queued->started, queued->expected_end, queued->done, queued->key, queued->priority, bits_of(queued->tag),
+        bits_of(queued->weight), (int64_t) queued->held, queued->yields, queued->yielding,
+        (int64_t) want->demand.cpus, (int64_t) want->demand.memory, want->time, bits_of(queued->constant),
+        bits_of(queued->urgency),
+    };
+
+    emit_array(emitter);
+    emit_text(emitter, entry->id);
+    emit_text(emitter, entry->name);
+    emit_integers(emitter, values, ELEMENTS(values));
+    emit_array_end(emitter);
+}
+
+#define ENTRY_VALUES 28
+
+/* In the order of their handles: a hash map has none. */
+static void emit_entries(const struct engine *engine, struct emitter *emitter) {
+    emit_key(emitter, "entries");
+    emit_array(emitter);
+    for (size_t handle = 0; handle < engine->queue->entry_count; handle++)
+        if (engine->queue->entries[handle].state != QUEUE_ABSENT)
+            emit_entry(engine, engine_entry_at(engine, (uint32_t) handle), emitter);
+    emit_array_end(emitter);
+}
+
+static void emit_histories(const struct engine *engine, struct emitter *emitter) {
+    int64_t values[PREDICTOR_VALUES];
+    size_t position = 0;
+
+    emit_key(emitter, "history");
+    emit_array(emitter);
+    while (predictor_next(engine->predictor, &position, values))
+        emit_integers(emitter, values, PREDICTOR_VALUES);
+    emit_array_end(emitter);
+}
+
+int engine_checkpoint(struct engine *engine, struct buffer *out) {
+    struct emitter emitter = EMITTER_INIT(out);
+
+    engine->queue->plan_lost = true; /* reservations are made anew here and there alike */
+    emit_object(&emitter);
+    emit_key_integer(&emitter, "checkpoint", ENGINE_VERSION);
+    emit_key_unsigned(&emitter, "next", engine->ledger ? engine->ledger->next : 1);
+    emit_key_integer(&emitter, "sequence", (int64_t) engine->sequence);
+    emit_node(engine, &emitter);
+    emit_key(&emitter, "options");
+    emit_object(&emitter);
+    ledger_emit_options(&emitter, &engine->options);
+    emit_object_end(&emitter);
+    emit_queue(engine->queue, &emitter);
+    emit_entries(engine, &emitter);
+    emit_histories(engine, &emitter);
+    emit_object_end(&emitter);
+    buffer_add_text(out, "\n");
+    if (engine->ledger)
+        ledger_cut(engine->ledger, 0);
+    return out->failed ? -ENOMEM : 0;
+}
+
+/* --- in --------------------------------------------------------------------------------------------------------------- */
+
+static int bad(struct error *error, const char *what) {
+    return error_set(error, ERROR_BAD_VALUE, "ledger", what, "it is no state of this engine");
+}
+
+static size_t length_of(struct json_object *array) {
+    return json_object_is_type(array, json_type_array) ? json_object_array_length(array) : 0;
+}
+
+static int64_t number_at(struct json_object *array, size_t index) {
+    return index < length_of(array) ? json_object_get_int64(json_object_array_get_idx(array, index)) : 0;
+}
+
+static void read_ratios(struct json_object *node, const char *key, uint64_t ret[KIND_COUNT]) {
+    for (size_t i = 0; i < KIND_COUNT; i++)
+        ret[i] = (uint64_t) number_at(json_member(node, key), i);
+}
+
+static int read_options(struct json_object *json, struct engine_options *ret, struct error *error) {
+    struct json_object *parameters = json_member(json, "parameters");
+    int64_t backfill = json_integer(json, "backfill", -1);
+    int r;
+
+    engine_options_init(ret);
+    r = policy_find(json_text(json, "policy", ""), &ret->policy, error);
+    if (r >= 0 && (backfill < 0 || backfill >= BACKFILL_COUNT))
+        r = bad(error, "backfill");
+    if (r < 0)
+        return r;
+    ret->backfill = (enum backfill) backfill;
+    ret->estimate = json_integer(json, "estimate", 0) == ESTIMATE_REQUESTED ? ESTIMATE_REQUESTED : ESTIMATE_TSAFRIR;
+    ret->residency = (uint64_t) json_integer(json, "residency", 0);
+    for (const struct policy_parameter_row *row = policy_parameter_rows; row->name; row++)
+        *(double *) ((char *) &ret->parameters + row->offset) = double_of(json_integer(parameters, row->name, 0));
+    return 0;
+}
+
+static int restore_queue(struct queue *queue, struct json_object *json) {
+    size_t handles = (size_t) json_integer(json, "handles", 0);
+    struct json_object *vacant = json_member(json, "vacant"), *usage = json_member(json, "usage");
+
+    queue->entries = calloc(handles + 1, sizeof(*queue->entries));
+    queue->wants = calloc(handles + 1, sizeof(*queue->wants));
+    queue->vacant = calloc(handles + 1, sizeof(*queue->vacant));
+    if (!queue->entries || !queue->wants || !queue->vacant)
+        return -ENOMEM;
+    queue->entry_count = handles;
+    queue->entry_room = handles + 1;
+    for (size_t i = 0; i < length_of(vacant) && i < handles; i++)
+        queue->vacant[queue->vacant_count++] = (uint32_t) number_at(vacant, i);
+    queue->scored_at = json_integer(json, "scored_at", 0);
+    queue->drain = json_integer(json, "drain", 0);
+    queue->virtual_time = double_of(json_integer(json, "virtual_time", 0));
+    queue->sequence = (uint64_t) json_integer(json, "sequence", 0);
+    for (size_t i = 0; i < length_of(usage); i++) {
+        struct json_object *account = json_object_array_get_idx(usage, i);
+        if (usage_add(&queue->usage, (uint64_t) number_at(account, 0), number_at(account, 1),
+                      double_of(number_at(account, 2))) < 0)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+static void read_entry(struct json_object *values, struct engine_entry *entry, struct queue_entry *queued,
+                       struct order_least *want) {
+    size_t at = 8;
+
+    entry->kind = (enum kind) number_at(values, 0);
+    entry->cpus = (uint64_t) number_at(values, 1);
+    entry->memory = (uint64_t) number_at(values, 2);
+    entry->class = (uint64_t) number_at(values, 3);
+    entry->limit = (uint64_t) number_at(values, 4);
+    entry->first = number_at(values, 5);
+    entry->corrections = (unsigned) number_at(values, 6);
+    entry->service = number_at(values, 7) & 1;
+    entry->admitted = number_at(values, 7) & 2;
+    entry->paused = number_at(values, 7) & 4;
+    entry->handle = (uint32_t) number_at(values, at++);
+    queued->id = (uint64_t) number_at(values, at++);
+    queued->owner = (uint64_t) number_at(values, at++);
+    queued->rank = (uint64_t) number_at(values, at++);
+    queued->submitted = number_at(values, at++);
+    queued->started = number_at(values, at++);
+    queued->expected_end = number_at(values, at++);
+    queued->done = number_at(values, at++);
+    queued->key = number_at(values, at++);
+    queued->priority = (int32_t) number_at(values, at++);
+    queued->tag = double_of(number_at(values, at++));
+    queued->weight = (float) double_of(number_at(values, at++));
+    queued->held = (uint64_t) number_at(values, at++);
+    queued->yields = (uint8_t) number_at(values, at++);
+    queued->yielding = (uint8_t) number_at(values, at++);
+    want->demand.cpus = (uint64_t) number_at(values, at++);
+    want->demand.memory = (uint64_t) number_at(values, at++);
+    want->time = number_at(values, at++);
+    queued->constant = double_of(number_at(values, at++));
+    queued->urgency = (float) double_of(number_at(values, at));
+    queued->planned = TIME_FOREVER;
+    queued->userdata = entry;
+}
+
+/* Where it belongs: among the waiting or the running. */
+static int place_entry(struct engine *engine, struct engine_entry *entry) {
+    struct queue *queue = engine->queue;
+    struct queue_entry *queued = &queue->entries[entry->handle];
+
+    if (!entry->admitted) {
+        queue->held_count += queued->held > 0;
+        queue->free.memory -= queued->held;
+        return queue_join(queue, entry->handle);
+    }
+    engine->promised_cpus += entry->cpus;
+    engine->promised_memory += entry->memory;
+    queued->state = QUEUE_RUNNING;
+    queue->free = demand_difference(queue->free, queue->wants[entry->handle].demand);
+    queue->coming = demand_sum(queue->coming, queue_gift(queue, entry->handle, queued->yielding));
+    return queue_running_add(queue, entry->handle);
+}
+
+static int restore_entry(struct engine *engine, struct json_object *json, struct error *error) {
+    struct json_object *values = length_of(json) == 3 ? json_object_array_get_idx(json, 2) : NULL;
+    struct engine_request request = { 0 };
+    struct engine_entry *entry;
+    int64_t handle = number_at(values, 8);
+    int r;
+
+    if (length_of(values) != ENTRY_VALUES || handle < 0 || (size_t) handle >= engine->queue->entry_count ||
+        number_at(values, 0) < 0 || number_at(values, 0) >= KIND_COUNT)
+        return bad(error, "entry");
+    request.id = json_object_get_string(json_object_array_get_idx(json, 0));
+    request.name = json_object_get_string(json_object_array_get_idx(json, 1));
+    if (!request.id || map_get(engine->entries, request.id))
+        return bad(error, "entry");
+    r = engine_entry_new(engine, &request, &entry);
+    if (r < 0)
+        return r;
+    read_entry(values, entry, &engine->queue->entries[handle], &engine->queue->wants[handle]);
+    return place_entry(engine, entry);
+}
+
+static int restore_all(struct engine *engine, struct json_object *json, struct error *error) {
+    struct json_object *entries = json_member(json, "entries"), *history = json_member(json, "history");
+    int r = restore_queue(engine->queue, json_member(json, "queue"));
+
+    for (size_t i = 0; r >= 0 && i < length_of(entries); i++)
+        r = restore_entry(engine, json_object_array_get_idx(entries, i), error);
+    for (size_t i = 0; r >= 0 && i < length_of(history); i++) {
+        int64_t values[PREDICTOR_VALUES];
+        for (size_t j = 0; j < PREDICTOR_VALUES; j++)
+            values[j] = number_at(json_object_array_get_idx(history, i), j);
+        r = predictor_restore(engine->predictor, values);
+    }
+    engine->sequence = (uint64_t) json_integer(json, "sequence", 0);
+    return r < 0 ? r : engine_record(engine, (uint64_t) json_integer(json, "next", 1));
+}
+
+int engine_restore(struct json_object *json, struct engine **ret, struct error *error) {
+    struct json_object *node = json_member(json, "node");
+    int64_t version = json_integer(json, "checkpoint", 0);
+    struct engine_node room = { .cpus = (uint64_t) json_integer(node, "cpus", 0),
+                                .memory = (uint64_t) json_integer(node, "memory", 0) };
+    struct engine_options options;
+    struct engine *engine = NULL;
+    int r;
+
+    if (version != ENGINE_VERSION) {
+        _cleanup_free_ char *was = text_format("decisions of engine version %lld", (long long) version);
+        return error_set(error, ERROR_NOT_SUPPORTED, "this engine (version " TEXT_OF(ENGINE_VERSION) ")", was,
+                         "a version replays its own alone");
+    }
+    read_ratios(node, "overcommit_cpu", room.overcommit_cpu);
+    read_ratios(node, "overcommit_memory", room.overcommit_memory);
+    r = read_options(json_member(json, "options"), &options, error);
+    if (r >= 0)
+        r = engine_new(&room, &options, &engine);
+    if (r >= 0)
+        r = restore_all(engine, json, error);
+    if (r < 0) {
+        engine_free(engine);
+        return error_is_set(error) ? r : error_errno(error, r, "restoring the engine");
+    }
+    *ret = engine;
+    return 0;
+}
+
+/* --- once more -------------------------------------------------------------------------------------------------------- */
+
+static void read_request(struct json_object *line, struct engine_request *ret) {
+    *ret = (struct engine_request){
+        .id = json_text(line, "id", ""),
+        .name = json_text(line, "name", ""),
+        .kind = (enum kind) json_integer(line, "kind", 0),
+        .cpus = (uint64_t) json_integer(line, "cpus", 0),
+        .memory = (uint64_t) json_integer(line, "memory", 0),
+        .priority = json_integer(line, "priority", 0),
+        .owner = (uint64_t) json_integer(line, "owner", 0),
+        .class = (uint64_t) json_integer(line, "class", 0),
+        .waited = (uint64_t) json_integer(line, "waited", 0),
+        .expected = (uint64_t) json_integer(line, "expected", 0),
+        .limit = (uint64_t) json_integer(line, "limit", 0),
+        .service = json_boolean(line, "service", false),
+        .done = (uint64_t) json_integer(line, "done", 0),
+        .yields = (unsigned) json_integer(line, "yields", 0),
+    };
+}
+
+static int repeat_request(struct engine *engine, const char *what, struct json_object *line, uint64_t now,
+                          struct error *error) {
+    _cleanup_error_ struct error refused = ERROR_INIT;
+    struct engine_request request;
+    int r;
+
+    read_request(line, &request);
+    if ((int) request.kind < 0 || request.kind >= KIND_COUNT)
+        return bad(error, "kind");
+    if (text_equal(what, "submit"))
+        r = engine_submit(engine, &request, now);
+    else if (text_equal(what, "occupy"))
+        r = engine_occupy(engine, &request, now);
+    else
+        r = engine_change(engine, &request, now, &refused); /* refused then, refused now */
+    return r == -ENOMEM ? r : 0;
+}
+
+static int repeat_run(struct engine *engine, uint64_t now) {
+    struct engine_decision decision;
+    int r = engine_run(engine, now);
+
+    while (engine_next(engine, &decision))
+        ;
+    return r;
+}
+
+int engine_repeat(struct engine *engine, struct json_object *line, struct error *error) {
+    const char *what = json_text(line, "do", NULL), *id = json_text(line, "id", "");
+    uint64_t now = (uint64_t) json_integer(line, "now", 0);
+    struct engine_options options;
+    int r = 0;
+
+    if (!what)
+        return json_has(line, "decision") ? 0 : bad(error, "line");
+    if (text_equal(what, "run"))
+        r = repeat_run(engine, now);
+    else if (text_equal(what, "submit") || text_equal(what, "occupy") || text_equal(what, "change"))
+        r = repeat_request(engine, what, line, now, error);
+    else if (text_equal(what, "release"))
+        engine_release(engine, id, json_boolean(line, "ended", false), now);
+    else if (text_equal(what, "paused"))
+        r = engine_paused(engine, id, now);
+    else if (text_equal(what, "refused"))
+        engine_refused(engine, id, now);
+    else if (text_equal(what, "configure"))
+        r = read_options(line, &options, error) < 0 ? -EINVAL : engine_configure(engine, &options, now);
+    else
+        r = error_set(error, ERROR_BAD_VALUE, "ledger", what, "it is no event of this engine");
+    return r < 0 && !error_is_set(error) ? error_errno(error, r, "replaying") : r;
+}

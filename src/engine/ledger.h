@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "base/json.h"
+#include "engine/engine.h"
+
+/* What the engine was told, and what it decided, so that each decision can be explained and made again. The journal is lines
+ * of JSON: a checkpoint (the whole state), events (the calls that change the state, with their time), and decisions. The
+ * engine being pure, a checkpoint and the events after it give the decisions again, byte by byte. */
+
+#define ENGINE_VERSION 1 /* raised when the same events would give other decisions, or other words about them */
+#define LEDGER_KEPT 512  /* decisions in memory, each below 8 KiB */
+
+/* Records from now on; decisions are numbered from `next`. -ENOMEM. */
+int engine_record(struct engine *engine, uint64_t next);
+/* What was recorded since the last take; *ret is allocated, NULL when there is nothing. -ENOMEM: what was recorded is lost, so
+ * that a checkpoint must follow. */
+int engine_take_journal(struct engine *engine, char **ret, size_t *ret_size);
+/* One line with the whole state, and a newline; nothing of what was recorded before counts after it. No decision may be
+ * untaken (engine_next). -ENOMEM. */
+int engine_checkpoint(struct engine *engine, struct buffer *out);
+
+/* The recorded text of a decision, borrowed until the next pass; NULL: not in memory any more. */
+const char *engine_decision(const struct engine *engine, uint64_t number);
+/* Of the last decision about an instance; 0: none in memory. */
+uint64_t engine_decision_about(const struct engine *engine, const char *id);
+uint64_t engine_decision_last(const struct engine *engine); /* 0: none yet */
+
+/* A new engine as the checkpoint has it, which records. NOT_SUPPORTED names another version; BAD_JSON. */
+int engine_restore(struct json_object *checkpoint, struct engine **ret, struct error *error);
+/* Does what a line of the journal says; a decision does nothing. BAD_VALUE: an unknown event. */
+int engine_repeat(struct engine *engine, struct json_object *line, struct error *error);

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* The ledger on disk: STATE/ledger/NUMBER.jsonl, each file a checkpoint of the engine and what followed it. A file takes
+ * SEGMENT_MOST beyond its checkpoint (some 300 bytes for each instance), then the next begins; FILES are kept. A decision is
+ * made again from its file alone, on a worker thread and in an engine of its own. Nothing is fsync'ed: what a power loss takes
+ * is the last seconds of an explanation, and the next file begins with a checkpoint again. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "engine/ledger.h"
+#include "manager/internal.h"
+
+#define SEGMENT_MOST (1 << 20)
+#define FILES 4
+#define FILE_MOST (64 << 20) /* of one file that is read back */
+#define FLUSH_EVERY CLOCK_SECOND
+
+static char *segment_path(struct manager *manager, uint64_t number) {
+    return text_format("%s/ledger/%08" PRIu64 ".jsonl", manager->configuration.state_path, number);
+}
+
+/* --- writing ----------------------------------------------------------------------------------------------------------- */
+
+struct append {
+    const char *path, *text;
+    size_t size;
+    bool first;
+};
+
+static int append_job(void *userdata) {
+    struct append *append = userdata;
+    _cleanup_close_ int fd = open(append->path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | (append->first ? O_TRUNC : O_APPEND),
+                                  0600);
+    size_t done = 0;
+
+    if (fd < 0)
+        return -errno;
+    while (done < append->size) {
+        ssize_t written = write(fd, append->text + done, append->size - done);
+        if (written < 0)
+            return -errno;
+        done += (size_t) written;
+    }
+    return 0;
+}
+
+static int append(struct manager *manager, const char *text, size_t size, bool first) {
+    _cleanup_free_ char *path = segment_path(manager, manager->ledger_segment);
+    struct append append = { path, text, size, first };
+
+    return path ? fiber_job(append_job, &append) : -ENOMEM;
+}
+
+/* The next file, which begins with a checkpoint; what was recorded before is in the last one. */
+static int segment_begin(struct manager *manager) {
+    _cleanup_buffer_ struct buffer checkpoint = BUFFER_INIT;
+    _cleanup_free_ char *old = NULL;
+    int r = engine_checkpoint(manager->engine, &checkpoint);
+
+    if (r < 0)
+        return r;
+    manager->ledger_segment++;
+    manager->ledger_size = 0;
+    old = manager->ledger_segment > FILES ? segment_path(manager, manager->ledger_segment - FILES) : NULL;
+    if (old)
+        (void) unlink(old);
+    return append(manager, checkpoint.data, checkpoint.size, true);
+}
+
+void ledger_flush(struct manager *manager) {
+    _cleanup_free_ char *text = NULL;
+    size_t size;
+    int r;
+
+    if (!manager->ledger_segment)
+        return;
+    r = engine_take_journal(manager->engine, &text, &size);
+    /* Taken and cut at one moment, without a wait between: else what comes in the meantime would be in neither file. */
+    if (r >= 0 && text && manager->ledger_size + size <= SEGMENT_MOST) {
+        manager->ledger_size += size;
+        r = append(manager, text, size, false);
+    } else if (r < 0 || text) {
+        uint64_t last = manager->ledger_segment;
+        _cleanup_free_ char *path = segment_path(manager, last);
+        struct append rest = { path, text, size, false };
+        r = segment_begin(manager);
+        if (r >= 0 && path && text)
+            r = fiber_job(append_job, &rest);
+    }
+    if (r < 0)
+        log_debug("the ledger cannot be written: %s", strerror(-r));
+}
+
+static int scribe_main(void *userdata) {
+    struct manager *manager = userdata;
+    int r = 0;
+
+    while (r >= 0) {
+        r = fiber_queue_wait(&manager->scribe_queue, DEADLINE_NONE);
+        if (r >= 0)
+            r = fiber_sleep(FLUSH_EVERY);
+        ledger_flush(manager);
+    }
+    return 0;
+}
+
+/* --- reading ----------------------------------------------------------------------------------------------------------- */
+
+/* The line of a decision within a file's text; NULL if it is not there. Ends the line with NUL when `cut`. */
+static char *find_decision(char *text, uint64_t number) {
+    char head[48];
+    size_t length = (size_t) snprintf(head, sizeof(head), "{\"decision\":%" PRIu64 ",", number);
+
+    for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1)
+        if (strncmp(line, head, length) == 0)
+            return line;
+    return NULL;
+}
+
+static uint64_t last_decision(const char *text) {
+    uint64_t last = 0;
+
+    for (const char *line = text, *end; (end = strchr(line, '\n')); line = end + 1)
+        if (text_starts(line, "{\"decision\":"))
+            last = strtoull(line + strlen("{\"decision\":"), NULL, 10);
+        else if (text_starts(line, "{\"checkpoint\":")) {
+            const char *next = strstr(line, "\"next\":");
+            uint64_t number = next && next < end ? strtoull(next + strlen("\"next\":"), NULL, 10) : 0;
+            last = number > last + 1 ? number - 1 : last;
+        }
+    return last;
+}
+
+static uint64_t newest_segment(struct manager *manager) {
+    _cleanup_free_ char *path = text_format("%s/ledger", manager->configuration.state_path);
+    DIR *directory = path ? opendir(path) : NULL;
+    uint64_t newest = 0;
+    struct dirent *entry;
+
+    while (directory && (entry = readdir(directory))) {
+        uint64_t number = strtoull(entry->d_name, NULL, 10);
+        if (text_ends(entry->d_name, ".jsonl") && number > newest)
+            newest = number;
+    }
+    if (directory)
+        closedir(directory);
+    return newest;
+}
+
+int ledger_start(struct manager *manager) {
+    _cleanup_free_ char *directory = text_format("%s/ledger", manager->configuration.state_path), *path = NULL, *text = NULL;
+    int r = directory ? file_make_directories(AT_FDCWD, directory, 0700) : -ENOMEM;
+
+    if (r < 0 && r != -EEXIST) {
+        log_warning("decisions are not recorded: %s: %s", directory ? directory : "", strerror(-r));
+        return 0;
+    }
+    manager->ledger_segment = newest_segment(manager);
+    path = segment_path(manager, manager->ledger_segment);
+    if (path)
+        (void) file_read(AT_FDCWD, path, FILE_MOST, &text, NULL);
+    r = engine_record(manager->engine, (text ? last_decision(text) : 0) + 1);
+    if (r >= 0 && segment_begin(manager) < 0)
+        log_warning("decisions are not written to %s", directory);
+    return r < 0 ? r : fiber_start(&manager->scribe, "scribe", scribe_main, manager);
+}
+
+struct lookup {
+    struct manager *manager;
+    uint64_t number, newest;
+    char *recorded; /* found */
+    char *again;    /* made again, if that was wanted */
+    bool replay;
+    struct error error;
+};
+
+/* All before the decision's line is done again. */
+static int replay(char *text, uint64_t number, char **ret, struct error *error) {
+    struct engine *engine = NULL;
+    char *stop = find_decision(text, number);
+    int r = 0;
+
+    for (char *line = text, *end; r >= 0 && line <= stop && (end = strchr(line, '\n')); line = end + 1) {
+        _cleanup_json_ struct json_object *json = NULL;
+        r = json_parse(line, (size_t) (end - line), &json, error);
+        if (r >= 0)
+            r = engine ? engine_repeat(engine, json, error) : engine_restore(json, &engine, error);
+    }
+    if (r >= 0) {
+        const char *again = engine ? engine_decision(engine, number) : NULL;
+        *ret = again ? strdup(again) : NULL;
+    }
+    engine_free(engine);
+    return r;
+}
+
+static int lookup_job(void *userdata) {
+    struct lookup *lookup = userdata;
+    uint64_t oldest = lookup->newest > FILES ? lookup->newest - FILES : 0;
+
+    for (uint64_t segment = lookup->newest; segment > oldest; segment--) {
+        _cleanup_free_ char *path = segment_path(lookup->manager, segment), *text = NULL;
+        char *line;
+        if (!path || file_read(AT_FDCWD, path, FILE_MOST, &text, NULL) < 0)
+            continue;
+        line = find_decision(text, lookup->number);
+        if (!line)
+            continue;
+        lookup->recorded = strndup(line, strcspn(line, "\n"));
+        if (!lookup->recorded)
+            return -ENOMEM;
+        return lookup->replay ? replay(text, lookup->number, &lookup->again, &lookup->error) : 0;
+    }
+    return -ENOENT;
+}
+
+static void emit_found(const struct lookup *lookup, const char *recorded, struct emitter *emitter) {
+    emit_object(emitter);
+    emit_key(emitter, "decision");
+    emit_raw(emitter, recorded);
+    if (lookup->replay) {
+        emit_key_boolean(emitter, "same", text_equal(lookup->recorded, lookup->again));
+        emit_key(emitter, "replayed");
+        if (lookup->again)
+            emit_raw(emitter, lookup->again);
+        else
+            emit_null(emitter);
+    }
+    emit_object_end(emitter);
+}
+
+int manager_decision_emit(struct manager *manager, uint64_t number, bool again, struct emitter *emitter,
+                          struct error *error) {
+    const char *kept = engine_decision(manager->engine, number);
+    struct lookup lookup = { .manager = manager, .number = number, .replay = again };
+    int r = 0;
+
+    if (!kept || again) {
+        ledger_flush(manager);
+        lookup.newest = manager->ledger_segment;
+        r = fiber_job(lookup_job, &lookup);
+        kept = lookup.recorded;
+    }
+    if (r == -ENOENT) {
+        _cleanup_free_ char *text = text_format("%" PRIu64, number);
+        r = error_set(error, ERROR_NOT_FOUND, "decision", text);
+    } else if (r < 0 && error_is_set(&lookup.error)) {
+        error_move(error, &lookup.error);
+    } else if (r < 0) {
+        r = error_errno(error, r, "looking into the ledger");
+    } else {
+        emit_found(&lookup, kept, emitter);
+    }
+    error_clear(&lookup.error);
+    free(lookup.recorded);
+    free(lookup.again);
+    return r;
+}
