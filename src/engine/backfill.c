@@ -138,13 +138,19 @@ static int candidates(struct queue *queue, int64_t now, const struct reservation
     return 0;
 }
 
-/* Insertion sort by expected time that keeps the order of equals: they are few, and mostly sorted under sjf. */
+/* Is a expected to be shorter than b? Of equals the one that came first, whatever the policy says. */
+static bool is_shorter(const struct queue *queue, uint32_t a, uint32_t b) {
+    int64_t left = queue->wants[a].time, right = queue->wants[b].time;
+
+    return left != right ? left < right : queue->entries[a].rank < queue->entries[b].rank;
+}
+
+/* Insertion sort: they are few, and mostly sorted under sjf. */
 static void sort_by_time(const struct queue *queue, uint32_t *handles, size_t count) {
     for (size_t i = 1; i < count; i++) {
         uint32_t handle = handles[i];
-        int64_t time = queue->wants[handle].time;
         size_t at = i;
-        for (; at > 0 && queue->wants[handles[at - 1]].time > time; at--)
+        for (; at > 0 && is_shorter(queue, handle, handles[at - 1]); at--)
             handles[at] = handles[at - 1];
         handles[at] = handle;
     }

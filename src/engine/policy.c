@@ -88,12 +88,12 @@ static double score_wfp3(const struct policy_parameters *parameters, const struc
     return -(ratio * ratio * ratio * size_of(input));
 }
 
-/* For one processor (or a part of one) the logarithm is 0 and the score -INFINITY, but before anything was waited for it is
- * undefined: 0. */
+/* For one processor (or a part of one) the logarithm is 0 and the score without bound: it counts as next to nothing, so that
+ * those of one processor come first, by wait / time. */
 static double score_unicep(const struct policy_parameters *parameters, const struct policy_input *input) {
-    double wait = waited(input), size = size_of(input);
+    double size = size_of(input), logarithm = size > 1 ? fixed_log2(size) : 0;
 
-    return wait > 0 ? -(wait / (fixed_log2(size > 1 ? size : 1) * estimated(input))) : 0;
+    return -(waited(input) / ((logarithm > 0 ? logarithm : 1e-9) * estimated(input)));
 }
 
 static double score_f1(const struct policy_parameters *parameters, const struct policy_input *input) {

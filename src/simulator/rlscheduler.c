@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/text.h"
+#include "engine/fixed.h"
 #include "simulator/queue-simulation.h"
 
 struct running_job {
@@ -81,6 +83,19 @@ static void note_drain(struct protocol *protocol) {
     protocol->drain = work > protocol->drain ? work : protocol->drain;
 }
 
+/* WFP3 and UNICEP as the protocol's program computes them: from a start that is not there yet (-1), so that what they take for
+ * the wait is -1 less the moment of submission. */
+static int64_t key_of(const struct protocol *protocol, const struct policy_input *input) {
+    const struct policy *policy = protocol->run->policy;
+    double wait = -1 - (double) input->submitted, time = (double) input->estimate, ratio = wait / time;
+
+    if (text_equal(policy->name, "wfp3"))
+        return fixed_key(-(ratio * ratio * ratio * input->size));
+    if (text_equal(policy->name, "unicep"))
+        return fixed_key(-((wait + 1e-15) / (fixed_log2(input->size + 1e-15) * time)));
+    return policy_key(policy, &protocol->run->parameters, input);
+}
+
 static void score(struct protocol *protocol) {
     const struct queue_run *run = protocol->run;
 
@@ -90,7 +105,7 @@ static void score(struct protocol *protocol) {
         struct policy_input *input = input_at(protocol, i);
         input->now = protocol->now;
         input->drain = protocol->drain;
-        protocol->keys[i] = policy_key(run->policy, &run->parameters, input);
+        protocol->keys[i] = key_of(protocol, input);
     }
 }
 

@@ -48,7 +48,7 @@ class Queue:
             shadow, extra = self.reservation(order[0], now)
         behind = order[1:]
         if self.backfill == "easy-sjbf":
-            behind.sort(key=lambda j: self.jobs[j][2])
+            behind.sort(key=lambda j: (self.jobs[j][2], j))
         for j in behind:
             _, _, requested, size = self.jobs[j]
             if size > self.free(now):

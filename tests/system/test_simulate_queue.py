@@ -73,17 +73,30 @@ def test_polder_is_better_than_clairvoyant_easy_sjbf(name, clairvoyant, longest)
         assert result["bsld"] < clairvoyant and result["wait_max"] <= 1.5 * longest, result
 
 
+# Mean bounded slowdowns and waits of a matrix of policies on KTH-SP2, scheduling moment by moment with requested times.
+@needs_data
+def test_policy_matrix():
+    found = results("--policy", "saf,f3,f4,wfp3,unicep,xf", "--backfill", "easy,easy-sjbf,greedy", DATA / "KTH-SP2.easy-result.swf.gz")
+    expected = {"saf": ("39.1 5651", "38.9 5339", "59.7 5644"), "f3": ("43.8 5853", "44.3 5499", "55.1 5474"),
+                "f4": ("43.5 5684", "43.5 4956", "53.6 5329"), "wfp3": ("54.3 5157", "52.7 5104", "52.0 5153"),
+                "unicep": ("52.8 5414", "50.2 5142", "51.7 4996"), "xf": ("50.9 5069", "50.6 4996", "54.6 5319")}
+    for result in found:
+        column = ("easy", "easy-sjbf", "greedy").index(result["backfill"])
+        assert f"{result['bsld']:.1f} {result['wait']:.0f}" == expected[result["policy"]][column], result["policy"]
+
+
 SEQUENCES = [word for start in (1981, 2756, 4299, 8850, 3316, 2714, 5228, 7762, 4022, 7085) for word in ("--sequence", f"{start}:1024")]
 
 
 # RLScheduler's table (SC'20): its own figures of policies without a clock, and its RL column where polder is below it.
 @needs_data
 def test_rlscheduler_protocol():
-    lublin = results("--policy", "fcfs,sjf,f1", "--backfill", "none,easy", "--semantics", "rlscheduler", *SEQUENCES,
+    lublin = results("--policy", "fcfs,sjf,f1,wfp3,unicep", "--backfill", "none,easy", "--semantics", "rlscheduler", *SEQUENCES,
                      DATA / "lublin_256.swf.gz")
     assert {(r["policy"], r["backfill"]): float(f"{r['bsld']:.2f}") for r in lublin} == {
         ("fcfs", "none"): pytest.approx(7273.8, abs=.1), ("fcfs", "easy"): 235.82, ("sjf", "none"): 277.35, ("sjf", "easy"): 73.31,
-        ("f1", "none"): 258.37, ("f1", "easy"): 75.07}
+        ("f1", "none"): 258.37, ("f1", "easy"): 75.07, ("wfp3", "none"): pytest.approx(19754, abs=1), ("wfp3", "easy"): 133.87,
+        ("unicep", "none"): pytest.approx(22275, abs=1), ("unicep", "easy"): 307.23}
     sdsc = results("--policy", "polder,fcfs", "--backfill", "none,easy", "--estimates", "learning", "--semantics", "rlscheduler",
                    *SEQUENCES, DATA / "SDSC-SP2-1998-4.2-cln.swf.gz")
     bsld = {(r["policy"], r["backfill"]): r["bsld"] for r in sdsc}
