@@ -206,14 +206,17 @@ int placement_check(const struct placement *placement, const struct placement_re
 
 static struct score_input score_input(const struct placement *placement,
                                       const struct placement_request *request, uint64_t now) {
-    struct score_input input = { .nodes = placement->nodes,
-                                 .now = now,
-                                 .until = request->until,
-                                 .resolution = placement->options.resolution,
-                                 .scarcity = &placement->scarcity,
-                                 .version = placement->scarcity.version,
-                                 .fragments = placement->options.fragments ? placement->options.fragments
-                                                                           : &placement->none };
+    struct score_input input = {
+        .nodes = placement->nodes,
+        .now = now,
+        .until = request->until,
+        .resolution = placement->options.resolution,
+        .scarcity = &placement->scarcity,
+        .mixture = placement->options.mixture,
+        .version = placement->scarcity.version +
+                   (placement->options.mixture ? placement->options.mixture->version : 0),
+        .fragments = placement->options.fragments ? placement->options.fragments : &placement->none
+    };
 
     nodes_scale(placement->nodes, &input.scale);
     if (input.resolution == 0)

@@ -12,6 +12,7 @@ struct placement_options {
     uint64_t seed;                     /* of the score "random" */
     uint32_t resolution;               /* of scores.h; 0: 100 where nodes have GPUs, 10,000 elsewhere */
     const struct fragments *fragments; /* borrowed; NULL: none */
+    const struct mixture *mixture;     /* borrowed; NULL: none. It may learn on. */
 };
 
 struct placement {

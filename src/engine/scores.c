@@ -155,9 +155,10 @@ static int32_t value_spread(const struct score_input *input, const struct node *
 
 /* How much longer than now is the node needed if it takes the request, as a share of the request's life, in
  * ENDS_STEPS steps: lives that end together empty a node together, and what fits into the life of a node
- * costs no time of it. The coarse share comes before what the node has left: a prediction says no more. */
+ * costs no time of it. The share is coarse and weighs little: a
+ * prediction says no more, and what is packed badly costs more than what ends late. */
 #define ENDS_STEPS 4
-#define ENDS_WEIGHT 1000
+#define ENDS_WEIGHT 20
 static int32_t adjust_polder(const struct score_input *input, const struct node *node, int32_t value) {
     uint64_t ends = node->busy_until > input->now ? node->busy_until : input->now;
     uint64_t life = input->until > input->now ? input->until - input->now : 1;
@@ -167,10 +168,28 @@ static int32_t adjust_polder(const struct score_input *input, const struct node 
     return value + (int32_t) (ENDS_STEPS - steps) * ENDS_WEIGHT;
 }
 
+/* Fragments first: what the usual sizes could less use of the node than before; then how full it gets, for a
+ * third of that. 0 to SCORE_MAX, 2,500 where nothing changes. */
+static int32_t value_mixture(const struct score_input *input, const struct node *node,
+                             const struct shape *shape, struct node_share *share) {
+    uint64_t cpus = node->free_cpus - share->cpus, memory = node->free_memory - share->memory;
+    int64_t before = (int64_t) mixture_unused(input->mixture, node, node->free_cpus, node->free_memory);
+    int64_t after = (int64_t) mixture_unused(input->mixture, node, cpus, memory);
+    uint64_t left = (cpus / 1000 * 1000000 / (node->cpus / 1000 + 1) +
+                     (memory >> 20) * 1000000 / ((node->memory >> 20) + 1)) /
+                    2;
+    int64_t value = 2500 * INT64_C(1000000) + (before - after) * 5000 + (1000000 - (int64_t) left) * 1500;
+
+    share->gpus = gpus_tightest(node, shape);
+    return value < 0 ? 0 : (int32_t) (value / 1000000);
+}
+
 static int32_t value_polder(const struct score_input *input, const struct node *node,
                             const struct shape *shape, struct node_share *share) {
-    return input->scale.gpus > 0 ? score_gpu_balance(input, node, shape, share)
-                                 : value_best(input, node, shape, share);
+    if (input->scale.gpus > 0)
+        return score_gpu_balance(input, node, shape, share);
+    return input->mixture && input->mixture->weight > 0 ? value_mixture(input, node, shape, share)
+                                                        : value_best(input, node, shape, share);
 }
 
 const struct score scores[] = {
@@ -186,7 +205,7 @@ const struct score scores[] = {
     { "gpu-clustering", "nodes with the same kind of GPU use", score_gpu_clustering },
     { "gpu-packing", "GPUs in use, then busy nodes, then idle ones", score_gpu_packing },
     { "fgd", "the smallest growth of what the usual requests cannot use", score_gpu_fgd },
-    { "polder", "keeps GPUs and what they need in balance, scarce models and long lives apart", value_polder,
+    { "polder", "the least loss of what usual requests could use; lives that end together", value_polder,
       .adjust = adjust_polder, .scarcity = true },
 };
 const size_t scores_count = ELEMENTS(scores);

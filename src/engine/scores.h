@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/fragments.h"
+#include "engine/mixture.h"
 #include "engine/scarcity.h"
 
 /* How well a node that passed the filters suits a request: one row each. A score is a whole number from 0 to
@@ -16,6 +17,7 @@ struct score_input {
     struct nodes_scale scale;
     const struct fragments *fragments; /* the usual requests; may be empty */
     const struct scarcity *scarcity;   /* NULL: nothing is scarce */
+    const struct mixture *mixture;     /* usual sizes without GPUs; NULL: not known */
     uint64_t version;                  /* differs when kept scores are no longer true */
     uint32_t resolution;               /* the score of the best imaginable node: 100, or finer */
     uint64_t now;

@@ -30,6 +30,7 @@ struct vms {
     struct nodes *nodes;
     struct placement placement;
     struct lifetimes *lifetimes;
+    struct mixture mixture;
     struct running *running;
     size_t running_count, running_room;
     uint32_t unused;
@@ -176,6 +177,7 @@ static int place(struct vms *vms, const struct vm *vm, uint32_t *ret_slot) {
     request.shape.kind = KIND_VM;
     request.shape.cpus = vm->cpus;
     request.shape.memory = vm->memory;
+    mixture_add(&vms->mixture, &request.shape);
     request.until = vms->run->lifetimes ? expected_end(vms, vm) : 0;
     r = placement_place(&vms->placement, &request, vms->now, false, &decision, ret_slot);
     if (r < 0 || *ret_slot != NODE_NONE)
@@ -308,7 +310,7 @@ int vms_simulate(const struct vms_run *run, struct vm_trace *trace, void (*progr
                  struct vms_outcome *ret, struct error *error) {
     _cleanup_(
         vms_done) struct vms vms = { .run = run, .unused = NODE_NONE, .sample_every = 1, .outcome = ret };
-    const struct placement_options options = { .score = run->score };
+    const struct placement_options options = { .score = run->score, .mixture = &vms.mixture };
     int r = nodes_new(&vms.nodes);
 
     *ret = (struct vms_outcome){ 0 };

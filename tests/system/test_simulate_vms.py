@@ -130,14 +130,17 @@ def test_any_number_of_workers_gives_the_same_bytes():
     assert simulate("vms", *words).stdout == simulate("vms", *words, "--workers", 5).stdout
 
 
-# Heavy-tailed lives. `polder` needs no more nodes than the best of the others, and keeps them open for less time.
-@pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.long) for seed in (5, 6, 7, 8)])
-def test_predicting_lives_saves_nodes(seed):
-    found = {row["policy"]: row for row in results("vms", "--generate", f"vms=100000,days=30,seed={seed}", "--policy",
-                                                   "first,best,l1,l2,dot,polder", "--workers", 2)}
+# Heavy-tailed lives, on seeds that nothing was chosen by: `polder` needs no more nodes than the best of the others,
+# and keeps them open for less time.
+@pytest.mark.parametrize("seed,vms", [(5, 20000), *(pytest.param(seed, 100000, marks=pytest.mark.long)
+                                                    for seed in (5, 6, 7, 8))])
+def test_fewest_nodes_and_hours(seed, vms):
+    rows = results("vms", "--generate", f"vms={vms},days=30,seed={seed}", "--workers", 2, "--policy",
+                   "first,best,l1,l2,dot,worst,polder")
+    found = {row["policy"]: row for row in rows}
     ours = found.pop("polder")
-    assert ours["nodes"] <= min(row["nodes"] for row in found.values()) + 1
-    assert ours["node_hours"] <= 1.005 * min(row["node_hours"] for row in found.values())
+    assert ours["nodes"] <= min(row["nodes"] for row in found.values())
+    assert ours["node_hours"] < min(row["node_hours"] for row in found.values())
 
 
 def test_report_is_one_page(tmp_path):

@@ -254,6 +254,41 @@ static void test_ends_align(void **state) {
     nodes_free(nodes);
 }
 
+/* Of four requests three are of 2 CPUs and 4 GiB, one of 4 CPUs and 2 GiB. Of 8 CPUs and 16 GiB four of the first use
+ * everything, two of the second leave 12 GiB: 3/4 of the memory, half of that on average, a quarter of the time. */
+static void test_mixture_by_hand(void **state) {
+    struct mixture mixture = { 0 };
+    struct placement_request slim = request_of(2, 4, 0, 0), wide = request_of(4, 2, 0, 0);
+    struct nodes *nodes = NULL;
+
+    assert_int_equal(nodes_new(&nodes), 0);
+    add_node(nodes, "n", 8, 16, 0, NULL, NULL, NULL);
+    const struct node *node = nodes_get(nodes, 0);
+    for (int i = 0; i < 63; i++)
+        mixture_add(&mixture, i % 4 ? &slim.shape : &wide.shape);
+    assert_int_equal(mixture_unused(&mixture, node, 8 * CPU, 16 * GIB), 0); /* nothing is known yet */
+    mixture_add(&mixture, &slim.shape);
+    assert_int_equal(mixture.version, 1);
+    assert_int_equal(mixture.usual_count, 2);
+    assert_int_equal(mixture.usual[0].count, 768);
+    assert_in_range(mixture_unused(&mixture, node, 8 * CPU, 16 * GIB), 93650, 93850);
+    /* 1 CPU and 16 GiB: of no use to either. */
+    assert_in_range(mixture_unused(&mixture, node, CPU, 16 * GIB), 562300, 562500);
+    /* The score prefers the node on which less becomes useless, though the other gets as full. */
+    add_node(nodes, "uneven", 8, 16, 0, NULL, NULL, NULL);
+    const struct node_share held = { .cpus = 2 * CPU, .memory = 4 * GIB, .group = -1 },
+                            odd = { .cpus = 3 * CPU, .memory = 2 * GIB, .group = -1 };
+    uint32_t slot;
+    assert_int_equal(nodes_take(nodes, 0, &odd, &slot), 0);
+    assert_int_equal(nodes_take(nodes, 1, &held, &slot), 0);
+    const struct placement_options options = { .score = score_find("polder"), .mixture = &mixture };
+    struct placement placement;
+    placement_init(&placement, nodes, &options);
+    assert_int_equal(place(&placement, &slim), 1);
+    placement_done(&placement);
+    nodes_free(nodes);
+}
+
 static void test_static_filters(void **state) {
     char *fast[] = { (char *) "avx2", NULL }, *keep[] = { (char *) "db-only", NULL };
     struct placement_decision decision;
@@ -633,6 +668,7 @@ int main(void) {
         cmocka_unit_test(test_balance_by_hand),
         cmocka_unit_test(test_scarcity_by_hand),
         cmocka_unit_test(test_ends_align),
+        cmocka_unit_test(test_mixture_by_hand),
         cmocka_unit_test(test_static_filters),
         cmocka_unit_test(test_overcommit_per_kind),
         cmocka_unit_test(test_constraints),

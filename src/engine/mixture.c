@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "engine/mixture.h"
+
+#define FIRST_CHOICE 64 /* requests */
+#define WHOLE 1024
+#define MILLION UINT64_C(1000000)
+
+/* The most frequent, first seen first among equals. */
+static void choose_usual(struct mixture *mixture) {
+    bool taken[MIXTURE_TRACKED] = { false };
+
+    mixture->usual_count = 0;
+    mixture->weight = 0;
+    while (mixture->usual_count < MIXTURE_USUAL) {
+        unsigned best = MIXTURE_TRACKED;
+        for (unsigned i = 0; i < mixture->tracked_count; i++)
+            if (!taken[i] &&
+                (best == MIXTURE_TRACKED || mixture->tracked[i].count > mixture->tracked[best].count))
+                best = i;
+        if (best == MIXTURE_TRACKED)
+            break;
+        taken[best] = true;
+        struct mixture_size *usual = &mixture->usual[mixture->usual_count++];
+        *usual = mixture->tracked[best];
+        usual->count = usual->count * WHOLE / mixture->seen;
+        mixture->weight += usual->count;
+    }
+    mixture->learnt = mixture->seen;
+    mixture->version++;
+}
+
+void mixture_add(struct mixture *mixture, const struct shape *shape) {
+    uint64_t cpus = shape->cpus / 1000 + (shape->cpus < 1000),
+             memory = (shape->memory >> 20) + (shape->memory >> 20 == 0);
+    unsigned at = 0;
+
+    while (at < mixture->tracked_count &&
+           (mixture->tracked[at].cpus != cpus || mixture->tracked[at].memory != memory))
+        at++;
+    mixture->seen++;
+    if (at == mixture->tracked_count && at < MIXTURE_TRACKED)
+        mixture->tracked[mixture->tracked_count++] = (struct mixture_size){ .cpus = cpus, .memory = memory };
+    if (at < MIXTURE_TRACKED)
+        mixture->tracked[at].count++;
+    if (mixture->seen >= FIRST_CHOICE && mixture->seen >= 2 * mixture->learnt)
+        choose_usual(mixture);
+}
+
+uint64_t mixture_unused(const struct mixture *mixture, const struct node *node, uint64_t free_cpus,
+                        uint64_t free_memory) {
+    uint64_t cpus = free_cpus / 1000, memory = free_memory >> 20, used_cpus = 0, used_memory = 0;
+    uint64_t all_cpus = node->cpus / 1000 + 1, all_memory = (node->memory >> 20) + 1;
+
+    if (mixture->weight == 0)
+        return 0;
+    for (unsigned i = 0; i < mixture->usual_count; i++) {
+        const struct mixture_size *size = &mixture->usual[i];
+        uint64_t fit = cpus / size->cpus, most = memory / size->memory;
+        fit = (most < fit ? most : fit) * size->count;
+        used_cpus += fit * size->cpus;
+        used_memory += fit * size->memory;
+    }
+    return ((cpus * mixture->weight - used_cpus) * MILLION / all_cpus +
+            (memory * mixture->weight - used_memory) * MILLION / all_memory) /
+           (2 * mixture->weight);
+}
