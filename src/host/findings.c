@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* What `polder doctor` says about the host itself: one function per topic, each adds one or more findings.
- * Networks and image tools add their own. Nothing here changes anything, and everything answers in a few
+ * Networks and images add their own. Nothing here changes anything, and everything answers in a few
  * milliseconds. */
 #include <errno.h>
 #include <fcntl.h>
@@ -256,6 +256,7 @@ static const struct program programs[] = {
     { "/usr/bin/crun", "crun", FINDING_WARNING, "containers" },
     { "/usr/bin/conmon", "conmon", FINDING_WARNING, "containers" },
     { "/usr/bin/skopeo", "skopeo", FINDING_WARNING, "images from registries" },
+    { "/usr/bin/curl", "curl", FINDING_WARNING, "images from URLs" },
     { "/usr/bin/mkfs.erofs", "erofs-utils", FINDING_WARNING, "microVMs from OCI images" },
     { "/usr/sbin/mke2fs", "e2fsprogs", FINDING_WARNING, "writable disks of microVMs" },
     { "/usr/sbin/dnsmasq", "dnsmasq-base", FINDING_WARNING, "addresses and names on the instance network" },

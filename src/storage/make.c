@@ -230,26 +230,7 @@ int blanks_remove(struct storage *storage) {
 
 /* --- doctor ----------------------------------------------------------------------------------------------------------------------- */
 
-static const struct {
-    const char *program, *package, *use;
-} programs[] = {
-    { "/usr/bin/skopeo", "skopeo", "images can be pulled from registries" },
-    { "/usr/bin/mkfs.erofs", "erofs-utils", "OCI images can start as microVMs" },
-    { "/usr/bin/qemu-img", "qemu-utils", "disk images can be imported" },
-    { "/usr/bin/mmdebstrap", "mmdebstrap", "Debian images can be built" },
-    { "/usr/sbin/mkfs.ext4", "e2fsprogs", "microVMs have a writable disk" },
-    { "/usr/bin/curl", "curl", "images can be fetched from URLs" },
-};
-
+/* Which programs are missing is told with the others, by the host. */
 int storage_findings(struct storage *storage, struct findings *findings) {
-    int r = 0;
-
-    for (size_t i = 0; r >= 0 && i < ELEMENTS(programs); i++) {
-        bool there = access(programs[i].program, X_OK) == 0;
-        _cleanup_free_ char *text = text_format("%s %s", programs[i].package, there ? "is installed" : "is missing");
-        _cleanup_free_ char *advice = text_format("apt-get install %s", programs[i].package);
-        r = findings_add(findings, there ? FINDING_OK : FINDING_WARNING, "image tools", text, programs[i].use,
-                         there ? NULL : advice);
-    }
-    return r < 0 ? r : kernel_findings(storage, findings);
+    return kernel_findings(storage, findings);
 }

@@ -164,6 +164,8 @@ def test_doctor_names_missing_programs(make_daemon):
     for path in there:
         found = findings[f"{path} is not there"]
         assert found["reason"] and found["advice"].startswith("apt-get install "), found
+    told = [one for one in daemon.get("/v1/doctor") if "skopeo" in one["text"] + (one["reason"] or "")]
+    assert len(told) == 1, f"each package once: {told}"
     assert findings["container instances cannot run"]["reason"] if "/usr/bin/crun" in there else True
 
 
