@@ -10,7 +10,7 @@ static void choose_usual(struct mixture *mixture) {
     bool taken[MIXTURE_TRACKED] = { false };
 
     mixture->usual_count = 0;
-    mixture->weight = 0;
+    mixture->weight = mixture->cpus = mixture->memory = 0;
     while (mixture->usual_count < MIXTURE_USUAL) {
         unsigned best = MIXTURE_TRACKED;
         for (unsigned i = 0; i < mixture->tracked_count; i++)
@@ -22,28 +22,59 @@ static void choose_usual(struct mixture *mixture) {
         taken[best] = true;
         struct mixture_size *usual = &mixture->usual[mixture->usual_count++];
         *usual = mixture->tracked[best];
-        usual->count = usual->count * WHOLE / mixture->seen;
+        usual->count = usual->count * WHOLE / (mixture->held ? mixture->held : 1);
         mixture->weight += usual->count;
+        mixture->cpus += usual->count * usual->cpus;
+        mixture->memory += usual->count * usual->memory;
     }
     mixture->learnt = mixture->seen;
     mixture->version++;
 }
 
-void mixture_add(struct mixture *mixture, const struct shape *shape) {
-    uint64_t cpus = shape->cpus / 1000 + (shape->cpus < 1000),
-             memory = (shape->memory >> 20) + (shape->memory >> 20 == 0);
+static struct mixture_size *find_size(struct mixture *mixture, const struct shape *shape, bool add) {
+    uint64_t cpus = shape->cpus / 1000, memory = shape->memory >> 20;
     unsigned at = 0;
 
+    cpus += cpus == 0;
+    memory += memory == 0;
     while (at < mixture->tracked_count &&
            (mixture->tracked[at].cpus != cpus || mixture->tracked[at].memory != memory))
         at++;
-    mixture->seen++;
-    if (at == mixture->tracked_count && at < MIXTURE_TRACKED)
+    if (at == mixture->tracked_count) {
+        if (!add || at == MIXTURE_TRACKED)
+            return NULL;
         mixture->tracked[mixture->tracked_count++] = (struct mixture_size){ .cpus = cpus, .memory = memory };
-    if (at < MIXTURE_TRACKED)
-        mixture->tracked[at].count++;
+    }
+    return &mixture->tracked[at];
+}
+
+void mixture_add(struct mixture *mixture, const struct shape *shape) {
+    struct mixture_size *size = find_size(mixture, shape, true);
+
+    mixture->seen++;
+    if (size) {
+        size->count++;
+        mixture->held++;
+    }
     if (mixture->seen >= FIRST_CHOICE && mixture->seen >= 2 * mixture->learnt)
         choose_usual(mixture);
+}
+
+void mixture_remove(struct mixture *mixture, const struct shape *shape) {
+    struct mixture_size *size = find_size(mixture, shape, false);
+
+    if (!size || size->count == 0)
+        return;
+    size->count--;
+    mixture->held--;
+}
+
+void mixture_need(const struct mixture *mixture, const struct node *node, uint64_t *ret_need) {
+    uint64_t cpus = mixture->cpus * 1000 / (node->cpus / 1000 + 1) + 1;
+    uint64_t memory = mixture->memory * 1000 / ((node->memory >> 20) + 1) + 1;
+
+    ret_need[0] = MIXTURE_NEED * cpus / (cpus + memory);
+    ret_need[1] = MIXTURE_NEED - ret_need[0];
 }
 
 uint64_t mixture_unused(const struct mixture *mixture, const struct node *node, uint64_t free_cpus,
@@ -60,7 +91,9 @@ uint64_t mixture_unused(const struct mixture *mixture, const struct node *node, 
         used_cpus += fit * size->cpus;
         used_memory += fit * size->memory;
     }
-    return ((cpus * mixture->weight - used_cpus) * MILLION / all_cpus +
-            (memory * mixture->weight - used_memory) * MILLION / all_memory) /
-           (2 * mixture->weight);
+    uint64_t need[2];
+    mixture_need(mixture, node, need);
+    return ((cpus * mixture->weight - used_cpus) * MILLION / all_cpus * need[0] +
+            (memory * mixture->weight - used_memory) * MILLION / all_memory * need[1]) /
+           (MIXTURE_NEED * mixture->weight);
 }

@@ -175,9 +175,11 @@ static int32_t value_mixture(const struct score_input *input, const struct node 
     uint64_t cpus = node->free_cpus - share->cpus, memory = node->free_memory - share->memory;
     int64_t before = (int64_t) mixture_unused(input->mixture, node, node->free_cpus, node->free_memory);
     int64_t after = (int64_t) mixture_unused(input->mixture, node, cpus, memory);
-    uint64_t left = (cpus / 1000 * 1000000 / (node->cpus / 1000 + 1) +
-                     (memory >> 20) * 1000000 / ((node->memory >> 20) + 1)) /
-                    2;
+    uint64_t need[2];
+    mixture_need(input->mixture, node, need);
+    uint64_t left = (cpus / 1000 * 1000000 / (node->cpus / 1000 + 1) * need[0] +
+                     (memory >> 20) * 1000000 / ((node->memory >> 20) + 1) * need[1]) /
+                    MIXTURE_NEED;
     int64_t value = 2500 * INT64_C(1000000) + (before - after) * 5000 + (1000000 - (int64_t) left) * 1500;
 
     share->gpus = gpus_tightest(node, shape);

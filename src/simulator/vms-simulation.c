@@ -237,6 +237,7 @@ static int leave(struct vms *vms, uint32_t number) {
     int r = 0;
 
     nodes_give(vms->nodes, running->slot);
+    mixture_remove(&vms->mixture, &(struct shape){ .cpus = running->vm.cpus, .memory = running->vm.memory });
     vms->cpus -= running->vm.cpus;
     vms->memory -= running->vm.memory;
     if (nodes_get(vms->nodes, node)->instances == 0) {

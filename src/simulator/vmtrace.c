@@ -277,10 +277,10 @@ static int next_row(struct vm_trace *trace, struct vm *ret, struct error *error)
 
 /* ---- generated ---- */
 
-/* Lives are heavy-tailed because classes differ: from two minutes to two weeks, evenly by their logarithm, so that a few
- * classes hold most of the capacity. Within a class lives are Pareto's; of three quarters of the classes they vary by
- * less than their mean, as those of one subscription do in large clouds (Cortez et al., SOSP'17); the others are
- * heavy-tailed by themselves. */
+/* Lives are heavy-tailed because classes differ: from two minutes to two weeks, evenly by their logarithm, so
+ * that a few classes hold most of the capacity. Within a class lives are Pareto's; of three quarters of the
+ * classes they vary by less than their mean, as those of one subscription do in large clouds (Cortez et al.,
+ * SOSP'17); the others are heavy-tailed by themselves. */
 static void make_class(uint64_t *state, struct generated_class *class) {
     static const unsigned cpus[] = { 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 8, 8, 16 };
     bool steady = draw_below(state, 4) < 3;
