@@ -5,7 +5,7 @@
 #include "base/text.h"
 #include "manager/manager.h"
 
-#define LIST_MAX 10000
+#define LIST_MAX 1000 /* ENGINE_FORESEEN */
 
 struct queue_query {
     int64_t limit;

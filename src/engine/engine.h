@@ -123,6 +123,9 @@ struct engine_cursor {
 bool engine_walk(const struct engine *engine, struct engine_cursor *cursor, void **ret_userdata,
                  struct engine_explanation *ret_why);
 
+/* A forecast takes time with the square of how many it is for: a thousand are some ten milliseconds. */
+#define ENGINE_FORESEEN 1000
+
 /* When each will start, if nobody else came and estimates held. */
 struct engine_forecast {
     void *userdata;

@@ -222,9 +222,11 @@ static int compare(struct engine *engine, struct supposed *supposed, uint64_t no
     for (size_t i = waiting; i < all; i++)
         prospects[i] = (struct engine_prospect){ .before = UINT64_MAX, .after = UINT64_MAX };
     if (count >= 0)
-        count = engine_foresee(&supposed->engine, now, forecasts, all);
+        count = engine_foresee(&supposed->engine, now, forecasts, all < ENGINE_FORESEEN ? all : ENGINE_FORESEEN);
     for (ssize_t i = 0; i < count; i++) {
         struct engine_prospect *prospect = prospect_of(prospects, waiting, places, supposed, &forecasts[i]);
+        if (!prospect)
+            continue; /* it came from far behind */
         prospect->after = forecasts[i].start;
         prospect->position_after = forecasts[i].why.position;
     }
@@ -234,7 +236,8 @@ static int compare(struct engine *engine, struct supposed *supposed, uint64_t no
 ssize_t engine_suppose(struct engine *engine, const struct engine_supposition *supposition, uint64_t now,
                        struct engine_prospect **ret) {
     _cleanup_(supposed_done) struct supposed supposed = { 0 };
-    size_t waiting = queue_waiting(engine->queue), all = waiting + supposition->add;
+    size_t queued = queue_waiting(engine->queue), waiting = queued < ENGINE_FORESEEN ? queued : ENGINE_FORESEEN;
+    size_t all = waiting + supposition->add;
     _cleanup_free_ struct engine_prospect *prospects = calloc(all + 1, sizeof(*prospects));
     int r = prospects && supposition->add <= ADDED_MAX ? 0 : -ENOMEM;
 

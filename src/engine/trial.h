@@ -26,7 +26,7 @@ struct engine_prospect {
     uint64_t before, after; /* expected starts; UINT64_MAX: not known, or not there */
     size_t position_before, position_after; /* 0: not in the queue */
 };
-/* Those that wait, in their present order, then those added. *ret is allocated, its texts borrowed. Returns how many, or
+/* The first ENGINE_FORESEEN of those that wait, in their present order, then those added. *ret is allocated, its texts borrowed. Returns how many, or
  * -ENOMEM, or -ENOSPC where what is added could never run. */
 ssize_t engine_suppose(struct engine *engine, const struct engine_supposition *supposition, uint64_t now,
                        struct engine_prospect **ret);

@@ -240,18 +240,19 @@ static int emit_flip(struct manager *manager, const struct instance *instance, s
 
 static int emit_queued(struct manager *manager, const struct instance *instance, const struct engine_explanation *why,
                        struct emitter *emitter, struct error *error) {
-    _cleanup_free_ struct engine_forecast *forecasts = calloc(why->position + 1, sizeof(*forecasts));
+    size_t wanted = why->position <= ENGINE_FORESEEN ? why->position : 0; /* further back nobody can tell cheaply */
+    _cleanup_free_ struct engine_forecast *forecasts = calloc(wanted + 1, sizeof(*forecasts));
     _cleanup_error_ struct error reason = ERROR_INIT;
     _cleanup_free_ char *sentence = queue_sentence(why, &reason);
     uint64_t now = clock_now();
-    ssize_t count = forecasts ? engine_foresee(manager->engine, now, forecasts, why->position) : -ENOMEM;
+    ssize_t count = forecasts ? engine_foresee(manager->engine, now, forecasts, wanted) : -ENOMEM;
 
-    if (count < (ssize_t) why->position)
+    if (count < (ssize_t) wanted)
         return error_errno(error, -ENOMEM, "looking at the queue");
     emit_key_unsigned(emitter, "position", why->position);
     emit_seconds(emitter, "waited", now - why->since);
     emit_seconds(emitter, "expected", why->expected);
-    queue_emit_start(emitter, forecasts[count - 1].start, now);
+    queue_emit_start(emitter, count > 0 ? forecasts[count - 1].start : UINT64_MAX, now);
     emit_key_text(emitter, "reason", why->resource ? why->resource : "order");
     emit_key_text(emitter, "message", sentence);
     return emit_flip(manager, instance, emitter, error);
