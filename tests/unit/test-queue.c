@@ -208,7 +208,7 @@ static const struct theory theories[] = {
     { "srtf", false, .9, { 3.5521 }, .05, 400000 },
     { "srtf", true, .7, { 1.7801 }, .05, 400000 },
     { "rr", false, .5, { 2 }, .04, 50000 },
-    { "rr", true, .5, { 2 }, .08, 200000 },
+    { "rr", true, .5, { 2 }, .08, 100000 },
     { "priority", false, .7, { 1.8861, 3.9536 }, .04, 200000 },
     { "priority:preemptive", false, .7, { 1.2658, 4.2194 }, .04, 200000 },
     { "priority", true, .5, { 4.2353, 7.4706 }, .06, 400000 },
