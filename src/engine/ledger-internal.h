@@ -23,6 +23,7 @@ struct ledger_decision {
 
 struct ledger {
     struct buffer journal;
+    bool lost; /* some of it was dropped: whoever takes it is told */
     uint64_t next, digest;
     size_t events, delta_count; /* since the last decision */
     char *delta[LEDGER_DELTA];

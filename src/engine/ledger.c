@@ -8,7 +8,7 @@
 #include "engine/ledger-internal.h"
 #include "engine/queue-internal.h"
 
-#define JOURNAL_MAX (8 << 20) /* a taker that stays away this long finds nothing, and makes a checkpoint */
+#define JOURNAL_MAX (8 << 20) /* a taker that stays away for so much is told that it is lost, and makes a checkpoint */
 
 static const char *const verdict_names[] = { "start", "pause", "suspend" };
 
@@ -41,6 +41,11 @@ int engine_take_journal(struct engine *engine, char **ret, size_t *ret_size) {
     *ret_size = 0;
     if (!ledger || ledger->journal.size == 0)
         return 0;
+    if (ledger->lost) {
+        ledger->lost = false;
+        buffer_reset(&ledger->journal);
+        return -ENOMEM;
+    }
     *ret_size = ledger->journal.size;
     return buffer_take(&ledger->journal, ret);
 }
@@ -72,8 +77,10 @@ static uint64_t digest_add(uint64_t digest, const char *text, size_t size) {
 static size_t line_begin(struct engine *engine, struct emitter *emitter, const char *what, uint64_t now) {
     size_t from;
 
-    if (engine->ledger->journal.size > JOURNAL_MAX)
+    if (engine->ledger->journal.size > JOURNAL_MAX) {
         buffer_reset(&engine->ledger->journal);
+        engine->ledger->lost = true;
+    }
     from = engine->ledger->journal.size;
     emit_object(emitter);
     emit_key_text(emitter, "do", what);
