@@ -181,7 +181,11 @@ static void bench_init(struct bench *bench, enum kind kind) {
     bench->run_path = text_format("%s/run", bench->directory);
     assert_int_equal(mkdir(bench->state_path, 0700), 0);
     bench->spec = (struct instance_spec){
-        .memory = 256 << 20, .cpus = 1000, .log_size = 1 << 20, .network = (char *) "none"
+        .memory = 256 << 20,
+        .cpus = 1000,
+        .log_size = 1 << 20,
+        .network = (char *) "none",
+        .control_rate = 250,
     };
     bench->assigned =
             (struct instance_assigned){ .uuid = bench->uuid, .kind = (int) kind, .uid_base = 1900000 };
@@ -770,7 +774,8 @@ static char *qemu_status(const struct bench *bench) {
     struct qmp *qmp = NULL;
 
     assert_true(directory >= 0);
-    must(qmp_open_take(socket_connect(directory, "qmp.sock"), &nothing, NULL, deadline_in(FAR), &qmp, &error), &error);
+    must(qmp_open_take(socket_connect(directory, "qmp.sock"), &nothing, NULL, deadline_in(FAR), &qmp, &error),
+         &error);
     must(qmp_call(qmp, "query-status", NULL, -1, deadline_in(FAR), &status, &error), &error);
     qmp_free(qmp);
     close(directory);
@@ -801,7 +806,9 @@ static void test_vm_off_while_down(void) {
     bench_start(&bench, false, NULL);
     wait_agent(&bench);
     /* Later, so that nobody watches any more when it happens. */
-    free(bench_exec(&bench, "systemd-run --quiet --on-active=5 --timer-property=AccuracySec=1 systemctl poweroff --force",
+    free(bench_exec(&bench,
+                    "systemd-run --quiet --on-active=5 --timer-property=AccuracySec=1 "
+                    "systemctl poweroff --force",
                     &code));
     assert_int_equal(code, 0);
     bench_forget(&bench);
