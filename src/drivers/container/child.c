@@ -55,11 +55,13 @@ static bool is_talk_of_starter(struct child *child) {
     int r = -ETIMEDOUT;
 
     if (child->heard || !child->is_starting)
-        return false;
+        return child->mute;
     child->heard = true;
     while (child->status < 0 && r == -ETIMEDOUT && clock_now() < deadline && child->is_starting(child))
         r = process_wait(&child->process, deadline_in(STARTER_STEP), &child->status);
-    return child->status >= 0 && child->start_failed(child);
+    /* Its words may come in several pieces. */
+    child->mute = child->status >= 0 && child->start_failed(child);
+    return child->mute;
 }
 
 static long child_read(struct stream *stream, enum stream_channel *ret_channel, void *data, size_t size,

@@ -23,6 +23,7 @@ struct child {
     bool (*is_starting)(struct child *child);
     bool (*start_failed)(struct child *child);
     bool heard;   /* something was read */
+    bool mute;    /* it did not start: all that is said is the starter's */
     /* Frees the rest of the structure that holds the child, itself included, after the process is gone. */
     void (*destroy)(struct child *child);
 };
