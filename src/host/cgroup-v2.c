@@ -157,9 +157,18 @@ int cgroup_v2_set_weights(const struct cgroup *cgroup, uint64_t cpu, uint64_t io
     return checked(error, r, cpu != 0, "CPU weight", "cpu");
 }
 
+/* A group with processes may not be left without a set of its own once it had one (Linux 6.1): then it gets its parent's. */
 int cgroup_v2_set_cpus(const struct cgroup *cgroup, const char *cpus, struct error *error) {
-    return checked(error, cgroup_write(cgroup, tree(cgroup->host), "cpuset.cpus", cpus ? cpus : "\n"), cpus != NULL,
-                   "CPU set", "cpuset");
+    _cleanup_free_ char *all = NULL;
+    char path[PATH_MAX];
+    int r = cgroup_write(cgroup, tree(cgroup->host), "cpuset.cpus", cpus ? cpus : "\n");
+
+    if (r < 0 && r != -ENOENT && !cpus) {
+        snprintf(path, sizeof(path), "%s/cpuset.cpus.effective", cgroup->host->base);
+        if (file_read(tree(cgroup->host)->fd, path, CGROUP_TEXT_LIMIT, &all, NULL) >= 0)
+            r = cgroup_write(cgroup, tree(cgroup->host), "cpuset.cpus", all);
+    }
+    return checked(error, r, cpus != NULL, "CPU set", "cpuset");
 }
 
 int cgroup_v2_set_floor(struct cgroup_host *host, uint64_t memory_min) {
