@@ -52,6 +52,21 @@ static const struct {
       "\"exit_code\":{\"type\":[\"integer\",\"null\"]}}}" },
     { "Allocation", "{\"type\":\"object\",\"description\":\"every term of the formulas: the weight, the score, floor and limit, "
                     "what is granted, and the value in the control group\"}" },
+    { "Queue",
+      "{\"type\":\"object\",\"required\":[\"policy\",\"backfill\",\"admitted\",\"waiting\",\"queue\"],\"properties\":{"
+      "\"policy\":{\"type\":\"string\"},\"backfill\":{\"type\":\"string\"},\"estimates\":{\"type\":\"string\"},"
+      "\"admitted\":{\"type\":\"integer\"},\"waiting\":{\"type\":\"integer\"},\"queue\":{\"type\":\"array\","
+      "\"items\":{\"type\":\"object\",\"description\":\"one that waits: position, what it asks for, expected start, "
+      "reason\"}}}}" },
+    { "WhatIf",
+      "{\"type\":\"object\",\"required\":[\"policy\",\"backfill\",\"queue\"],\"properties\":{\"policy\":{\"type\":\"string\"},"
+      "\"backfill\":{\"type\":\"string\"},\"queue\":{\"type\":\"array\",\"items\":{\"type\":\"object\","
+      "\"description\":\"one that waits: its position and expected start now, and then\"}},"
+      "\"compared\":{\"type\":\"integer\"}}}" },
+    { "Why", "{\"type\":\"object\",\"required\":[\"name\",\"state\"],\"description\":\"why it waits or runs, the decision "
+             "that started it, and what would let it start now\"}" },
+    { "Decision", "{\"type\":\"object\",\"description\":\"input, winner, candidates with the terms of their scores, what "
+                  "would have changed it, and whether making it again gives the same\"}" },
     { "ImageList", "{\"type\":\"object\",\"required\":[\"images\"],\"properties\":{\"images\":"
                    "{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/Image\"}}}}" },
     { "Prune", "{\"type\":\"object\",\"properties\":{\"bytes\":{\"type\":\"integer\"},"

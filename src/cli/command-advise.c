@@ -108,7 +108,7 @@ const struct command command_advise = {
     .description = "Scores each kind from 0 to 1000 for performance, resources, security, compatibility and cost, from "
                    "what the host's probes found and measured, and says what would change the answer. --kind auto asks "
                    "the same advisor.",
-    .examples = "polder advise debian:bookworm\npolder advise --untrusted --weigh security=10,cost=0 busybox",
+    .examples = "  polder advise debian:bookworm\n  polder advise --untrusted --weigh security=10,cost=0 busybox\n",
     .flags = advise_flags, .flag_count = ELEMENTS(advise_flags), .options_size = sizeof(struct advise_options),
     .maximum = 1, .complete = COMPLETE_IMAGES, .common = COMMON_OUTPUT, .run = run_advise,
 };
@@ -157,6 +157,6 @@ const struct command command_simulate = {
     .description = "Runs the engine on virtual time, without a daemon: queues of jobs (Standard Workload Format), "
                    "placement, machine reassignment, consolidation. 'polder simulate help' names the modes, 'polder "
                    "simulate MODE --help' their options.",
-    .examples = "polder simulate help\npolder simulate queue --policy fcfs,sjf --backfill easy log.swf.gz",
+    .examples = "  polder simulate help\n  polder simulate queue --policy fcfs,sjf --backfill easy log.swf.gz\n",
     .takes_rest = true, .run = run_simulate,
 };

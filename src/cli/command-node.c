@@ -364,7 +364,7 @@ static const struct command node_show = {
 };
 static const struct command node_set = {
     .name = "set", .group = GROUP_NODE, .summary = "Set how those that wait for room are ordered, from now on", .usage = "",
-    .examples = "polder node set --policy srtf --backfill easy\npolder node set --policy rr --parameter rr.quantum=60",
+    .examples = "  polder node set --policy srtf --backfill easy\n  polder node set --policy rr --parameter rr.quantum=60\n",
     .flags = set_flags, .flag_count = ELEMENTS(set_flags), .options_size = sizeof(struct node_options),
     .common = COMMON_OUTPUT | COMMON_QUIET | COMMON_DRY_RUN, .run = run_node_set,
 };

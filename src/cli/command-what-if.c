@@ -95,8 +95,8 @@ static const struct flag flags[] = {
 const struct command command_what_if = {
     .name = "what-if", .group = GROUP_NODE, .summary = "Tell when those that wait would start if it were otherwise", .usage = "",
     .description = "Nothing changes: the engine decides on a copy of its state.",
-    .examples = "polder what-if --policy srtf\npolder what-if --add 20 --cpus 2 --memory 1G --duration 30m\n"
-                "polder what-if --node-memory 64G",
+    .examples = "  polder what-if --policy srtf\n  polder what-if --add 20 --cpus 2 --memory 1G --duration 30m\n"
+                "  polder what-if --node-memory 64G\n",
     .flags = flags, .flag_count = ELEMENTS(flags), .options_size = sizeof(struct what_if_options),
     .common = COMMON_OUTPUT | COMMON_QUIET, .run = run_what_if,
 };

@@ -9,9 +9,11 @@
 #include "api/api.h"
 #include "base/fiber.h"
 #include "fake-manager.h"
+#include "manager/operation.h"
 
 struct harness {
     struct api *api;
+    struct manager *manager;
     int signals;
 };
 
@@ -20,6 +22,8 @@ static int main_fiber(void *userdata) {
 
     (void) fiber_wait_fd(harness->signals, 1, DEADLINE_NONE);
     api_stop(harness->api, deadline_in(CLOCK_SECOND));
+    while (operations_busy(manager_operations(harness->manager)) && fiber_sleep(CLOCK_MILLISECOND) >= 0)
+        ;
     loop_exit(0);
     return 0;
 }
@@ -38,6 +42,7 @@ int main(int count, char **arguments) {
     if (loop_init() < 0)
         return 1;
     options.manager = fake_manager_new(count > 2 ? (unsigned) atoi(arguments[2]) : 1);
+    harness.manager = options.manager;
     if (api_new(&options, &harness.api, &error) < 0) {
         char *sentence = error_sentence(&error, LANGUAGE_ENGLISH);
         fprintf(stderr, "%s\n", sentence);
