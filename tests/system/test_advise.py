@@ -78,5 +78,5 @@ def test_command(daemon):
 
 
 def test_simulator_starts(daemon):
-    assert "Modes:" in polder(daemon, "simulate", "help").stdout
-    assert "no mode 'nomode'" in polder(daemon, "simulate", "nomode", status=2).stderr
+    assert "Modes (queue when none is named):" in polder(daemon, "simulate", "help").stdout
+    assert "there is no file 'nomode'" in polder(daemon, "simulate", "nomode", status=1).stderr
