@@ -153,10 +153,10 @@ static int run_simulate(struct invocation *invocation, struct error *error) {
 
 const struct command command_simulate = {
     .name = "simulate", .group = GROUP_MORE, .summary = "Replay traces through the engine, and compare policies",
-    .usage = "[--] MODE [OPTIONS] FILE...",
+    .usage = "[MODE] [OPTIONS] FILE...",
     .description = "Runs the engine on virtual time, without a daemon: queues of jobs (Standard Workload Format), "
                    "placement, machine reassignment, consolidation. 'polder simulate help' names the modes, 'polder "
                    "simulate MODE --help' their options.",
     .examples = "  polder simulate help\n  polder simulate queue --policy fcfs,sjf --backfill easy log.swf.gz\n",
-    .takes_rest = true, .run = run_simulate,
+    .takes_rest = true, .passes_flags = true, .run = run_simulate,
 };

@@ -93,6 +93,7 @@ struct command {
     unsigned common;
     unsigned minimum, maximum; /* positional arguments; maximum UINT_MAX: any number */
     bool takes_rest;        /* after `maximum` arguments: a command line for inside */
+    bool passes_flags;      /* the rest may begin with a flag; --help alone is ours */
     int fail_status;        /* exit status of errors that have none of their own; 0: 1 */
     enum complete complete; /* of the arguments */
     const struct command *const *children; /* NULL-terminated: a noun with verbs */

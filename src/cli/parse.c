@@ -361,6 +361,11 @@ static int take_short(struct invocation *invocation, struct line *line, char *wo
     return 0;
 }
 
+static bool is_passed_flag(const struct command *command, const char *word) {
+    return command->passes_flags && word[0] == '-' && strcmp(word, "--") != 0 && strcmp(word, "--help") != 0 &&
+           strcmp(word, "-h") != 0;
+}
+
 static int take_words(struct invocation *invocation, struct line *line, struct error *error) {
     const struct command *command = invocation->command;
     bool flags = true;
@@ -373,6 +378,9 @@ static int take_words(struct invocation *invocation, struct line *line, struct e
             flags = false;
             if (command->takes_rest && invocation->count >= command->maximum)
                 break;
+        } else if (flags && is_passed_flag(command, word)) {
+            line->next--;
+            break;
         } else if (flags && word[0] == '-' && word[1] == '-') {
             r = take_long(invocation, line, word, error);
         } else if (flags && word[0] == '-' && word[1]) {
