@@ -179,12 +179,13 @@ bool manager_instance_is_active(struct manager *manager, const char *name) {
 static bool wait_is_over(const struct instance *instance, const char *goal) {
     enum state state = instance->status.state;
 
+    /* In the trash it is gone for those who wait; otherwise when all it had on the host is gone too. */
+    if (text_equal(goal, "removed"))
+        return state == STATE_DELETED;
     if (instance->removed)
         return true;
     if (text_equal(goal, "exited"))
         return state == STATE_STOPPED || state == STATE_FAILED || state == STATE_DELETED || state == STATE_SUSPENDED;
-    if (text_equal(goal, "removed"))
-        return state == STATE_DELETED; /* in the trash it is gone for those who wait */
     return text_equal(goal, state_name(state));
 }
 
