@@ -146,12 +146,26 @@ def test_guaranteed_memory_is_written(container):
     where = container("floor", "--allocation", "hybrid", "--memory", "96M", "--memory-reservation", "48M", "--memory-limit", "128M")
     assert read(where / "memory.min") == str(48 << 20) and read(where / "memory.max") == str(128 << 20)
     wait_for(lambda: int(read(PARENT / "memory.min")) == 48 << 20, "the parent's part")
+    other = container("other", "--allocation", "hybrid", "--memory", "64M", "--memory-reservation", "64M")
+    assert read(other / "memory.min") == str(64 << 20)
+    wait_for(lambda: int(read(PARENT / "memory.min")) == 112 << 20, "the parent's part")
+    polder("rm", "--force", "--purge", "other")
+    wait_for(lambda: int(read(PARENT / "memory.min")) == 48 << 20, "the parent's part")
+
+
+def test_processors_are_owned(container):
+    """Where there is one to spare, fixed allocation owns it and everybody else makes way; where not, it is refused."""
+    where = container("shared", "--cpus", "0.5", "--memory", "64M")
+    if os.cpu_count() < 2:
+        done = polder("run", "--name", "owner", "--kind", "container", "--allocation", "fixed", "--memory", "64M", "busybox", "--",
+                      "true", status=125)
+        assert "1 of processors to guarantee, and no node could ever give more than 0" in done.stderr
+        polder("rm", "--force", "--purge", "owner", status=None)
+        return
     owner = container("owner", "--allocation", "fixed", "--memory", "64M")
     assert read(owner / "memory.min") == str(64 << 20) and read(owner / "cpuset.cpus") == "1"
-    wait_for(lambda: int(read(PARENT / "memory.min")) == 112 << 20, "the parent's part")
     wait_for(lambda: read(where / "cpuset.cpus") == "0", "making way")
     polder("rm", "--force", "--purge", "owner")
-    wait_for(lambda: int(read(PARENT / "memory.min")) == 48 << 20, "the parent's part")
     wait_for(lambda: read(where / "cpuset.cpus") in ("", "0-1"), "the way back")
 
 
