@@ -17,7 +17,8 @@
 #include "base/text.h"
 #include "manager/internal.h"
 
-#define TICK (5 * CLOCK_SECOND)
+/* Weights move within hours, and memory that is looked at rarely may have to come back from swap: so not often. */
+#define TICK (20 * CLOCK_SECOND)
 #define PASS_PAUSE (50 * CLOCK_MILLISECOND)
 #define PASS_SHARE 20    /* one part in so many of the time goes into passes */
 #define WRITES_IN_A_ROW 32
@@ -335,6 +336,7 @@ static int allocate(struct manager *manager) {
     if (r >= 0) {
         pass_fit(manager, &pass);
         manager->allocator.passes++;
+        manager->allocator.members = pass.count;
         manager->allocator.pass_time = clock_now() - begun;
         r = pass_apply(manager, &pass);
     }
@@ -437,9 +439,9 @@ static int allocator_main(void *userdata) {
 
     while (r != -ECANCELED) {
         uint64_t begun, pause;
-        bool due = clock_now() >= tick;
+        bool due = state->members > 0 && clock_now() >= tick;
         if (!state->stale && !due) {
-            r = fiber_queue_wait(&state->waiting, tick);
+            r = fiber_queue_wait(&state->waiting, state->members > 0 ? tick : DEADLINE_NONE);
             continue;
         }
         state->stale = false;

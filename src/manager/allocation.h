@@ -24,6 +24,7 @@ struct allocator_state {
     unsigned shift;       /* all weights are halved so often, to fit the kernel's range */
     uint64_t floor;       /* bytes of memory guaranteed to groups, as told to their parent */
     uint64_t writes;      /* to control files */
+    size_t members;       /* who ran in the last pass */
     uint64_t passes;      /* over all who run */
     uint64_t pass_time;   /* microseconds that the last one took to decide */
 };
