@@ -14,16 +14,16 @@
 #include "simulator/draw.h"
 #include "simulator/mode.h"
 #include "simulator/openb.h"
+#include "simulator/options.h"
 #include "simulator/plot.h"
 
-#define SCORES_MAX 16
 #define ARRIVALS_MAX 8
 #define SEEDS_MAX 1000
 #define JOBS_MAX 64
 
 struct settings {
     const char *nodes, *pods, *report;
-    const struct score *scores[SCORES_MAX];
+    const struct score *scores[OPTION_SCORES_MAX];
     size_t score_count;
     uint64_t arrivals[ARRIVALS_MAX]; /* percent, rising */
     size_t arrival_count;
@@ -293,7 +293,7 @@ static int print_json(const struct work *work, struct error *error) {
 
 static void report_plot(struct buffer *page, const struct work *work, const char *title, const char *label,
                         const double *(*values)(const struct course *course)) {
-    struct plot_line lines[SCORES_MAX];
+    struct plot_line lines[OPTION_SCORES_MAX];
 
     for (size_t i = 0; i < work->settings->score_count; i++)
         lines[i] = (struct plot_line){ work->settings->scores[i]->name, work->courses[i].arrivals,
@@ -354,34 +354,6 @@ static int write_report(const struct work *work, struct error *error) {
     return plot_page_write(&page, work->settings->report, error);
 }
 
-static int take_scores(struct settings *settings, const char *value, struct error *error) {
-    _cleanup_list_ char **names = NULL;
-    int r = list_split(value, ",", &names);
-
-    if (r < 0)
-        return error_errno(error, r, "reading --score");
-    settings->score_count = 0;
-    for (char **name = names; name && *name; name++) {
-        const struct score *score = score_find(*name);
-        if (!score)
-            return error_set(error, ERROR_NOT_FOUND, "score", *name);
-        if (settings->score_count == SCORES_MAX)
-            return error_set(error, ERROR_TOO_LARGE, "--score", "16 names");
-        settings->scores[settings->score_count++] = score;
-    }
-    return settings->score_count ? 0 : error_set(error, ERROR_USAGE, "--score names no score");
-}
-
-static int take_number(const char *option, const char *value, uint64_t most, uint64_t *ret,
-                       struct error *error) {
-    char limit[24];
-
-    if (text_parse_u64(value, ret) >= 0 && *ret >= 1 && *ret <= most)
-        return 0;
-    snprintf(limit, sizeof(limit), "%" PRIu64, most);
-    return error_set(error, ERROR_OUT_OF_RANGE, option, "1", limit, value);
-}
-
 static int take_arrivals(struct settings *settings, const char *value, struct error *error) {
     _cleanup_list_ char **parts = NULL;
     int r = list_split(value, ",", &parts);
@@ -393,7 +365,7 @@ static int take_arrivals(struct settings *settings, const char *value, struct er
         size_t at = settings->arrival_count;
         if (at == ARRIVALS_MAX)
             return error_set(error, ERROR_TOO_LARGE, "--arrivals", "8 numbers");
-        r = take_number("--arrivals", *part, 1000, &settings->arrivals[at], error);
+        r = option_number("--arrivals", *part, 1, 1000, &settings->arrivals[at], error);
         if (r < 0)
             return r;
         if (at > 0 && settings->arrivals[at] <= settings->arrivals[at - 1])
@@ -412,15 +384,15 @@ static int take_option(struct settings *settings, const char *option, const char
     else if (text_equal(option, "--report"))
         settings->report = value;
     else if (text_equal(option, "--score"))
-        return take_scores(settings, value, error);
+        return option_scores(option, "score", value, settings->scores, &settings->score_count, error);
     else if (text_equal(option, "--arrivals"))
         return take_arrivals(settings, value, error);
     else if (text_equal(option, "--seeds"))
-        return take_number(option, value, SEEDS_MAX, &settings->seeds, error);
+        return option_number(option, value, 1, SEEDS_MAX, &settings->seeds, error);
     else if (text_equal(option, "--first-seed"))
-        return take_number(option, value, UINT32_MAX, &settings->first_seed, error);
+        return option_number(option, value, 1, UINT32_MAX, &settings->first_seed, error);
     else if (text_equal(option, "--jobs"))
-        return take_number(option, value, JOBS_MAX, &settings->jobs, error);
+        return option_number(option, value, 1, JOBS_MAX, &settings->jobs, error);
     else if (text_equal(option, "-o") && (text_equal(value, "json") || text_equal(value, "table")))
         settings->json = text_equal(value, "json");
     else {
@@ -445,7 +417,7 @@ static int read_settings(struct settings *settings, int count, char **words, str
     if (!settings->nodes || !settings->pods)
         return error_set(error, ERROR_USAGE, "--nodes FILE and --pods FILE are needed");
     if (settings->score_count == 0)
-        for (size_t i = 0; i < scores_count && i < SCORES_MAX; i++)
+        for (size_t i = 0; i < scores_count && i < OPTION_SCORES_MAX; i++)
             settings->scores[settings->score_count++] = &scores[i];
     return 0;
 }

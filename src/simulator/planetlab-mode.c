@@ -13,6 +13,7 @@
 #include "engine/consolidation.h"
 #include "simulator/cloud-policy.h"
 #include "simulator/mode.h"
+#include "simulator/options.h"
 #include "simulator/planetlab.h"
 
 #define POLICIES_MAXIMUM 32
@@ -245,15 +246,6 @@ static int print_json(const struct work *work, struct error *error) {
     return 0;
 }
 
-static int take_number(const char *option, const char *value, uint64_t most, uint64_t *ret, struct error *error) {
-    char limit[24];
-
-    if (text_parse_u64(value, ret) >= 0 && *ret >= 1 && *ret <= most)
-        return 0;
-    snprintf(limit, sizeof(limit), "%" PRIu64, most);
-    return error_set(error, ERROR_OUT_OF_RANGE, option, "1", limit, value);
-}
-
 static int set_parameter(struct work *work, const char *word, struct error *error) {
     const char *equals = strchr(word, '=');
 
@@ -271,9 +263,9 @@ static int take_option(struct work *work, const char *option, const char *value,
     else if (text_equal(option, "--set"))
         return set_parameter(work, value, error);
     else if (text_equal(option, "--hosts"))
-        return take_number(option, value, 100000, &work->hosts, error);
+        return option_number(option, value, 1, 100000, &work->hosts, error);
     else if (text_equal(option, "--workers"))
-        return take_number(option, value, POLICIES_MAXIMUM, &work->workers, error);
+        return option_number(option, value, 1, POLICIES_MAXIMUM, &work->workers, error);
     else if (text_equal(option, "-o") && (text_equal(value, "json") || text_equal(value, "table")))
         work->json = text_equal(value, "json");
     else {

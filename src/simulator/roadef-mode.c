@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "engine/reassignment-search.h"
 #include "simulator/mode.h"
+#include "simulator/options.h"
 #include "simulator/roadef.h"
 
 #define STEPS_DEFAULT 100000000
@@ -192,28 +193,17 @@ static int print_json(const struct settings *settings, const struct outcome *out
     return 0;
 }
 
-static int take_number(const char *option, const char *value, uint64_t least, uint64_t most, uint64_t *ret,
-                       struct error *error) {
-    char low[24], high[24];
-
-    if (text_parse_u64(value, ret) >= 0 && *ret >= least && *ret <= most)
-        return 0;
-    snprintf(low, sizeof(low), "%" PRIu64, least);
-    snprintf(high, sizeof(high), "%" PRIu64, most);
-    return error_set(error, ERROR_OUT_OF_RANGE, option, low, high, value);
-}
-
 static int take_option(struct settings *settings, const char *option, const char *value, struct error *error) {
     int r = 0;
 
     if (text_equal(option, "--steps"))
-        return take_number(option, value, 0, STEPS_MAXIMUM, &settings->steps, error);
+        return option_number(option, value, 0, STEPS_MAXIMUM, &settings->steps, error);
     if (text_equal(option, "--time"))
-        return take_number(option, value, 1, SECONDS_MAXIMUM, &settings->seconds, error);
+        return option_number(option, value, 1, SECONDS_MAXIMUM, &settings->seconds, error);
     if (text_equal(option, "--seed"))
-        return take_number(option, value, 0, UINT32_MAX, &settings->seed, error);
+        return option_number(option, value, 0, UINT32_MAX, &settings->seed, error);
     if (text_equal(option, "--workers")) {
-        r = take_number(option, value, 1, 1024, &settings->workers, error);
+        r = option_number(option, value, 1, 1024, &settings->workers, error);
         settings->workers = settings->workers > REASSIGNMENT_CHAINS ? REASSIGNMENT_CHAINS : settings->workers;
         return r;
     }

@@ -9,16 +9,16 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "simulator/mode.h"
+#include "simulator/options.h"
 #include "simulator/plot.h"
 #include "simulator/progress.h"
 #include "simulator/vms-simulation.h"
 
-#define POLICIES_MAX 16
 #define WORKERS_MAX 64
 #define GIB 1073741824.0
 
 struct settings {
-    const struct score *scores[POLICIES_MAX];
+    const struct score *scores[OPTION_SCORES_MAX];
     size_t count;
     struct vm_columns columns;
     struct vm_generator generator; /* vms 0: a file */
@@ -163,7 +163,7 @@ static int print_json(const struct work *work, struct error *error) {
 }
 
 static void report_plot(struct buffer *page, const struct work *work, bool packing) {
-    struct plot_line lines[POLICIES_MAX];
+    struct plot_line lines[OPTION_SCORES_MAX];
 
     for (size_t i = 0; i < work->settings->count; i++)
         lines[i] = (struct plot_line){ work->settings->scores[i]->name, work->outcomes[i].hours,
@@ -201,34 +201,6 @@ static int write_report(const struct work *work, struct error *error) {
 
 /* ---- options ---- */
 
-static int take_policies(struct settings *settings, const char *value, struct error *error) {
-    _cleanup_list_ char **names = NULL;
-    int r = list_split(value, ",", &names);
-
-    if (r < 0)
-        return error_errno(error, r, "reading --policy");
-    settings->count = 0;
-    for (char **name = names; name && *name; name++) {
-        const struct score *score = score_find(*name);
-        if (!score)
-            return error_set(error, ERROR_NOT_FOUND, "policy", *name);
-        if (settings->count == POLICIES_MAX)
-            return error_set(error, ERROR_TOO_LARGE, "--policy", "16 names");
-        settings->scores[settings->count++] = score;
-    }
-    return settings->count ? 0 : error_set(error, ERROR_USAGE, "--policy names no policy");
-}
-
-static int take_number(const char *option, const char *value, uint64_t most, uint64_t *ret,
-                       struct error *error) {
-    char limit[24];
-
-    if (text_parse_u64(value, ret) >= 0 && *ret >= 1 && *ret <= most)
-        return 0;
-    snprintf(limit, sizeof(limit), "%" PRIu64, most);
-    return error_set(error, ERROR_OUT_OF_RANGE, option, "1", limit, value);
-}
-
 /* NAME=NUMBER,… into the numbers of those names. */
 static int take_pairs(const char *option, const char *value, const char *const *names, const uint64_t *most,
                       uint64_t *numbers, struct error *error) {
@@ -248,7 +220,7 @@ static int take_pairs(const char *option, const char *value, const char *const *
             _cleanup_free_ char *problem = text_format("it is one of %s", all ? all : "a list");
             return error_set(error, ERROR_BAD_VALUE, option, *part, problem);
         }
-        r = take_number(*part, equals + 1, most[which], &numbers[which], error);
+        r = option_number(*part, equals + 1, 1, most[which], &numbers[which], error);
     }
     return r;
 }
@@ -300,7 +272,7 @@ static int take_option(struct settings *settings, const char *option, const char
     if (text_equal(option, "--columns"))
         settings->columns.mapping = value;
     else if (text_equal(option, "--policy"))
-        return take_policies(settings, value, error);
+        return option_scores(option, "policy", value, settings->scores, &settings->count, error);
     else if (text_equal(option, "--node"))
         return take_node(settings, value, error);
     else if (text_equal(option, "--generate"))
@@ -310,7 +282,7 @@ static int take_option(struct settings *settings, const char *option, const char
     else if (text_equal(option, "--memory-unit"))
         return take_unit(option, value, &settings->columns.memory_unit, error);
     else if (text_equal(option, "--workers"))
-        return take_number(option, value, WORKERS_MAX, &settings->workers, error);
+        return option_number(option, value, 1, WORKERS_MAX, &settings->workers, error);
     else if (text_equal(option, "--report"))
         settings->report = value;
     else if (text_equal(option, "--predict") && (text_equal(value, "yes") || text_equal(value, "no")))
@@ -325,7 +297,8 @@ static int take_option(struct settings *settings, const char *option, const char
 }
 
 static int read_settings(struct settings *settings, int count, char **words, struct error *error) {
-    int r = take_policies(settings, "first,best,l1,l2,dot,worst,polder", error);
+    int r = option_scores("--policy", "policy", "first,best,l1,l2,dot,worst,polder", settings->scores,
+                          &settings->count, error);
 
     for (int i = 0; i < count && r >= 0; i++) {
         if (words[i][0] != '-' && settings->path)
