@@ -18,6 +18,7 @@
 #include "base/text.h"
 #include "base/uuid.h"
 
+#define PROCESS_EXITING 0x4 /* PF_EXITING of the kernel's sched.h; what is left of a dead process has it too */
 #define READ_FIRST 4096
 #define COPY_BLOCK (256 * 1024)
 
@@ -276,7 +277,8 @@ int file_copy_sparse(int source, int target) {
     return 0;
 }
 
-int proc_start_time(pid_t pid, uint64_t *ret_ticks) {
+/* Points *ret_field at a field of /proc/PID/stat, counted from 1 as in proc(5), inside *ret_text. */
+static int stat_field(pid_t pid, int number, char **ret_text, char **ret_field) {
     _cleanup_free_ char *path = text_format("/proc/%d/stat", (int) pid);
     _cleanup_free_ char *text = NULL;
     char *p;
@@ -289,11 +291,32 @@ int proc_start_time(pid_t pid, uint64_t *ret_ticks) {
         return r == -ENOENT ? -ESRCH : r;
     /* The name in parentheses may hold anything, so count fields from its last parenthesis. */
     p = strrchr(text, ')');
-    for (int field = 2; p && field < 22; field++)
+    for (int field = 2; p && field < number; field++)
         p = strchr(p + 1, ' ');
     if (!p)
         return -EPROTO;
     p++;
     p[strcspn(p, " \n")] = '\0';
-    return text_parse_u64(p, ret_ticks);
+    *ret_field = p;
+    *ret_text = STEAL_PTR(text);
+    return 0;
+}
+
+int proc_start_time(pid_t pid, uint64_t *ret_ticks) {
+    _cleanup_free_ char *text = NULL;
+    char *field;
+    int r = stat_field(pid, 22, &text, &field);
+
+    return r < 0 ? r : text_parse_u64(field, ret_ticks);
+}
+
+bool proc_is_ending(pid_t pid) {
+    _cleanup_free_ char *text = NULL;
+    uint64_t flags;
+    char *field;
+    int r = stat_field(pid, 9, &text, &field);
+
+    if (r < 0)
+        return r == -ESRCH;
+    return text_parse_u64(field, &flags) >= 0 && (flags & PROCESS_EXITING) != 0;
 }

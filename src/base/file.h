@@ -37,3 +37,6 @@ int file_copy_sparse(int source, int target);
 #define PROCESS_START_UNKNOWN 0
 /* Field 22 of /proc/PID/stat (clock ticks since boot): with the boot id it identifies a process. */
 int proc_start_time(pid_t pid, uint64_t *ret_ticks);
+/* Has the process begun to exit, or is it gone? It may then have left its control groups (the kernel shows "/" as soon
+ * as it begins) though its pidfd does not tell of an end yet. */
+bool proc_is_ending(pid_t pid);

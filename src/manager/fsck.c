@@ -6,8 +6,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/file.h"
 #include "base/log.h"
-#include "base/process.h"
 #include "base/text.h"
 #include "manager/internal.h"
 
@@ -27,7 +27,7 @@ static int check_process(const struct instance *instance, char ***problems) {
     if (instance->driver && instance->driver->facts)
         instance->driver->facts(instance->driver_data, &instance->view, &facts);
     if (instance->assigned.kind != KIND_FAKE && facts.pid > 0 && instance->view.cgroup &&
-        !cgroup_holds(instance->view.cgroup, (int) facts.pid))
+        !cgroup_holds(instance->view.cgroup, (int) facts.pid) && !proc_is_ending((pid_t) facts.pid))
         r = list_addf(problems, "instance '%s': process %" PRIi64 " is not in its control group", instance->name, facts.pid);
     if (r >= 0 && instance->assigned.kind != KIND_FAKE && facts.pid <= 0)
         r = list_addf(problems, "instance '%s' is %s but has no process", instance->name,

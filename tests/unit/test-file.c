@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/buffer.h"
@@ -136,6 +137,20 @@ static void test_start_time(void **state) {
     assert_int_equal(proc_start_time(0x3fffffff, &ticks), -ESRCH);
 }
 
+static void test_ending(void **state) {
+    siginfo_t info;
+    pid_t pid = fork();
+
+    assert_true(pid >= 0);
+    if (pid == 0)
+        _exit(0);
+    assert_false(proc_is_ending(getpid()));
+    assert_int_equal(waitid(P_PID, (id_t) pid, &info, WEXITED | WNOWAIT), 0);
+    assert_true(proc_is_ending(pid)); /* dead, not yet reaped */
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    assert_true(proc_is_ending(pid));
+}
+
 static void test_map(void **state) {
     _cleanup_map_ struct map *map = NULL;
     static char keys[2000][12];
@@ -187,6 +202,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_remove_deep, make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_copy_sparse, make_directory, remove_directory),
         cmocka_unit_test(test_start_time),
+        cmocka_unit_test(test_ending),
         cmocka_unit_test(test_map),
         cmocka_unit_test(test_buffer),
     };

@@ -309,7 +309,8 @@ static int container_adopt(void *data, struct driver_instance *instance, bool *r
         return 0;
     if (container->init.pidfd >= 0 && !instance->cgroup) /* it runs, and we cannot tell that it is ours: asked again later */
         return error_set(error, ERROR_BUSY, "the container", "its control group cannot be reached");
-    if (container->init.pidfd >= 0 && !cgroup_holds(instance->cgroup, container->init.pid)) {
+    if (container->init.pidfd >= 0 && !cgroup_holds(instance->cgroup, container->init.pid) &&
+        !proc_is_ending(container->init.pid)) {
         process_done(&container->init); /* not ours: never touched */
         created = false;
     } else if (container->init.pidfd >= 0 && never_started(container)) {

@@ -47,7 +47,7 @@ int identity_find(int directory, const char *uuid, const struct cgroup *cgroup, 
     r = process_adopt((pid_t) pid, (uint64_t) json_integer(json, "start_ticks", 0), &process);
     if (r < 0)
         return -ESRCH;
-    if (cgroup && !cgroup_holds(cgroup, process.pid))
+    if (cgroup && !cgroup_holds(cgroup, process.pid) && !proc_is_ending(process.pid))
         return -ESRCH;
     *ret = process;
     process = (struct process) PROCESS_INIT;
