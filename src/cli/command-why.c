@@ -53,6 +53,14 @@ static void show_running(struct json_object *why) {
         show_text(kind);
 }
 
+static void show_weight(struct json_object *why) {
+    printf("weight %s beside the others: alpha %g x %s for its priority + beta %s x %.2f h of running\n",
+           json_path_text(why, "weight.in_force", "?"),
+           json_object_get_double(json_path(why, "weight.alpha_milli")) / 1000,
+           json_path_text(why, "weight.priority_share", "?"), json_path_text(why, "weight.beta_per_hour", "?"),
+           json_object_get_double(json_path(why, "weight.running_seconds")) / 3600);
+}
+
 static void show_decision(struct json_object *decision) {
     struct json_object *candidates = json_member(decision, "candidates");
     _cleanup_free_ char *line = text_format("decision %s: %s %s, by %s with backfilling %s (engine %s)",
@@ -122,6 +130,8 @@ static int run_why(struct invocation *invocation, struct error *error) {
         show_waiting(response.json);
     else
         show_running(response.json);
+    if (json_path(response.json, "weight"))
+        show_weight(response.json);
     if (json_object_is_type(json_member(response.json, "decision"), json_type_object))
         show_decision(json_member(response.json, "decision"));
     printf("policy %s, backfilling %s\n", json_text(response.json, "policy", ""), json_text(response.json, "backfill", ""));

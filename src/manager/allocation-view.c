@@ -15,7 +15,7 @@ static const char *mode_of(const struct instance *instance) {
     return names[instance->spec.allocation];
 }
 
-static void emit_weight(struct instance *instance, struct emitter *emitter) {
+void allocation_emit_weight(struct instance *instance, struct emitter *emitter) {
     uint64_t wished = allocation_wished(instance);
 
     emit_key(emitter, "weight");
@@ -171,10 +171,56 @@ int manager_allocation_emit(struct manager *manager, const char *name, struct em
     emit_key_text(emitter, "mode", mode_of(instance));
     emit_key_boolean(emitter, "running", state_is_active(instance->status.state));
     emit_pool(instance, count, capacity, emitter);
-    emit_weight(instance, emitter);
+    allocation_emit_weight(instance, emitter);
     emit_cpu(instance, items, count, self, capacity, emitter);
     emit_memory(instance, emitter);
     emit_requests(instance, emitter);
     emit_object_end(emitter);
     return 0;
+}
+
+/* --- metrics --------------------------------------------------------------------------------------------------------- */
+
+enum metric_source { SOURCE_READS, SOURCE_WRITES, SOURCE_READ_BYTES, SOURCE_WRITE_BYTES, SOURCE_CALLS, SOURCE_WAITS, SOURCE_WEIGHT };
+
+static const struct {
+    const char *name, *help;
+    bool counts;
+} metrics[] = {
+    [SOURCE_READS] = { "polder_instance_io_reads", "Reads that reached its disks, over all its runs.", true },
+    [SOURCE_WRITES] = { "polder_instance_io_writes", "Writes that reached its disks, over all its runs.", true },
+    [SOURCE_READ_BYTES] = { "polder_instance_io_read_bytes", "Bytes read from its disks, over all its runs.", true },
+    [SOURCE_WRITE_BYTES] = { "polder_instance_io_write_bytes", "Bytes written to its disks, over all its runs.", true },
+    [SOURCE_CALLS] = { "polder_instance_control_calls", "Messages on its control channel, over all its runs.", true },
+    [SOURCE_WAITS] = { "polder_instance_control_waits", "Waits for its budget of messages, in its last run.", false },
+    [SOURCE_WEIGHT] = { "polder_instance_weight", "Its dynamic weight, alpha x P + beta x T, as it is in force.", false },
+};
+
+static int64_t metric_value(const struct instance *instance, enum metric_source source) {
+    const struct instance_status *status = &instance->status;
+    const int64_t values[] = { status->io_reads,      status->io_writes,     status->io_read_bytes, status->io_write_bytes,
+                               status->control_calls, status->control_waits, (int64_t) instance->share.dynamic };
+
+    return values[source];
+}
+
+/* Fake instances ask for nothing. */
+static bool is_counted(const struct instance *instance) {
+    return !instance->uncommitted && instance->status.state != STATE_DELETED && instance->assigned.kind != KIND_FAKE;
+}
+
+void allocation_metrics(struct manager *manager, struct buffer *out) {
+    size_t count;
+    struct instance *const *sorted = registry_sorted(manager, &count);
+
+    for (size_t i = 0; i < ELEMENTS(metrics); i++) {
+        buffer_addf(out, "# TYPE %s %s\n# HELP %s %s\n", metrics[i].name, metrics[i].counts ? "counter" : "gauge",
+                    metrics[i].name, metrics[i].help);
+        for (size_t j = 0; j < count; j++)
+            if (is_counted(sorted[j]))
+                buffer_addf(out, "%s%s{name=\"%s\",project=\"%s\",kind=\"%s\",node=\"%s\"} %lld\n", metrics[i].name,
+                            metrics[i].counts ? "_total" : "", sorted[j]->name, sorted[j]->assigned.project,
+                            kind_name(sorted[j]->assigned.kind), sorted[j]->assigned.node,
+                            (long long) metric_value(sorted[j], (enum metric_source) i));
+    }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
+#include "base/buffer.h"
 #include "base/cpulist.h"
 #include "base/error.h"
 #include "base/fiber.h"
@@ -74,6 +75,10 @@ uint64_t allocation_wished(const struct instance *instance); /* R_i as the formu
 void allocation_limits(struct instance *instance, struct cgroup_limits *limits);
 /* These are in force now. */
 void allocation_applied(struct instance *instance, const struct cgroup_limits *limits);
+/* Member "weight": the terms of R_i. */
+void allocation_emit_weight(struct instance *instance, struct emitter *emitter);
+/* Counters and weight of each real instance, as OpenMetrics. */
+void allocation_metrics(struct manager *manager, struct buffer *out);
 /* Terms of the formulas for one instance now: R, C and S with floor and limit. */
 struct allocation allocation_terms(const struct instance *instance);
 /* Those that share processors with it, itself included (whether it runs or not) at *ret_self. Allocated. */

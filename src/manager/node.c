@@ -257,6 +257,7 @@ void manager_metrics(struct manager *manager, struct buffer *out) {
     metric_head(out, "polder_allocator_pass_seconds", "gauge", "How long its last decision took.");
     buffer_addf(out, "polder_allocator_pass_seconds %" PRIu64 ".%06" PRIu64 "\n", manager->allocator.pass_time / 1000000,
                 manager->allocator.pass_time % 1000000);
+    allocation_metrics(manager, out);
     metric_head(out, "polder_queue_length", "gauge", "Instances that wait for room.");
     buffer_addf(out, "polder_queue_length %zu\n", totals.queued);
     metric_head(out, "polder_store_commits", "counter", "Transactions groups written.");

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What instances get of processors and memory: every formula worked out by hand here, and found in the kernel."""
+"""What instances get of processors and memory: worked out by hand here, and found in the kernel. Each formula by itself is
+in test_formulas.py."""
 import os
 import re
-import subprocess
 import time
 
 import pytest
 
 import guestlib
 import polderlib
-from polderlib import eventually, group_files, group_value
+from allocationlib import IDLE, allocation, change, container, cpu_seconds, kernel_value, metric, weight_in_kernel
+from polderlib import eventually, group_value
 
 BUSY = ["sh", "-c", "while :; do :; done"]
-IDLE = ["sleep", "100000"]
 LAST = max(os.sched_getaffinity(0))
 FIRST = min(os.sched_getaffinity(0))
 
@@ -36,101 +36,7 @@ def daemon(node):
         node.delete(instance["name"], purge=True)
 
 
-def container(daemon, name, command=IDLE, **spec):
-    daemon.create(name, start=True, kind="container", image="busybox", network="none", command=command, stop_timeout="0s", **spec)
-    return daemon.instance(name)["assigned"]["uuid"]
-
-
-def change(daemon, name, **spec):
-    daemon.change("PATCH", f"/v1/instances/{name}", {"spec": spec})
-
-
-def allocation(daemon, name):
-    return daemon.get(f"/v1/instances/{name}/allocation")
-
-
-def weight_in_kernel(uuid):
-    return int(group_value(uuid, "cpu.weight", "cpu.shares"))
-
-
-def kernel_value(weight):
-    """What a weight is in the kernel's file: a weight of 100 is 1024 shares of version 1."""
-    version2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
-    return weight if version2 else (weight * 1024 + 50) // 100
-
-
-def cpu_seconds(uuid):
-    files = group_files(uuid)
-    if "cpuacct.usage" in files:
-        return int(files["cpuacct.usage"].read_text()) / 1e9
-    return int(re.search(r"usage_usec (\d+)", files["cpu.stat"].read_text()).group(1)) / 1e6
-
-
-def metric(daemon, name):
-    text = daemon.expect(200, "GET", "/metrics").body.decode()
-    return float(re.search(rf"^{name} ([0-9.]+)$", text, re.M).group(1))
-
-
-def priority_share(priority):
-    """P: 100 at priority 0, 1000 at 100, and as far below for the opposite."""
-    factor = 100 + 9 * min(abs(priority), 100)
-    return 10000 // factor if priority < 0 else factor
-
-
-# ---- the formulas, by hand --------------------------------------------------------------------------------------------
-
-def test_score_by_hand_and_in_the_kernel(daemon):
-    """R_allocated = R_requested x C_priority x S_weight; each input that changes changes the value in the kernel."""
-    uuid = container(daemon, "one", cpus=0.5, priority=20, weight_beta=0)
-
-    def check(cpus, priority, alpha):
-        share = priority_share(priority)
-        dynamic = max(1, int(alpha * share))              # R_i = alpha x P + beta x T, beta is 0
-        factor_c, factor_s = share / 100, dynamic / share
-        weight = round(100 * cpus * factor_c * factor_s)
-        told = eventually(lambda: (a := allocation(daemon, "one"))["cpu"]["control_group"]["value"] == kernel_value(weight) and a,
-                          what=f"the weight {weight}: {allocation(daemon, 'one')}")
-        assert weight_in_kernel(uuid) == kernel_value(weight)
-        assert told["cpu"]["requested_milli"] == cpus * 1000
-        assert told["cpu"]["priority_factor_milli"] == factor_c * 1000
-        assert abs(told["cpu"]["weight_factor_milli"] - factor_s * 1000) <= 0.5
-        assert abs(told["cpu"]["score"] - cpus * 1000 * factor_c * factor_s) <= 1
-        assert told["weight"]["in_force"] == dynamic
-        assert told["cpu"]["control_group"]["expected"] == kernel_value(weight)
-        return weight
-
-    first = check(0.5, 20, 1)
-    assert first == 140
-    change(daemon, "one", cpus=1)
-    assert check(1, 20, 1) == 280
-    change(daemon, "one", priority=-50)
-    assert check(1, -50, 1) == 18
-    change(daemon, "one", priority=100, weight_alpha=0.25)
-    assert check(1, 100, 0.25) == 250
-
-
-def test_dynamic_weight_moves_with_age(daemon):
-    """R_i = alpha x P + beta x T: P is 100, 36,000 an hour are 10 a second; at most twice, at least half of alpha x P. The
-    weight in force is never a tenth away from the formula's for longer than until the next look, and moves by a tenth or more."""
-    uuids = {"young": container(daemon, "young", weight_beta=-36000), "old": container(daemon, "old", weight_beta=36000),
-             "still": container(daemon, "still", weight_beta=0)}
-    ends = {"young": 50, "old": 200, "still": 100}
-
-    def settled(name):
-        told = allocation(daemon, name)["weight"]
-        wished = told["alpha_milli"] / 1000 * told["priority_share"] + told["beta_per_hour"] * told["running_seconds"] / 3600
-        wished = min(max(wished, 50), 200)
-        assert abs(told["wished"] - wished) <= 10, told  # running_seconds are whole ones
-        return wished == ends[name] and abs(told["in_force"] - wished) * 10 < told["in_force"]
-
-    for name, uuid in uuids.items():
-        eventually(lambda: settled(name), what=f"the weight {ends[name]} of {name}: {allocation(daemon, name)['weight']}")
-        told = allocation(daemon, name)
-        assert weight_in_kernel(uuid) == kernel_value(told["weight"]["in_force"])
-        assert told["cpu"]["weight_factor_milli"] == told["weight"]["in_force"] * 10
-    change(daemon, "old", weight_beta=0)  # what somebody sets counts at once
-    eventually(lambda: weight_in_kernel(uuids["old"]) == kernel_value(100), what="the plain weight")
-
+# ---- floors ----------------------------------------------------------------------------------------------------------
 
 def test_floor_by_hand_and_in_the_kernel(daemon):
     """Water filling over one processor: equal scores, a floor of 0.8: grants 0.2 and 0.8, so the level is 0.2 of the resource
@@ -147,27 +53,6 @@ def test_floor_by_hand_and_in_the_kernel(daemon):
     assert weight_in_kernel(plain) == kernel_value(100)
     change(daemon, "floored", cpu_reservation=0.5)  # the floor that equal shares keep anyway
     eventually(lambda: weight_in_kernel(floored) == kernel_value(100), what="the plain weight")
-
-
-def test_virtual_capacity_by_hand(make_daemon):
-    """V = P x C: 150 % of the processors may be promised to containers, and not a thousandth more."""
-    daemon = make_daemon(fake=False, arguments=["--overcommit_cpu_container", "150"]).start()
-    daemon.change("POST", "/v1/images", {"source": "busybox", "type": "build"})
-    physical = len(os.sched_getaffinity(0)) * 1000
-    cpus = daemon.get("/v1/node")["cpus"]
-    assert cpus["physical_milli"] == physical and cpus["virtual_milli"]["container"] == physical * 150 // 100
-    memory = daemon.get("/v1/node")["memory"]
-    for kind, percent in memory["overcommit_percent"].items():
-        assert memory["virtual"][kind] == (memory["physical"] - memory["reserved"]) * percent // 100
-    container(daemon, "most", cpus=physical * 1.5 / 1000 - 0.01)
-    assert daemon.get("/v1/node")["cpus"]["promised_milli"] == physical * 1.5 - 10
-    container(daemon, "rest", cpus=0.01)
-    daemon.create("more", kind="container", image="busybox", network="none", cpus=0.01, command=IDLE)
-    daemon.begin("more", "start")
-    daemon.wait_state("more", "queued")
-    text = subprocess.run([polderlib.build_directory() / "src/cli/polder", "--socket", daemon.socket, "node", "show"],
-                          capture_output=True, text=True, check=True).stdout
-    assert f"{physical * 1.5 / 1000:g} to containers (x 150 %)" in text, text
 
 
 # ---- modes --------------------------------------------------------------------------------------------------------------
@@ -284,45 +169,6 @@ def test_ten_thousand_cost_little(make_daemon):
     assert metric(daemon, "polder_allocator_writes_total") == 0
     told = allocation(daemon, "f0")
     assert told["pool"]["instances"] == 10000
-
-
-# ---- requests counted ------------------------------------------------------------------------------------------------
-
-def test_requests_are_counted_over_all_runs(daemon):
-    """V_i = V_i + D_i."""
-    writes = ["sh", "-c", "dd if=/dev/zero of=/data bs=64k count=16 oflag=direct 2>/dev/null; sync; exec sleep 100000"]
-    uuid = container(daemon, "writer", command=writes)
-    files = group_files(uuid)
-    if "io.stat" not in files and "blkio.throttle.io_serviced" not in files:
-        pytest.skip("this kernel counts no requests")
-    status = eventually(lambda: (s := daemon.instance("writer")["status"])["io_write_bytes"] >= 1 << 20 and s, what="1 MiB counted")
-    assert status["io_writes"] >= 8
-    daemon.act("writer", "restart", {"force": True})
-    again = eventually(lambda: (s := daemon.instance("writer")["status"])["io_write_bytes"] >= 2 << 20 and s, what="2 MiB counted")
-    assert again["io_writes"] >= status["io_writes"] + 8
-
-
-@pytest.mark.slow
-def test_control_budget_of_a_microvm(request):
-    """C_m = P_m x R_m by hand; requests to polder-guest are counted, and wait when there are too many."""
-    with guestlib.host_daemon(request) as daemon:
-        daemon.change("POST", "/v1/images", {"source": "busybox", "type": "build"})
-        daemon.polder("run", "--detach", "--name", "m", "--kind", "microvm", "--network", "none", "--priority", "50", "--control-rate",
-                      "40", "busybox", "--", "sleep", "100000")
-        told = allocation(daemon, "m")["requests"]
-        assert told["control_budget_milli"] == told["control_priority_factor_milli"] * told["control_rate"]
-        assert told["control_budget_milli"] == (100 + 9 * 50) / 100 * 40 * 1000
-        before = told["control_calls"]
-        for _ in range(3):
-            assert daemon.execute("m", "echo", "hello") == "hello\n"
-        told = allocation(daemon, "m")["requests"]
-        assert told["control_calls"] >= before + 6 and told["control_waits"] == 0  # a request and an exit each
-        eventually(lambda: daemon.instance("m")["status"]["control_calls"] >= before + 6, what="the counter in its status")
-        change(daemon, "m", priority=0, control_rate=1)  # four at once, then one a second
-        for _ in range(4):
-            assert daemon.execute("m", "echo", "hello") == "hello\n"
-        told = allocation(daemon, "m")["requests"]
-        assert told["control_waits"] >= 3 and told["control_budget_milli"] == 1000
 
 
 @pytest.mark.slow
