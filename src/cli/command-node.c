@@ -127,7 +127,7 @@ static const struct flag set_flags[] = {
     { .name = "backfill", .type = FLAG_TEXT, .offset = offsetof(struct node_options, backfill), .value = "KIND",
       .help = "Who may go ahead of the first that does not fit: none, easy, easy-sjbf, conservative or greedy." },
     { .name = "estimates", .type = FLAG_TEXT, .offset = offsetof(struct node_options, estimates), .value = "KIND",
-      .help = "How long a run is taken to last: requested or predicted." },
+      .help = "How long a run is taken to last: requested, predicted (its class's last two), history, or learning." },
     { .name = "parameter", .type = FLAG_LIST, .offset = offsetof(struct node_options, parameters), .value = "NAME=VALUE",
       .help = "Parameter of a policy, such as rr.quantum=30; NAME= sets it back to its default." },
     { .name = "residency", .type = FLAG_TEXT, .offset = offsetof(struct node_options, residency), .value = "DURATION",

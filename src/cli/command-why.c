@@ -31,6 +31,28 @@ static char *seconds_text(struct json_object *object, const char *key) {
     return text_format_duration(seconds < 1 ? (uint64_t) (seconds * 1000) : (uint64_t) seconds * 1000);
 }
 
+/* "wait 12, patience 20000, ..."; NULL: the policy has no terms of its own. */
+static char *terms_text(struct json_object *object) {
+    struct json_object *terms = json_member(object, "terms");
+    _cleanup_buffer_ struct buffer out = BUFFER_INIT;
+    char *text = NULL;
+
+    if (!json_object_is_type(terms, json_type_object))
+        return NULL;
+    json_object_object_foreach(terms, name, value)
+        buffer_addf(&out, "%s%s %.6g", out.size > 0 ? ", " : "", name, json_object_get_double(value));
+    return buffer_take(&out, &text) < 0 ? NULL : text;
+}
+
+static void show_score(struct json_object *why) {
+    _cleanup_free_ char *terms = terms_text(why);
+
+    if (!json_has(why, "score"))
+        return;
+    printf("score %.6g%s%s\n  = ", json_object_get_double(json_member(why, "score")), terms ? ": " : "", terms ? terms : "");
+    show_text(json_text(why, "formula", ""));
+}
+
 static void show_waiting(struct json_object *why) {
     _cleanup_free_ char *waited = seconds_text(why, "waited"), *starts = seconds_text(why, "starts_in");
     _cleanup_free_ char *expected = seconds_text(why, "expected");
@@ -41,6 +63,7 @@ static void show_waiting(struct json_object *why) {
     printf("expected to start %s%s, and to run %s\n", starts ? "in " : "at a time that is not known", starts ? starts : "",
            expected ? expected : "without a known end");
     show_text(json_path_text(why, "if.sentence", ""));
+    show_score(why);
 }
 
 static void show_running(struct json_object *why) {
@@ -81,7 +104,10 @@ static void show_decision(struct json_object *decision) {
                         json_object_get_double(json_member(candidate, "waited")), json_path_text(candidate, "expected", "?"),
                         json_object_get_double(json_member(candidate, "size")),
                         (long long) json_integer(candidate, "priority", 0), lacks ? ", lacks " : "", lacks ? lacks : "");
+        _cleanup_free_ char *terms = terms_text(candidate);
         show_text(row ? row : "");
+        if (terms)
+            printf("     %s\n", terms);
     }
     if (json_path(decision, "flip.sentence")) {
         fputs("  ", stdout);

@@ -12,7 +12,9 @@ struct engine_entry {
     char *id, *name;
     enum kind kind;
     uint64_t cpus, memory; /* as asked */
-    uint64_t class, limit; /* µs */
+    uint64_t owner, class;
+    uint64_t expected, limit; /* as declared, µs; 0: not */
+    uint64_t learnt;       /* the predictor's moment when its estimate was made */
     int64_t first;         /* estimate it began with */
     unsigned corrections;
     bool service, admitted, paused; /* paused: waits and keeps its memory */
@@ -31,6 +33,8 @@ struct engine {
     uint64_t scale_cpus, scale_memory; /* units of the queue's demands in a thousandth of a CPU and in a byte */
     struct queue *queue;
     struct predictor *predictor;
+    bool learning;        /* something ended since those that wait were expected anew */
+    int64_t expected_at;  /* when they last were */
     struct map *entries;
     uint64_t sequence;
     uint64_t promised_cpus, promised_memory;

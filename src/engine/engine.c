@@ -19,14 +19,16 @@
 
 #define SECOND INT64_C(1000000)
 #define DEMAND_MAX (UINT64_C(1) << 60)
-#define REFRESH SECOND /* scores that change with time are made anew that often: with 10,000 waiting that is not for free */
+#define REFRESH SECOND /* scores that change with time, and what is expected of those that wait, are made anew that often:
+                          with 10,000 waiting that is not for free */
+#define HISTORIES 4096 /* a checkpoint of the ledger holds all of them */
 #define RESIDENCY (30 * SECOND)
 #define OVERDUE_STEP (10 * SECOND)
 
 /* --- rules -------------------------------------------------------------------------------------------------------- */
 
 void engine_options_init(struct engine_options *options) {
-    *options = (struct engine_options){ .backfill = BACKFILL_EASY, .estimate = ESTIMATE_TSAFRIR, .residency = RESIDENCY };
+    *options = (struct engine_options){ .backfill = BACKFILL_EASY, .estimate = ESTIMATE_LEARNING, .residency = RESIDENCY };
     (void) policy_find("polder", &options->policy, NULL);
     policy_parameters_init(&options->parameters);
 }
@@ -156,7 +158,9 @@ int engine_new(const struct engine_node *node, const struct engine_options *opti
     if (r >= 0)
         r = queue_new(&queue, &engine->queue);
     if (r >= 0)
-        r = predictor_new(ESTIMATE_TSAFRIR, SECOND, &engine->predictor);
+        r = predictor_new(engine->options.estimate, SECOND, &engine->predictor);
+    if (r >= 0)
+        predictor_bound(engine->predictor, HISTORIES);
     if (r < 0) {
         engine_free(engine);
         return r;
@@ -190,8 +194,21 @@ int engine_configure(struct engine *engine, const struct engine_options *options
 
     ledger_note_options(engine, options, now);
     engine->options = *options;
+    predictor_use(engine->predictor, options->estimate);
     engine_queue_options(engine, options, &queue);
     return queue_configure(engine->queue, &queue, (int64_t) now);
+}
+
+bool engine_learnt(const struct engine *engine, size_t *position, int64_t ret[PREDICTOR_VALUES]) {
+    return predictor_next(engine->predictor, position, ret);
+}
+
+int engine_learn_again(struct engine *engine, const int64_t values[PREDICTOR_VALUES]) {
+    return predictor_restore(engine->predictor, values);
+}
+
+uint64_t engine_learnt_moment(const struct engine *engine) {
+    return predictor_moment(engine->predictor);
 }
 
 struct engine_entry *engine_entry_at(const struct engine *engine, uint32_t handle) {
@@ -217,23 +234,34 @@ int engine_check(const struct engine *engine, const struct engine_request *reque
     return 0;
 }
 
-/* Declared, else predicted from what its class did, else without end. */
-static int64_t estimate_of(const struct engine *engine, const struct engine_request *request) {
-    int64_t limit = request->limit && request->limit < TIME_FOREVER ? (int64_t) request->limit : TIME_FOREVER;
+/* The predictor takes class 0 for none named, and would then tell by the owner alone. */
+static struct run_traits traits_of(uint64_t owner, uint64_t class, uint64_t limit) {
+    return (struct run_traits){ .owner = owner, .class = class ? class : 1,
+                                .requested = limit && limit < TIME_FOREVER ? (int64_t) limit : TIME_FOREVER };
+}
 
-    if (request->expected)
-        return request->expected < (uint64_t) limit ? (int64_t) request->expected : limit;
-    if (request->service || engine->options.estimate == ESTIMATE_REQUESTED)
-        return limit;
-    return predictor_guess(engine->predictor, request->class, 0, limit, limit);
+/* Declared, else predicted from what its class did, else without end. Urgency 0: from the time. */
+static struct prediction predict(const struct engine *engine, const struct run_traits *traits, uint64_t expected,
+                                 bool service) {
+    int64_t limit = traits->requested;
+
+    if (expected)
+        return (struct prediction){ expected < (uint64_t) limit ? (int64_t) expected : limit, 0 };
+    if (service || engine->options.estimate == ESTIMATE_REQUESTED)
+        return (struct prediction){ limit, 0 };
+    return predictor_predict(engine->predictor, traits, limit);
 }
 
 void engine_queue_request(struct engine *engine, const struct engine_request *request, uint64_t now,
                           struct queue_request *ret) {
+    struct run_traits traits = traits_of(request->owner, request->class, request->limit);
+    struct prediction prediction = predict(engine, &traits, request->expected, request->service);
+
     *ret = (struct queue_request){
         .owner = request->owner,
         .submitted = (int64_t) (now - request->waited),
-        .estimate = estimate_of(engine, request),
+        .estimate = prediction.time,
+        .urgency = prediction.urgency,
         .demand = engine_take(engine, request->kind, request->cpus, request->memory),
         .priority = request->priority,
         .weight = (double) engine_cpu_weight(request->priority) / WEIGHT_NORMAL * engine->options.parameters.weight,
@@ -253,7 +281,9 @@ int engine_entry_new(struct engine *engine, const struct engine_request *request
     entry->kind = request->kind;
     entry->cpus = request->cpus;
     entry->memory = request->memory;
+    entry->owner = request->owner;
     entry->class = request->class;
+    entry->expected = request->expected;
     entry->limit = request->limit;
     entry->service = request->service;
     entry->userdata = request->userdata;
@@ -287,6 +317,7 @@ static int entry_add(struct engine *engine, const struct engine_request *request
     queued.id = engine->sequence++;
     queued.userdata = entry;
     entry->first = queued.estimate;
+    entry->learnt = predictor_moment(engine->predictor);
     entry->admitted = admitted;
     r = admitted ? queue_occupy(engine->queue, &queued, (int64_t) now, &entry->handle)
                  : queue_submit(engine->queue, &queued, (int64_t) now, &entry->handle);
@@ -344,8 +375,11 @@ void engine_release(struct engine *engine, const char *id, bool ended, uint64_t 
     ledger_note_id(engine, "release", id, ended, now);
     queued = queue_entry(engine->queue, entry->handle);
     ran = queued->done + (int64_t) now - queued->started;
-    if (ended && entry->admitted && !entry->service)
-        (void) predictor_learn(engine->predictor, entry->class, 0, TIME_FOREVER, ran);
+    if (ended && entry->admitted && !entry->service) {
+        struct run_traits traits = traits_of(entry->owner, entry->class, entry->limit);
+        (void) predictor_learn(engine->predictor, &traits, ran);
+        engine->learning = true;
+    }
     entry_remove(engine, entry, now);
 }
 
@@ -412,12 +446,14 @@ int engine_change(struct engine *engine, const struct engine_request *request, u
     }
     entry->cpus = request->cpus;
     entry->memory = request->memory;
+    entry->expected = request->expected;
     entry->limit = request->limit;
     entry->service = request->service;
     if (entry->admitted)
         promise(engine, entry);
     engine_queue_request(engine, request, now, &queued);
     entry->first = queued.estimate;
+    entry->learnt = predictor_moment(engine->predictor);
     entry->corrections = 0;
     r = queue_change(engine->queue, entry->handle, &queued, (int64_t) now);
     return r < 0 ? error_errno(error, r, "changing its place") : 0;
@@ -474,6 +510,46 @@ static int correct_estimates(struct engine *engine, int64_t now) {
     return r;
 }
 
+/* What is expected of one that waits now, if something of its owner or class ended since that was last asked. One that outlived
+ * its estimate keeps what it was corrected to. */
+static int expect_anew(struct engine *engine, struct engine_entry *entry, int64_t now) {
+    struct run_traits traits = traits_of(entry->owner, entry->class, entry->limit);
+    struct prediction prediction;
+    float urgency;
+
+    if (entry->service || entry->expected || entry->corrections > 0 ||
+        !predictor_has_news(engine->predictor, &traits, entry->learnt))
+        return 0;
+    entry->learnt = predictor_moment(engine->predictor);
+    prediction = predict(engine, &traits, 0, false);
+    urgency = (float) prediction.urgency; /* as the queue keeps it */
+    if (prediction.time == queue_estimate(engine->queue, entry->handle) &&
+        !(urgency < queue_entry(engine->queue, entry->handle)->urgency) &&
+        !(urgency > queue_entry(engine->queue, entry->handle)->urgency))
+        return 0;
+    entry->first = prediction.time;
+    return queue_expect(engine->queue, entry->handle, prediction.time, prediction.urgency, now);
+}
+
+static int expect_all_anew(struct engine *engine, int64_t now) {
+    size_t waiting = queue_waiting(engine->queue), count = 0;
+    struct queue_cursor cursor = { 0 };
+    int r = 0;
+
+    if (engine->options.estimate != ESTIMATE_LEARNING || !engine->learning || now - engine->expected_at < REFRESH)
+        return 0;
+    _cleanup_free_ uint32_t *handles = reallocarray(NULL, waiting + 1, sizeof(*handles));
+    if (!handles)
+        return -ENOMEM;
+    while (count < waiting && queue_next_waiting(engine->queue, &cursor, &handles[count]))
+        count++;
+    for (size_t i = 0; r >= 0 && i < count; i++) /* apart: this moves them */
+        r = expect_anew(engine, engine_entry_at(engine, handles[i]), now);
+    engine->learning = false;
+    engine->expected_at = now;
+    return r;
+}
+
 /* Round robin: whose burst is over goes behind the others. */
 static int end_bursts(struct engine *engine, int64_t now) {
     int64_t quantum = (int64_t) (engine->options.parameters.quantum * (double) SECOND);
@@ -495,6 +571,8 @@ int engine_run(struct engine *engine, uint64_t now) {
     ledger_note_run(engine, now);
     if (r >= 0)
         r = correct_estimates(engine, (int64_t) now);
+    if (r >= 0)
+        r = expect_all_anew(engine, (int64_t) now);
     if (r >= 0)
         r = end_bursts(engine, (int64_t) now);
     if (r >= 0)

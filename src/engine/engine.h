@@ -31,10 +31,10 @@ struct engine_options {
     const struct policy *policy;
     struct policy_parameters parameters;
     enum backfill backfill;
-    enum estimate estimate; /* ESTIMATE_REQUESTED, or ESTIMATE_TSAFRIR: of the class's last two run times */
+    enum estimate estimate; /* any but ESTIMATE_ACTUAL */
     uint64_t residency;     /* microseconds for which nobody who started has to give way */
 };
-/* polder, EASY, predicted, 30 s. */
+/* polder, EASY, learning, 30 s. */
 void engine_options_init(struct engine_options *options);
 /* What contradicts itself, by name: BAD_VALUE. */
 int engine_options_check(const struct engine_options *options, struct error *error);
@@ -63,6 +63,12 @@ uint64_t engine_hash(const char *text);
 int engine_new(const struct engine_node *node, const struct engine_options *options, struct engine **ret);
 void engine_free(struct engine *engine);
 const struct engine_options *engine_options(const struct engine *engine);
+/* What is remembered of run times: of at most 4,096 owners, classes and requests. As numbers, from *position 0 on, until it
+ * returns false; and one of them back, before anything else is told to the engine. -EINVAL, -ENOMEM. */
+bool engine_learnt(const struct engine *engine, size_t *position, int64_t ret[PREDICTOR_VALUES]);
+int engine_learn_again(struct engine *engine, const int64_t values[PREDICTOR_VALUES]);
+/* Rises with each run that is learnt from. */
+uint64_t engine_learnt_moment(const struct engine *engine);
 /* Other rules from now on, for all that wait. -ENOMEM. */
 int engine_configure(struct engine *engine, const struct engine_options *options, uint64_t now);
 

@@ -8,16 +8,17 @@
 #include "engine/profile.h"
 
 #define RUN_BOUND 10          /* s; of the bounded slowdown */
-#define HISTORY_LIMIT 65536   /* what is remembered; then the half that was touched last stays */
+#define HISTORY_LIMIT 65536   /* what is remembered unless told */
+#define CLASS_RUNS 2          /* of a class without limit before it counts as something that ends */
 
 const char *const estimate_names[ESTIMATE_COUNT + 1] = { "requested", "actual", "predicted", "history", "learning", NULL };
 
-/* What is known of an owner (class 0), of an owner's runs of one request (class = a digest of the request), of everybody's
- * runs of one request, of everybody's runs. */
+/* What is known of an owner (class 0), of an owner's runs of one request (class = a digest of the request) or of a named
+ * class, of everybody's runs of one request, of everybody's runs. */
 struct history {
     uint64_t owner, class;
     int64_t last, before; /* -1: none yet; last == -2 marks an empty place */
-    double share, urgency; /* moving means of run / request, and of 1 / max(run, 10 s) */
+    double share, urgency, run; /* moving means of run / request, of 1 / max(run, 10 s), of the run time */
     uint32_t count;
     uint64_t touched;
 };
@@ -26,7 +27,7 @@ struct predictor {
     enum estimate kind;
     int64_t second;
     struct history *table; /* open addressing */
-    size_t count, size;
+    size_t count, size, most;
     uint64_t sequence;
 };
 
@@ -40,8 +41,17 @@ int predictor_new(enum estimate kind, int64_t second, struct predictor **ret) {
         return -ENOMEM;
     predictor->kind = kind;
     predictor->second = second;
+    predictor->most = HISTORY_LIMIT;
     *ret = predictor;
     return 0;
+}
+
+void predictor_use(struct predictor *predictor, enum estimate kind) {
+    predictor->kind = kind;
+}
+
+void predictor_bound(struct predictor *predictor, size_t most) {
+    predictor->most = most;
 }
 
 void predictor_free(struct predictor *predictor) {
@@ -63,18 +73,19 @@ struct history_key {
     uint64_t owner, class;
 };
 
-static struct history_key key_of(enum level level, uint64_t owner, uint64_t cpus, int64_t requested) {
-    const uint64_t request = mix(mix((uint64_t) requested) + cpus) | 1;
+static struct history_key key_of(enum level level, const struct run_traits *traits) {
+    const uint64_t request = mix((uint64_t) traits->requested);
 
     switch (level) {
     case LEVEL_ALL:
         return (struct history_key){ 0, 2 };
     case LEVEL_REQUEST:
-        return (struct history_key){ 0, mix((uint64_t) requested) << 2 };
+        return (struct history_key){ 0, request << 2 };
     case LEVEL_OWNER:
-        return (struct history_key){ owner, 0 };
+        return (struct history_key){ traits->owner, 0 };
     default:
-        return (struct history_key){ owner, request };
+        return traits->class ? (struct history_key){ traits->class, 1 }
+                             : (struct history_key){ traits->owner, mix(request + traits->cpus) | 1 };
     }
 }
 
@@ -98,7 +109,7 @@ static const struct history *find(const struct predictor *predictor, struct hist
 
 static int grow(struct predictor *predictor) {
     struct predictor old = *predictor;
-    bool full = old.size >= 2 * HISTORY_LIMIT;
+    bool full = old.size >= 2 * old.most;
     size_t size = full ? old.size : old.size ? old.size * 2 : 256;
     struct history *table = malloc(size * sizeof(*table));
 
@@ -111,7 +122,7 @@ static int grow(struct predictor *predictor) {
     predictor->count = 0;
     for (size_t i = 0; i < old.size; i++) {
         const struct history *history = &old.table[i];
-        if (history->last == -2 || (full && history->touched + HISTORY_LIMIT / 2 < old.sequence))
+        if (history->last == -2 || (full && history->touched + old.most / 2 < old.sequence))
             continue;
         *place(predictor, history->owner, history->class) = *history;
         predictor->count++;
@@ -126,9 +137,10 @@ static double urgency_of(const struct predictor *predictor, int64_t run) {
     return 1 / (seconds > RUN_BOUND ? seconds : RUN_BOUND);
 }
 
-static int note(struct predictor *predictor, enum level level, struct history_key key, int64_t requested, int64_t run) {
+static int note(struct predictor *predictor, enum level level, const struct run_traits *traits, int64_t run) {
+    struct history_key key = key_of(level, traits);
     struct history *history;
-    double share = requested > 0 ? (double) run / (double) requested : 1, weight;
+    double share = traits->requested > 0 ? (double) run / (double) traits->requested : 1, weight;
 
     if (predictor->count * 2 >= predictor->size && grow(predictor) < 0)
         return -ENOMEM;
@@ -144,18 +156,38 @@ static int note(struct predictor *predictor, enum level level, struct history_ke
     weight = history->count < predictor_memory[level] ? 1. / history->count : 1 / predictor_memory[level];
     history->share += ((share < 1 ? share : 1) - history->share) * weight;
     history->urgency += (urgency_of(predictor, run) - history->urgency) * weight;
+    history->run += ((double) run - history->run) * weight;
     return 0;
 }
 
-int predictor_learn(struct predictor *predictor, uint64_t owner, uint64_t cpus, int64_t requested, int64_t run) {
+/* Of what had no limit there is no share of the request: it tells of its class alone. */
+static bool learns(const struct predictor *predictor, const struct run_traits *traits, enum level level) {
+    if (traits->requested >= TIME_FOREVER)
+        return level == LEVEL_CLASS && traits->class;
+    return traits->class || predictor->kind >= ESTIMATE_HISTORY ||
+           (predictor->kind == ESTIMATE_TSAFRIR && level == LEVEL_OWNER);
+}
+
+int predictor_learn(struct predictor *predictor, const struct run_traits *traits, int64_t run) {
     int r = 0;
 
-    if (predictor->kind < ESTIMATE_TSAFRIR)
-        return 0;
     for (enum level level = LEVEL_ALL; r >= 0 && level < LEVEL_COUNT; level++)
-        if (predictor->kind >= ESTIMATE_HISTORY || level == LEVEL_OWNER)
-            r = note(predictor, level, key_of(level, owner, cpus, requested), requested, run);
+        if (learns(predictor, traits, level))
+            r = note(predictor, level, traits, run);
     return r;
+}
+
+uint64_t predictor_moment(const struct predictor *predictor) {
+    return predictor->sequence;
+}
+
+bool predictor_has_news(const struct predictor *predictor, const struct run_traits *traits, uint64_t since) {
+    for (enum level level = LEVEL_OWNER; level < LEVEL_COUNT; level++) {
+        const struct history *history = find(predictor, key_of(level, traits));
+        if (history && history->touched > since)
+            return true;
+    }
+    return false;
 }
 
 static int64_t clamp(int64_t value, int64_t requested) {
@@ -164,49 +196,77 @@ static int64_t clamp(int64_t value, int64_t requested) {
     return value < 1 ? 1 : value;
 }
 
-/* The mean of the owner's last two. */
-static int64_t guess_from_last(const struct predictor *predictor, uint64_t owner, int64_t requested) {
-    const struct history *history = find(predictor, key_of(LEVEL_OWNER, owner, 0, 0));
+/* The mean of the owner's, or the class's, last two. */
+static int64_t guess_from_last(const struct predictor *predictor, const struct run_traits *traits) {
+    const struct history *history = find(predictor, key_of(traits->class ? LEVEL_CLASS : LEVEL_OWNER, traits));
 
     if (!history || history->before < 0)
-        return requested;
-    return clamp(history->last / 2 + history->before / 2 + (history->last % 2 + history->before % 2) / 2, requested);
+        return traits->requested;
+    return clamp(history->last / 2 + history->before / 2 + (history->last % 2 + history->before % 2) / 2,
+                 traits->requested);
+}
+
+/* Without a limit there is nothing of which a share could be expected: what its class took on average. */
+static struct prediction predict_without_limit(const struct predictor *predictor, const struct run_traits *traits) {
+    const struct history *history = traits->class ? find(predictor, key_of(LEVEL_CLASS, traits)) : NULL;
+
+    if (!history || history->count < CLASS_RUNS)
+        return (struct prediction){ traits->requested, urgency_of(predictor, traits->requested) };
+    return (struct prediction){ clamp((int64_t) history->run, traits->requested), history->urgency };
+}
+
+/* A named class may have run under other limits: its run times count, not their shares. */
+static double share_of(const struct history *history, enum level level, const struct run_traits *traits) {
+    double share;
+
+    if (level != LEVEL_CLASS || !traits->class)
+        return history->share;
+    share = history->run / (double) traits->requested;
+    return share < 1 ? share : 1;
 }
 
 /* From the general to the particular: each level's mean counts for as many runs as it has seen, what is more general for
  * `strength` of them. */
-static struct prediction predict_from_history(const struct predictor *predictor, uint64_t owner, uint64_t cpus,
-                                              int64_t requested) {
+static struct prediction predict_from_history(const struct predictor *predictor, const struct run_traits *traits) {
+    int64_t requested = traits->requested;
     double share = 1, urgency = urgency_of(predictor, requested);
 
     for (enum level level = LEVEL_ALL; level < LEVEL_COUNT; level++) {
-        const struct history *history = find(predictor, key_of(level, owner, cpus, requested));
+        const struct history *history = find(predictor, key_of(level, traits));
         if (!history)
             continue;
         double count = history->count < predictor_memory[level] ? history->count : predictor_memory[level];
         double general = predictor_strength[level];
-        share = (share * general + history->share * count) / (general + count);
+        share = (share * general + share_of(history, level, traits) * count) / (general + count);
         urgency = (urgency * general + history->urgency * count) / (general + count);
     }
     return (struct prediction){ clamp((int64_t) (share * (double) requested), requested), urgency };
 }
 
-struct prediction predictor_predict(const struct predictor *predictor, uint64_t owner, uint64_t cpus,
-                                    int64_t requested, int64_t actual) {
-    int64_t time = requested;
+struct prediction predictor_predict(const struct predictor *predictor, const struct run_traits *traits, int64_t actual) {
+    int64_t time = traits->requested;
 
-    if (predictor->kind >= ESTIMATE_HISTORY && requested < TIME_FOREVER)
-        return predict_from_history(predictor, owner, cpus, requested);
+    if (predictor->kind >= ESTIMATE_HISTORY)
+        return time < TIME_FOREVER ? predict_from_history(predictor, traits) : predict_without_limit(predictor, traits);
     if (predictor->kind == ESTIMATE_ACTUAL)
-        time = clamp(actual, requested);
+        time = clamp(actual, time);
     if (predictor->kind == ESTIMATE_TSAFRIR)
-        time = guess_from_last(predictor, owner, requested);
+        time = guess_from_last(predictor, traits);
     return (struct prediction){ time, urgency_of(predictor, time) };
 }
 
-int64_t predictor_guess(const struct predictor *predictor, uint64_t owner, uint64_t cpus, int64_t requested,
-                        int64_t actual) {
-    return predictor_predict(predictor, owner, cpus, requested, actual).time;
+static int64_t bits_of(double value) {
+    int64_t bits;
+
+    memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
+static double double_of(int64_t bits) {
+    double value;
+
+    memcpy(&value, &bits, sizeof(value));
+    return value;
 }
 
 bool predictor_next(const struct predictor *predictor, size_t *position, int64_t ret[PREDICTOR_VALUES]) {
@@ -218,22 +278,35 @@ bool predictor_next(const struct predictor *predictor, size_t *position, int64_t
         ret[1] = (int64_t) history->class;
         ret[2] = history->last;
         ret[3] = history->before;
-        ret[4] = history->share;
-        ret[5] = history->count;
+        ret[4] = bits_of(history->share);
+        ret[5] = bits_of(history->urgency);
+        ret[6] = bits_of(history->run);
+        ret[7] = history->count;
+        ret[8] = (int64_t) history->touched;
         return true;
     }
     return false;
 }
 
+static bool is_finite_share(double value, double most) {
+    return value >= 0 && value <= most; /* no NaN is */
+}
+
 int predictor_restore(struct predictor *predictor, const int64_t values[PREDICTOR_VALUES]) {
+    double share = double_of(values[4]), urgency = double_of(values[5]), run = double_of(values[6]);
     struct history *history;
 
+    if (values[2] < 0 || values[3] < -1 || values[7] < 1 || values[7] > UINT32_MAX || values[8] < 0 ||
+        !is_finite_share(share, 1) || !is_finite_share(urgency, 1) || !is_finite_share(run, (double) TIME_FOREVER))
+        return -EINVAL;
     if (predictor->count * 2 >= predictor->size && grow(predictor) < 0)
         return -ENOMEM;
     history = place(predictor, (uint64_t) values[0], (uint64_t) values[1]);
     predictor->count += history->last == -2;
-    *history = (struct history){ (uint64_t) values[0], (uint64_t) values[1], values[2], values[3], values[4],
-                                 (uint32_t) values[5] };
+    *history = (struct history){ (uint64_t) values[0], (uint64_t) values[1], values[2], values[3], share, urgency, run,
+                                 (uint32_t) values[7], (uint64_t) values[8] };
+    if (history->touched > predictor->sequence)
+        predictor->sequence = history->touched;
     return 0;
 }
 

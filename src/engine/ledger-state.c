@@ -76,12 +76,13 @@ static void emit_queue(const struct queue *queue, struct emitter *emitter) {
     emit_object_end(emitter);
 }
 
-/* 8 numbers of the entry, then 20 of its place in the queue. */
+/* 11 numbers of the entry, then 20 of its place in the queue. */
 static void emit_entry(const struct engine *engine, const struct engine_entry *entry, struct emitter *emitter) {
     const struct queue_entry *queued = &engine->queue->entries[entry->handle];
     const struct order_least *want = &engine->queue->wants[entry->handle];
     const int64_t values[] = {
         entry->kind, (int64_t) entry->cpus, (int64_t) entry->memory, (int64_t) entry->class, (int64_t) entry->limit,
+        (int64_t) entry->owner, (int64_t) entry->expected, (int64_t) entry->learnt,
         entry->first, entry->corrections, (entry->service ? 1 : 0) | (entry->admitted ? 2 : 0) | (entry->paused ? 4 : 0),
         entry->handle, (int64_t) queued->id, (int64_t) queued->owner, (int64_t) queued->rank, queued->submitted,
         queued->started, queued->expected_end, queued->done, queued->key, queued->priority, bits_of(queued->tag),
@@ -97,7 +98,8 @@ static void emit_entry(const struct engine *engine, const struct engine_entry *e
     emit_array_end(emitter);
 }
 
-#define ENTRY_VALUES 28
+#define ENTRY_VALUES 31
+#define ENTRY_HANDLE 11
 
 /* In the order of their handles: a hash map has none. */
 static void emit_entries(const struct engine *engine, struct emitter *emitter) {
@@ -136,6 +138,8 @@ int engine_checkpoint(struct engine *engine, struct buffer *out) {
     emit_queue(engine->queue, &emitter);
     emit_entries(engine, &emitter);
     emit_histories(engine, &emitter);
+    emit_key_boolean(&emitter, "learning", engine->learning);
+    emit_key_integer(&emitter, "expected_at", engine->expected_at);
     emit_object_end(&emitter);
     buffer_add_text(out, "\n");
     if (engine->ledger)
@@ -164,7 +168,7 @@ static void read_ratios(struct json_object *node, const char *key, uint64_t ret[
 
 static int read_options(struct json_object *json, struct engine_options *ret, struct error *error) {
     struct json_object *parameters = json_member(json, "parameters");
-    int64_t backfill = json_integer(json, "backfill", -1);
+    int64_t backfill = json_integer(json, "backfill", -1), estimate = json_integer(json, "estimate", -1);
     int r;
 
     engine_options_init(ret);
@@ -174,7 +178,9 @@ static int read_options(struct json_object *json, struct engine_options *ret, st
     if (r < 0)
         return r;
     ret->backfill = (enum backfill) backfill;
-    ret->estimate = json_integer(json, "estimate", 0) == ESTIMATE_REQUESTED ? ESTIMATE_REQUESTED : ESTIMATE_TSAFRIR;
+    if (estimate < 0 || estimate >= ESTIMATE_COUNT)
+        return bad(error, "estimate");
+    ret->estimate = (enum estimate) estimate;
     ret->residency = (uint64_t) json_integer(json, "residency", 0);
     for (const struct policy_parameter_row *row = policy_parameter_rows; row->name; row++)
         *(double *) ((char *) &ret->parameters + row->offset) = double_of(json_integer(parameters, row->name, 0));
@@ -209,18 +215,23 @@ static int restore_queue(struct queue *queue, struct json_object *json) {
 
 static void read_entry(struct json_object *values, struct engine_entry *entry, struct queue_entry *queued,
                        struct order_least *want) {
-    size_t at = 8;
+    size_t at = 0;
+    int64_t flags;
 
-    entry->kind = (enum kind) number_at(values, 0);
-    entry->cpus = (uint64_t) number_at(values, 1);
-    entry->memory = (uint64_t) number_at(values, 2);
-    entry->class = (uint64_t) number_at(values, 3);
-    entry->limit = (uint64_t) number_at(values, 4);
-    entry->first = number_at(values, 5);
-    entry->corrections = (unsigned) number_at(values, 6);
-    entry->service = number_at(values, 7) & 1;
-    entry->admitted = number_at(values, 7) & 2;
-    entry->paused = number_at(values, 7) & 4;
+    entry->kind = (enum kind) number_at(values, at++);
+    entry->cpus = (uint64_t) number_at(values, at++);
+    entry->memory = (uint64_t) number_at(values, at++);
+    entry->class = (uint64_t) number_at(values, at++);
+    entry->limit = (uint64_t) number_at(values, at++);
+    entry->owner = (uint64_t) number_at(values, at++);
+    entry->expected = (uint64_t) number_at(values, at++);
+    entry->learnt = (uint64_t) number_at(values, at++);
+    entry->first = number_at(values, at++);
+    entry->corrections = (unsigned) number_at(values, at++);
+    flags = number_at(values, at++);
+    entry->service = flags & 1;
+    entry->admitted = flags & 2;
+    entry->paused = flags & 4;
     entry->handle = (uint32_t) number_at(values, at++);
     queued->id = (uint64_t) number_at(values, at++);
     queued->owner = (uint64_t) number_at(values, at++);
@@ -267,7 +278,7 @@ static int restore_entry(struct engine *engine, struct json_object *json, struct
     struct json_object *values = length_of(json) == 3 ? json_object_array_get_idx(json, 2) : NULL;
     struct engine_request request = { 0 };
     struct engine_entry *entry;
-    int64_t handle = number_at(values, 8);
+    int64_t handle = number_at(values, ENTRY_HANDLE);
     int r;
 
     if (length_of(values) != ENTRY_VALUES || handle < 0 || (size_t) handle >= engine->queue->entry_count ||
@@ -296,6 +307,8 @@ static int restore_all(struct engine *engine, struct json_object *json, struct e
             values[j] = number_at(json_object_array_get_idx(history, i), j);
         r = predictor_restore(engine->predictor, values);
     }
+    engine->learning = json_boolean(json, "learning", false);
+    engine->expected_at = json_integer(json, "expected_at", 0);
     engine->sequence = (uint64_t) json_integer(json, "sequence", 0);
     return r < 0 ? r : engine_record(engine, (uint64_t) json_integer(json, "next", 1));
 }

@@ -223,7 +223,38 @@ static double seconds_of(int64_t time) {
     return (double) (time / 1000) / 1000;
 }
 
-static void emit_candidate(const struct ledger_candidate *candidate, struct emitter *emitter) {
+/* What the score is made of, where the policy has terms of its own. */
+static void emit_terms(const struct engine_options *options, const struct policy_input *input, struct emitter *emitter) {
+    struct policy_term terms[POLICY_TERMS];
+    size_t count = options->policy->terms ? options->policy->terms(&options->parameters, input, terms) : 0;
+
+    if (count == 0)
+        return;
+    emit_key(emitter, "terms");
+    emit_object(emitter);
+    for (size_t i = 0; i < count; i++) {
+        emit_key(emitter, terms[i].name);
+        emit_double(emitter, terms[i].value);
+    }
+    emit_object_end(emitter);
+}
+
+void engine_emit_score(const struct engine *engine, const char *id, uint64_t now, struct emitter *emitter) {
+    const struct engine_entry *entry = map_get(engine->entries, id);
+    const struct policy *policy = engine->options.policy;
+    struct policy_input input;
+
+    if (!entry || entry->admitted)
+        return;
+    queue_input(engine->queue, entry->handle, (int64_t) now, &input);
+    emit_key(emitter, "score");
+    emit_double(emitter, policy->score(&engine->options.parameters, &input));
+    emit_key_text(emitter, "formula", policy->formula ? policy->formula : policy->summary);
+    emit_terms(&engine->options, &input, emitter);
+}
+
+static void emit_candidate(const struct engine_options *options, const struct ledger_candidate *candidate,
+                           struct emitter *emitter) {
     const struct policy_input *input = &candidate->input;
 
     emit_object(emitter);
@@ -246,6 +277,7 @@ static void emit_candidate(const struct ledger_candidate *candidate, struct emit
     emit_double(emitter, input->usage);
     emit_key(emitter, "tag");
     emit_double(emitter, input->tag);
+    emit_terms(options, input, emitter);
     emit_key_text(emitter, "lacks", candidate->lacks);
     emit_object_end(emitter);
 }
@@ -330,7 +362,7 @@ static void emit_decision(const struct engine *engine, const struct engine_entry
     emit_key(emitter, "candidates");
     emit_array(emitter);
     for (size_t i = 0; i < ledger->candidate_count; i++)
-        emit_candidate(&ledger->candidates[i], emitter);
+        emit_candidate(&engine->options, &ledger->candidates[i], emitter);
     emit_array_end(emitter);
     if (verdict == ENGINE_START)
         emit_flip(engine, entry, emitter);

@@ -8,7 +8,7 @@
  * of JSON: a checkpoint (the whole state), events (the calls that change the state, with their time), and decisions. The
  * engine being pure, a checkpoint and the events after it give the decisions again, byte by byte. */
 
-#define ENGINE_VERSION 1 /* raised when the same events would give other decisions, or other words about them */
+#define ENGINE_VERSION 2 /* raised when the same events would give other decisions, or other words about them */
 #define LEDGER_KEPT 512  /* decisions in memory, each below 8 KiB */
 
 /* Records from now on; decisions are numbered from `next`. -ENOMEM. */
@@ -19,6 +19,10 @@ int engine_take_journal(struct engine *engine, char **ret, size_t *ret_size);
 /* One line with the whole state, and a newline; nothing of what was recorded before counts after it. No decision may be
  * untaken (engine_next). -ENOMEM. */
 int engine_checkpoint(struct engine *engine, struct buffer *out);
+
+/* Members "score", "formula" and "terms" of an object: what the policy makes of one that waits, as computed. Nothing for who
+ * does not wait. */
+void engine_emit_score(const struct engine *engine, const char *id, uint64_t now, struct emitter *emitter);
 
 /* The recorded text of a decision, borrowed until the next pass; NULL: not in memory any more. */
 const char *engine_decision(const struct engine *engine, uint64_t number);

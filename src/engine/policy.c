@@ -82,6 +82,21 @@ static double score_dynamic(const struct policy_parameters *parameters, const st
     return -((double) input->priority + parameters->ageing * wait - parameters->fairness * input->usage);
 }
 
+static size_t terms_dynamic(const struct policy_parameters *parameters, const struct policy_input *input,
+                            struct policy_term *ret) {
+    double wait = waited(input);
+
+    if (parameters->step > 0)
+        wait = (double) (int64_t) (wait / parameters->step) * parameters->step;
+    ret[0] = (struct policy_term){ "priority", (double) input->priority };
+    ret[1] = (struct policy_term){ "wait", wait };
+    ret[2] = (struct policy_term){ "ageing", parameters->ageing };
+    ret[3] = (struct policy_term){ "usage", input->usage };
+    ret[4] = (struct policy_term){ "fairness", parameters->fairness };
+    ret[5] = (struct policy_term){ "alarm", parameters->alarm };
+    return 6;
+}
+
 static double score_wfp3(const struct policy_parameters *parameters, const struct policy_input *input) {
     double ratio = waited(input) / estimated(input);
 
@@ -116,28 +131,60 @@ static double score_xf(const struct policy_parameters *parameters, const struct 
     return -((waited(input) + estimated(input)) / estimated(input));
 }
 
+static double urgency_of(const struct policy_input *input) {
+    double time = estimated(input);
+
+    return input->urgency > 0 ? input->urgency : 1 / (time > 10 ? time : 10);
+}
+
 /* What a second of waiting of this one weighs: the expected growth of its slowdown to a power, by what it would occupy. */
 static double constant_polder(const struct policy_parameters *parameters, const struct policy_input *input) {
-    double time = estimated(input), urgency = input->urgency > 0 ? input->urgency : 1 / (time > 10 ? time : 10);
-
-    return fixed_power(urgency, parameters->urgency_power) /
-           (fixed_power(time + parameters->floor, parameters->time_power) *
+    return fixed_power(urgency_of(input), parameters->urgency_power) /
+           (fixed_power(estimated(input) + parameters->floor, parameters->time_power) *
             fixed_power(size_of(input), parameters->size_power));
 }
 
 /* Ours: the wait by that weight; beyond the alarm by time of arrival alone. The alarm is as long as a queue in the order of
  * arrival may have made somebody wait: a multiple of the longest drain seen. */
-static double score_polder(const struct policy_parameters *parameters, const struct policy_input *input) {
-    double wait = waited(input), drain = parameters->drain * seconds(input, input->drain);
+static double alarm_of(const struct policy_parameters *parameters, const struct policy_input *input) {
+    double drain = parameters->drain * seconds(input, input->drain);
 
-    if (wait >= (drain > parameters->alarm ? drain : parameters->alarm))
+    return drain > parameters->alarm ? drain : parameters->alarm;
+}
+
+static double score_polder(const struct policy_parameters *parameters, const struct policy_input *input) {
+    double wait = waited(input);
+
+    if (wait >= alarm_of(parameters, input))
         return -1e200 * (wait + 1);
     return -((wait + parameters->patience) * input->constant);
 }
 
+static size_t terms_polder(const struct policy_parameters *parameters, const struct policy_input *input,
+                           struct policy_term *ret) {
+    const struct policy_term terms[] = {
+        { "wait", waited(input) },
+        { "patience", parameters->patience },
+        { "urgency", urgency_of(input) },
+        { "urgency_power", parameters->urgency_power },
+        { "time", estimated(input) },
+        { "floor", parameters->floor },
+        { "time_power", parameters->time_power },
+        { "size", size_of(input) },
+        { "size_power", parameters->size_power },
+        { "weight", input->constant },
+        { "alarm", alarm_of(parameters, input) },
+    };
+
+    memcpy(ret, terms, sizeof(terms));
+    return ELEMENTS(terms);
+}
+
 const struct policy policies[] = {
     { "polder", "ours: a weighted slowdown, and nobody starves", score_polder, .constant = constant_polder, .changes = true,
-      .alarms = true, .sees_room = true },
+      .alarms = true, .sees_room = true, .terms = terms_polder,
+      .formula = "-(wait + patience) x weight, weight = urgency^urgency_power / ((time + floor)^time_power x size^size_power); "
+                 "whoever waited beyond alarm goes first, in the order of arrival" },
     { "fcfs", "first come, first served", score_fcfs },
     { "sjf", "shortest expected run time first", score_sjf },
     { "sjf:demand", "smallest share of the node first", score_demand },
@@ -147,7 +194,8 @@ const struct policy policies[] = {
     { "priority", "highest priority first", score_priority },
     { "priority:preemptive", "highest priority first, preemptive", score_priority, .preempts = true },
     { "dynamic", "priority that grows with waiting and shrinks with use", score_dynamic, .changes = true,
-      .alarms = true, .uses_account = true },
+      .alarms = true, .uses_account = true, .terms = terms_dynamic,
+      .formula = "-(priority + ageing x wait - fairness x usage); whoever waited beyond alarm goes first, in the order of arrival" },
     { "wfp3", "(wait / time)^3 x processors", score_wfp3, .changes = true },
     { "unicep", "wait / (log2(processors) x time)", score_unicep, .changes = true },
     { "f1", "log10(time) x processors + 870 log10(submission)", score_f1 },

@@ -36,11 +36,21 @@ struct policy_parameters {
     double patience, time_power, size_power, urgency_power, floor, blocking; /* polder */
 };
 
+/* One of the numbers that a score is made of. */
+struct policy_term {
+    const char *name; /* "wait" */
+    double value;
+};
+#define POLICY_TERMS 12
+
 struct policy {
     const char *name, *summary;
     double (*score)(const struct policy_parameters *parameters, const struct policy_input *input);
     /* The part of the score that time does not change, computed once; or NULL. */
     double (*constant)(const struct policy_parameters *parameters, const struct policy_input *input);
+    /* What its score is made of, as computed, at most POLICY_TERMS; or NULL: what policy_input says is all. */
+    size_t (*terms)(const struct policy_parameters *parameters, const struct policy_input *input, struct policy_term *ret);
+    const char *formula; /* of the score from its terms; or NULL */
     bool changes;    /* the order of two that wait may change with time */
     bool preempts;   /* what runs gives way to what comes before it */
     bool sees_room;  /* made for backfilling: where it alone decides who is next, what fits and delays nobody goes first */

@@ -71,6 +71,7 @@ struct manager {
     struct fiber *scribe;    /* writes the ledger */
     struct fiber_queue scribe_queue;
     uint64_t ledger_segment, ledger_size;
+    uint64_t learnt_saved, learnt_saved_at; /* the engine's moment, and when */
     struct fiber *ticker;    /* lets the engine decide when time alone has changed something */
     struct fiber_queue ticker_queue;
     struct queue_settings queue_settings;
@@ -168,6 +169,14 @@ int settings_rules(const struct queue_settings *settings, struct engine_options 
 int settings_init(struct manager *manager, struct error *error);
 /* Fiber: those that were set later. */
 int settings_load(struct manager *manager, struct error *error);
+
+/* --- what was learnt of run times --------------------------------------------------------------------------------- */
+/* Before anything is told to the engine. What cannot be read is learnt anew. */
+int learnt_load(struct manager *manager, struct error *error);
+/* When learnt_save has something to do; DEADLINE_NONE: nothing is new. */
+uint64_t learnt_due(const struct manager *manager);
+/* Fiber. */
+void learnt_save(struct manager *manager);
 
 /* --- the ledger of decisions --------------------------------------------------------------------------------------- */
 /* Fiber. Goes on numbering where the files end, and writes from now on. What cannot be written is only not there later. */

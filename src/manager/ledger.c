@@ -103,10 +103,14 @@ static int scribe_main(void *userdata) {
     int r = 0;
 
     while (r >= 0) {
-        r = fiber_queue_wait(&manager->scribe_queue, DEADLINE_NONE);
+        uint64_t due = learnt_due(manager);
+        r = fiber_queue_wait(&manager->scribe_queue, due);
         if (r >= 0)
             r = fiber_sleep(FLUSH_EVERY);
         ledger_flush(manager);
+        if (due <= clock_now())
+            learnt_save(manager);
+        r = r == -ETIMEDOUT ? 0 : r;
     }
     return 0;
 }

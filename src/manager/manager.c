@@ -246,6 +246,8 @@ int manager_start(struct manager *manager, struct error *error) {
     if (r >= 0)
         r = settings_load(manager, error);
     if (r >= 0)
+        r = learnt_load(manager, error);
+    if (r >= 0)
         r = ledger_start(manager);
     if (r >= 0)
         r = adopt_all(manager, error);
@@ -276,6 +278,7 @@ void manager_stop(struct manager *manager, uint64_t deadline) {
     fiber_end(manager->ticker);
     fiber_end(manager->scribe);
     ledger_flush(manager);
+    learnt_save(manager);
     fiber_end(manager->allocator.fiber);
     fiber_end(manager->sweeper);
     fiber_end(manager->probe);

@@ -255,6 +255,7 @@ static int emit_queued(struct manager *manager, const struct instance *instance,
     queue_emit_start(emitter, count > 0 ? forecasts[count - 1].start : UINT64_MAX, now);
     emit_key_text(emitter, "reason", why->resource ? why->resource : "order");
     emit_key_text(emitter, "message", sentence);
+    engine_emit_score(manager->engine, instance->assigned.uuid, now, emitter);
     return emit_flip(manager, instance, emitter, error);
 }
 

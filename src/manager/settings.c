@@ -49,10 +49,10 @@ int settings_rules(const struct queue_settings *settings, struct engine_options 
     if (r >= 0)
         ret->backfill = (enum backfill) r;
     if (r >= 0)
-        r = choose("estimates", settings->estimates ? settings->estimates : "predicted", estimate_names, error);
-    if (r >= 0 && r != ESTIMATE_REQUESTED && r != ESTIMATE_TSAFRIR)
+        r = choose("estimates", settings->estimates ? settings->estimates : "learning", estimate_names, error);
+    if (r == ESTIMATE_ACTUAL)
         r = error_set(error, ERROR_BAD_VALUE, "estimates", settings->estimates,
-                      "a daemon knows what was requested, or what it predicted");
+                      "a daemon knows what was requested, or what it predicted: requested, predicted, history or learning");
     if (r >= 0)
         ret->estimate = (enum estimate) r;
     if (r >= 0)

@@ -16,8 +16,9 @@ static const struct field fields[] = {
         .initial = "polder", .maximum = 32, .value = "POLICY"),
     ROW(backfill, FIELD_TEXT, "Who may go ahead of the first that does not fit: none, easy, easy-sjbf, conservative, greedy.",
         .initial = "easy", .maximum = 32, .value = "KIND"),
-    ROW(estimates, FIELD_TEXT, "How long a run is taken to last: as requested, or predicted from its class's last two.",
-        .initial = "predicted", .maximum = 32, .value = "KIND"),
+    ROW(estimates, FIELD_TEXT, "How long a run is taken to last: requested, predicted (its class's last two), history (what all "
+                               "that is known tells), or learning (likewise, and anew for those that wait when something ends).",
+        .initial = "learning", .maximum = 32, .value = "KIND"),
     ROW(parameters, FIELD_MAP, "Parameters of policies, such as rr.quantum=30.", .maximum = 64,
         .check = check_parameter, .value = "NAME=VALUE"),
     ROW(residency, FIELD_DURATION, "How long nobody who started has to give way to others.", .initial = "30s",

@@ -178,8 +178,8 @@ static int submit(struct simulation *simulation) {
     struct job_state *state = &simulation->states[number];
 
     state->left = job->run;
-    struct prediction prediction = predictor_predict(simulation->predictor, (uint64_t) job->user, job->processors,
-                                                     job->requested, job->run);
+    struct run_traits traits = swf_traits(job);
+    struct prediction prediction = predictor_predict(simulation->predictor, &traits, job->run);
     state->first = state->estimate = prediction.time;
     ring_join(simulation, number);
     struct queue_request request = {
@@ -207,8 +207,8 @@ static int learn(struct simulation *simulation, int64_t user) {
         const struct swf_job *job = &simulation->run->jobs[number];
         if (job->user != user)
             continue;
-        struct prediction prediction = predictor_predict(simulation->predictor, (uint64_t) job->user, job->processors,
-                                                         job->requested, job->run);
+        struct run_traits traits = swf_traits(job);
+        struct prediction prediction = predictor_predict(simulation->predictor, &traits, job->run);
         states[number].first = states[number].estimate = prediction.time;
         r = queue_expect(simulation->queue, states[number].handle, prediction.time, prediction.urgency,
                          simulation->now);
@@ -221,7 +221,8 @@ static int end(struct simulation *simulation, uint32_t number) {
 
     simulation->outcome->ends[number] = simulation->now;
     simulation->states[number].epoch++;
-    int r = predictor_learn(simulation->predictor, (uint64_t) job->user, job->processors, job->requested, job->run);
+    struct run_traits traits = swf_traits(job);
+    int r = predictor_learn(simulation->predictor, &traits, job->run);
     if (r >= 0)
         r = learn(simulation, job->user);
     return r < 0 ? r : queue_remove(simulation->queue, simulation->states[number].handle, simulation->now);

@@ -23,6 +23,11 @@ enum semantics {
 };
 extern const char *const semantics_names[SEMANTICS_COUNT + 1];
 
+/* What tells how long a job runs. */
+static inline struct run_traits swf_traits(const struct swf_job *job) {
+    return (struct run_traits){ .owner = (uint64_t) job->user, .cpus = job->processors, .requested = job->requested };
+}
+
 struct queue_run {
     const struct swf_job *jobs; /* sorted by submission */
     size_t count;

@@ -46,8 +46,8 @@ static void expect(struct protocol *protocol, uint32_t number) {
     const struct queue_run *run = protocol->run;
     const struct swf_job *job = &run->jobs[number];
     struct policy_input *input = &protocol->inputs[number];
-    struct prediction prediction = predictor_predict(protocol->predictor, (uint64_t) job->user, job->processors,
-                                                     job->requested, job->run);
+    struct run_traits traits = swf_traits(job);
+    struct prediction prediction = predictor_predict(protocol->predictor, &traits, job->run);
 
     if (input->second && input->estimate == prediction.time && input->urgency == prediction.urgency)
         return;
@@ -205,7 +205,8 @@ static void move_on(struct protocol *protocol) {
         return;
     }
     const struct swf_job *job = &run->jobs[protocol->running[0].job];
-    int r = predictor_learn(protocol->predictor, (uint64_t) job->user, job->processors, job->requested, job->run);
+    struct run_traits traits = swf_traits(job);
+    int r = predictor_learn(protocol->predictor, &traits, job->run);
     if (r < 0)
         protocol->failure = r;
     for (size_t i = 0; i < protocol->queued; i++)

@@ -3,6 +3,7 @@
 way without loss. The fake driver plays instances; capacity is made small by overcommit ratios."""
 import json
 import os
+import sqlite3
 import time
 
 import pytest
@@ -288,6 +289,46 @@ def test_round_robin_takes_turns(make_daemon):
     assert sum(daemon.state_of(name) == "running" for name in ("a", "b", "c")) <= 1
 
 
+def run_once(daemon, name, label):
+    """One run of the class, which ends by itself."""
+    daemon.create(name, cpus=0.01, memory="16M", duration="1s", labels={"run": "delay=300ms,exit=0", "class": label})
+    daemon.begin(name, "start")
+    wait_for(daemon, name, "stopped")
+
+
+def test_what_was_learnt_outlives_the_daemon(make_daemon):
+    """Two runs of a class of some 0.3 s are learnt from: one that waits is expected to take as long, also after restarts; a
+    record that cannot be read is learnt anew."""
+    daemon = small_node(make_daemon)
+    assert daemon.get("/v1/node")["queue"]["estimates"] == "learning"
+    create(daemon, "holder", cpus=CPUS - 0.5, duration="1h")
+    daemon.create("next", cpus=CPUS, memory="16M", labels={"class": "quick"}, start=True, wait=False)
+    wait_for(daemon, "next", "queued")
+    assert daemon.get("/v1/instances/next/why")["expected"] is None
+    run_once(daemon, "first", "quick")
+    run_once(daemon, "second", "quick")
+    eventually(lambda: daemon.get("/v1/instances/next/why")["expected"] is not None, what="it is expected anew")
+    why = daemon.get("/v1/instances/next/why")
+    assert 0.2 < why["expected"] < 60
+    terms = why["terms"]
+    assert (terms["patience"], terms["floor"], terms["time_power"]) == (20000, 1100, 1.1)
+    assert abs(terms["time"] - why["expected"]) < 0.01 and 0 < terms["urgency"] < 0.11
+    weight = terms["urgency"] ** terms["urgency_power"] / (terms["time"] + terms["floor"]) ** terms["time_power"]
+    assert abs(terms["weight"] / weight - 1) < 1e-6
+    assert abs(why["score"] / (-(terms["wait"] + terms["patience"]) * weight) - 1) < 1e-6
+    daemon.restart()
+    wait_for(daemon, "next", "queued")
+    assert daemon.get("/v1/instances/next/why")["expected"] == why["expected"]
+    daemon.stop()
+    with sqlite3.connect(daemon.state / "store.db") as database:
+        assert database.execute("UPDATE item SET value = ? WHERE key = '/learnt/default/runs'",
+                                (b'{"version":1,"histories":[[1,2,-7,0,0,0,0,0,0]]}',)).rowcount == 1
+    database.close()
+    daemon.start()
+    wait_for(daemon, "next", "queued")
+    assert daemon.get("/v1/instances/next/why")["expected"] is None
+
+
 def test_decisions_are_told_and_made_again(make_daemon):
     daemon = small_node(make_daemon, "--queue_policy", "sjf", "--queue_backfill", "easy")
     create(daemon, "holder", duration="1h")
@@ -297,7 +338,7 @@ def test_decisions_are_told_and_made_again(make_daemon):
     daemon.act("holder", "stop")
     wait_for(daemon, "short", "running")
     decision = daemon.get("/v1/instances/short/why")["decision"]
-    assert (decision["verdict"], decision["name"], decision["policy"], decision["engine"]) == ("start", "short", "sjf", 1)
+    assert (decision["verdict"], decision["name"], decision["policy"], decision["engine"]) == ("start", "short", "sjf", 2)
     assert [row["name"] for row in decision["candidates"]] == ["short", "long"]
     assert [row["score"] for row in decision["candidates"]] == [60, 7200] and decision["waiting"] == 2
     assert "release holder" in decision["input"]["delta"]
@@ -330,7 +371,7 @@ def test_an_older_engines_decisions_are_refused_by_name(make_daemon):
     number = daemon.get("/v1/instances/a/why")["decision"]["decision"]
     daemon.stop()
     newest = sorted((daemon.state / "ledger").glob("*.jsonl"))[-1]
-    newest.write_text(newest.read_text().replace('{"checkpoint":1', '{"checkpoint":0', 1))
+    newest.write_text(newest.read_text().replace('{"checkpoint":2', '{"checkpoint":0', 1))
     daemon.start()
     assert "engine version 0" in daemon.problem(422, "GET", f"/v1/decisions/{number}?replay=true")["detail"]
     assert daemon.get(f"/v1/decisions/{number}")["decision"]["name"] == "a"

@@ -288,6 +288,14 @@ static void expect_decision(struct engine *engine, enum engine_verdict verdict, 
     assert_int_equal(decision.verdict, verdict);
 }
 
+static void drain(struct engine *engine, uint64_t now) {
+    struct engine_decision decision;
+
+    assert_int_equal(engine_run(engine, now), 0);
+    while (engine_next(engine, &decision))
+        ;
+}
+
 static void expect_no_decision(struct engine *engine) {
     struct engine_decision decision;
 
@@ -307,7 +315,7 @@ static void test_services_come_first(void **state _unused_) {
     }
 }
 
-/* Its class's last two runs took 40 and 20 s: 30 s are expected of the third. */
+/* Its class's runs took 40 and 20 s: 30 s are expected of the third. One alone is no proof that it ends by itself. */
 static void test_history_predicts(void **state _unused_) {
     struct engine *engine = engine_with("sjf", BACKFILL_EASY);
     struct engine_request request = { .kind = KIND_VM, .cpus = 100, .memory = 1, .class = 7 };
@@ -327,6 +335,100 @@ static void test_history_predicts(void **state _unused_) {
     engine_explain(engine, "third", &why);
     assert_int_equal(why.expected, 30 * SECONDS);
     engine_free(engine);
+}
+
+static void run_of_class(struct engine *engine, const char *id, uint64_t class, uint64_t begin, uint64_t seconds) {
+    struct engine_request request = { .id = id, .kind = KIND_VM, .cpus = 100, .memory = 1, .class = class, .userdata = (void *) id };
+
+    assert_int_equal(engine_occupy(engine, &request, begin * SECONDS), 0);
+    engine_release(engine, id, true, (begin + seconds) * SECONDS);
+}
+
+/* Two wait, of two classes that are not known to end; then runs of both end, and the shorter class goes first. With "history"
+ * what was known when they came counts, and the first of the queue stays. */
+static void test_learning_orders_anew(void **state _unused_) {
+    static const enum estimate kinds[] = { ESTIMATE_HISTORY, ESTIMATE_LEARNING };
+
+    for (size_t i = 0; i < ELEMENTS(kinds); i++) {
+        struct engine *engine = engine_with("sjf", BACKFILL_NONE);
+        struct engine_options options = *engine_options(engine);
+        struct engine_request request = { .kind = KIND_VM, .cpus = 2000, .memory = GIB };
+        struct engine_explanation why;
+        options.estimate = kinds[i];
+        assert_int_equal(engine_configure(engine, &options, 1), 0);
+        submit_batch(engine, "busy", 2000, 1000, 1);
+        drain(engine, 2 * SECONDS);
+        request.id = "long", request.class = 8, request.userdata = (void *) "long";
+        assert_int_equal(engine_submit(engine, &request, 2 * SECONDS), 0);
+        request.id = "short", request.class = 9, request.userdata = (void *) "short";
+        assert_int_equal(engine_submit(engine, &request, 2 * SECONDS), 0);
+        for (int run = 0; run < 2; run++) {
+            run_of_class(engine, "a", 8, 3, 400);
+            run_of_class(engine, "b", 9, 3, 20);
+        }
+        drain(engine, 500 * SECONDS);
+        engine_explain(engine, "short", &why);
+        assert_true(why.expected == (kinds[i] == ESTIMATE_LEARNING ? 20 * SECONDS : UINT64_MAX));
+        assert_int_equal(why.position, kinds[i] == ESTIMATE_LEARNING ? 1 : 2);
+        engine_explain(engine, "long", &why);
+        assert_true(why.expected == (kinds[i] == ESTIMATE_LEARNING ? 400 * SECONDS : UINT64_MAX));
+        engine_free(engine);
+    }
+}
+
+/* By hand: it waited 100 s, 300 s are expected of it; urgency 1 / 300, weight (1/300)^0.425 / 1400^1.1, score -(20100 x weight). */
+static void test_the_score_is_told(void **state _unused_) {
+    struct engine *engine = engine_with("polder", BACKFILL_EASY);
+    _cleanup_buffer_ struct buffer buffer = BUFFER_INIT;
+    struct emitter emitter = EMITTER_INIT(&buffer);
+    static const struct {
+        const char *name;
+        double value;
+    } expected[] = { { "wait", 100 }, { "patience", 20000 }, { "urgency", 1. / 300 }, { "time", 300 }, { "floor", 1100 },
+                     { "alarm", 225000 }, { "weight", 3.0654e-5 } };
+    struct json_object *json = NULL;
+
+    submit_batch(engine, "busy", 2000, 0, 1);
+    drain(engine, 1 * SECONDS);
+    submit_batch(engine, "waits", 2000, 300, 10);
+    emit_object(&emitter);
+    engine_emit_score(engine, "busy", 110 * SECONDS, &emitter); /* it runs: nothing */
+    engine_emit_score(engine, "waits", 110 * SECONDS, &emitter);
+    emit_object_end(&emitter);
+    assert_int_equal(json_parse(buffer.data, buffer.size, &json, NULL), 0);
+    for (size_t i = 0; i < ELEMENTS(expected); i++) {
+        double value = json_object_get_double(json_member(json_member(json, "terms"), expected[i].name));
+        assert_true(value > expected[i].value * .999 && value < expected[i].value * 1.001);
+    }
+    assert_true(json_object_get_double(json_member(json, "score")) < -20100 * 3.0654e-5 * .999);
+    assert_true(json_object_get_double(json_member(json, "score")) > -20100 * 3.0654e-5 * 1.001);
+    json_put(json);
+    engine_free(engine);
+}
+
+/* What was learnt goes to another engine, as over a restart: both expect the same. */
+static void test_learning_survives(void **state _unused_) {
+    struct engine *engine = engine_with("polder", BACKFILL_EASY), *again = engine_with("polder", BACKFILL_EASY);
+    struct engine_request request = { .id = "next", .kind = KIND_VM, .cpus = 100, .memory = 1, .class = 5 };
+    struct engine_explanation why;
+    int64_t values[PREDICTOR_VALUES];
+    size_t position = 0, count = 0;
+
+    for (uint64_t i = 0; i < 20000; i++) /* of more classes than are remembered */
+        run_of_class(engine, "a", 100 + i / 2, 10, 30);
+    run_of_class(engine, "a", 5, 10, 70);
+    run_of_class(engine, "a", 5, 10, 50);
+    while (engine_learnt(engine, &position, values)) {
+        assert_int_equal(engine_learn_again(again, values), 0);
+        count++;
+    }
+    assert_in_range(count, 1000, 4096);
+    assert_int_equal(engine_learnt_moment(again), engine_learnt_moment(engine));
+    assert_int_equal(engine_submit(again, &request, 1), 0);
+    engine_explain(again, "next", &why);
+    assert_int_equal(why.expected, 60 * SECONDS);
+    engine_free(engine);
+    engine_free(again);
 }
 
 /* Other rules order those who wait anew; who runs runs on. */
@@ -422,6 +524,7 @@ static void random_event(struct engine *engine, uint64_t *seed, uint64_t now) {
     request.priority = (int64_t) (random_next(seed) % 5);
     request.expected = random_next(seed) % 3 ? (1 + random_next(seed) % 100) * SECONDS : 0;
     request.service = random_next(seed) % 8 == 0;
+    request.limit = random_next(seed) % 2 ? (1 + random_next(seed) % 200) * SECONDS : 0;
     if (what < 8)
         assert_int_equal(engine_submit(engine, &request, now), 0);
     else if (what < 12 || what >= 16)
@@ -444,16 +547,11 @@ static void random_options(struct engine *engine, uint64_t seed, uint64_t now) {
         count++;
     options.policy = &policies[random_next(&seed) % count];
     options.backfill = (enum backfill) (random_next(&seed) % BACKFILL_COUNT);
+    do
+        options.estimate = (enum estimate) (random_next(&seed) % ESTIMATE_COUNT);
+    while (options.estimate == ESTIMATE_ACTUAL);
     options.parameters.quantum = 5;
     assert_int_equal(engine_configure(engine, &options, now), 0);
-}
-
-static void drain(struct engine *engine, uint64_t now) {
-    struct engine_decision decision;
-
-    assert_int_equal(engine_run(engine, now), 0);
-    while (engine_next(engine, &decision))
-        ;
 }
 
 /* Every decision, of every policy, is made again from a checkpoint and the events after it: the same bytes. A checkpoint in
@@ -565,7 +663,8 @@ int main(void) {
         cmocka_unit_test(test_arrival_order), cmocka_unit_test(test_change),
         cmocka_unit_test(test_priority_is_a_weight), cmocka_unit_test(test_thirds_are_whole),
         cmocka_unit_test(test_services_come_first), cmocka_unit_test(test_history_predicts),
-        cmocka_unit_test(test_rules_change), cmocka_unit_test(test_giving_way),
+        cmocka_unit_test(test_rules_change), cmocka_unit_test(test_learning_orders_anew),
+        cmocka_unit_test(test_the_score_is_told), cmocka_unit_test(test_learning_survives), cmocka_unit_test(test_giving_way),
         cmocka_unit_test(test_a_pause_frees_no_memory), cmocka_unit_test(test_replay_gives_the_same_bytes),
         cmocka_unit_test(test_another_version_is_refused_by_name), cmocka_unit_test(test_a_decision_tells),
         cmocka_unit_test(test_overcommit_is_per_kind),

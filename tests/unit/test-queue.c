@@ -327,24 +327,97 @@ static void test_new_expectations_move_it(void **state _unused_) {
     assert_int_equal(forecasts[0].start, 40);
 }
 
+static struct prediction predict(const struct predictor *predictor, uint64_t owner, uint64_t class, int64_t requested) {
+    struct run_traits traits = { .owner = owner, .class = class, .cpus = 4, .requested = requested };
+
+    return predictor_predict(predictor, &traits, 0);
+}
+
+static void learn(struct predictor *predictor, uint64_t owner, uint64_t class, int64_t requested, int64_t run) {
+    struct run_traits traits = { .owner = owner, .class = class, .cpus = 4, .requested = requested };
+
+    assert_int_equal(predictor_learn(predictor, &traits, run), 0);
+}
+
 /* Two users: one whose runs of this request end at once, one whose runs take all of it. */
 static void test_expectations_from_history(void **state _unused_) {
     _cleanup_predictor_ struct predictor *predictor = NULL;
     struct prediction quick, slow, stranger;
 
     assert_int_equal(predictor_new(ESTIMATE_HISTORY, 1, &predictor), 0);
-    assert_int_equal(predictor_predict(predictor, 1, 4, 3600, 0).time, 3600); /* nothing is known */
+    assert_int_equal(predict(predictor, 1, 0, 3600).time, 3600); /* nothing is known */
     for (int i = 0; i < 20; i++) {
-        assert_int_equal(predictor_learn(predictor, 1, 4, 3600, 10), 0);
-        assert_int_equal(predictor_learn(predictor, 2, 4, 3600, 3600), 0);
+        learn(predictor, 1, 0, 3600, 10);
+        learn(predictor, 2, 0, 3600, 3600);
     }
-    quick = predictor_predict(predictor, 1, 4, 3600, 0);
-    slow = predictor_predict(predictor, 2, 4, 3600, 0);
-    stranger = predictor_predict(predictor, 3, 4, 3600, 0);
+    quick = predict(predictor, 1, 0, 3600);
+    slow = predict(predictor, 2, 0, 3600);
+    stranger = predict(predictor, 3, 0, 3600);
     assert_true(quick.time < 600 && quick.urgency > .08);
     assert_true(slow.time > 3000 && slow.urgency < .02);
     assert_in_range(stranger.time, 1200, 2400); /* half of everybody's */
     assert_true(stranger.urgency > slow.urgency && stranger.urgency < quick.urgency);
+}
+
+/* By hand, where a class is named. Without a limit: two runs of 40 s and 20 s make 30 s and (1/40 + 1/20) / 2; one alone is no
+ * proof that it ends. With a limit of 100 s each level's share in turn: all (40/100 + 20/100) / 2 = 0.3 over two runs against
+ * 1 for 0.2 of one, and so on; the class by its run times, whatever its limits were. */
+static void test_expectations_of_a_class(void **state _unused_) {
+    _cleanup_predictor_ struct predictor *predictor = NULL;
+    double share = 1;
+
+    assert_int_equal(predictor_new(ESTIMATE_LEARNING, 1, &predictor), 0);
+    learn(predictor, 1, 7, TIME_FOREVER, 40);
+    assert_true(predict(predictor, 1, 7, TIME_FOREVER).time >= TIME_FOREVER);
+    learn(predictor, 1, 7, TIME_FOREVER, 20);
+    assert_int_equal(predict(predictor, 2, 7, TIME_FOREVER).time, 30);
+    assert_true(predict(predictor, 2, 7, TIME_FOREVER).urgency == (1. / 40 + 1. / 20) / 2);
+    assert_true(predict(predictor, 1, 8, TIME_FOREVER).time >= TIME_FOREVER);
+    /* What had no limit says nothing of shares: the class's 30 s of 100 count for two runs against 3 of what is more general. */
+    assert_int_equal(predict(predictor, 1, 7, 100).time, (int64_t) ((1. * 3 + .3 * 2) / 5 * 100));
+    learn(predictor, 1, 9, 100, 40);
+    learn(predictor, 1, 9, 100, 20);
+    share = (share * .2 + .3 * 2) / 2.2;
+    share = (share * 17 + .3 * 2) / 19;
+    share = (share * 1.75 + .3 * 2) / 3.75;
+    assert_int_equal(predict(predictor, 1, 9, 100).time, (int64_t) ((share * 3 + .3 * 2) / 5 * 100));
+    predictor_use(predictor, ESTIMATE_TSAFRIR);
+    assert_int_equal(predict(predictor, 1, 9, 100).time, 30);
+}
+
+/* Of a bounded memory everything comes back, and tells the same. */
+static void test_what_was_learnt_comes_back(void **state _unused_) {
+    _cleanup_predictor_ struct predictor *predictor = NULL, *again = NULL;
+    int64_t values[PREDICTOR_VALUES];
+    size_t position = 0, count = 0;
+    uint64_t moment;
+
+    assert_int_equal(predictor_new(ESTIMATE_HISTORY, 1, &predictor), 0);
+    assert_int_equal(predictor_new(ESTIMATE_HISTORY, 1, &again), 0);
+    predictor_bound(predictor, 64);
+    predictor_bound(again, 64);
+    for (uint64_t i = 0; i < 1000; i++)
+        learn(predictor, i % 3, 10 + i / 10, 1000, (int64_t) (i % 700));
+    while (predictor_next(predictor, &position, values)) {
+        assert_int_equal(predictor_restore(again, values), 0);
+        count++;
+    }
+    assert_in_range(count, 8, 128); /* the smallest table holds 128 */
+    assert_int_equal(predictor_moment(again), predictor_moment(predictor));
+    moment = predictor_moment(again);
+    for (uint64_t i = 0; i < 200; i++) { /* and goes on alike, beyond the bound */
+        learn(predictor, i % 3, 200 + i, 1000, 5);
+        learn(again, i % 3, 200 + i, 1000, 5);
+        assert_int_equal(predict(predictor, 1, 10 + i, 900).time, predict(again, 1, 10 + i, 900).time);
+        assert_true(predict(predictor, 1, 10 + i, 900).urgency == predict(again, 1, 10 + i, 900).urgency);
+    }
+    assert_true(predictor_has_news(again, &(struct run_traits){ .owner = 1, .class = 5000, .requested = 9 }, moment));
+    assert_false(predictor_has_news(again, &(struct run_traits){ .owner = 77, .class = 5000, .requested = 9 }, moment));
+    values[2] = -5;
+    assert_int_equal(predictor_restore(again, values), -EINVAL);
+    values[2] = 1;
+    values[4] = -1; /* the bits of a number that is none */
+    assert_int_equal(predictor_restore(again, values), -EINVAL);
 }
 
 /* More owners than are remembered: the last ones are. */
@@ -354,10 +427,10 @@ static void test_history_is_bounded(void **state _unused_) {
     assert_int_equal(predictor_new(ESTIMATE_TSAFRIR, 1, &predictor), 0);
     for (uint64_t owner = 0; owner < 300000; owner++)
         for (int i = 0; i < 2; i++)
-            assert_int_equal(predictor_learn(predictor, owner, 1, 1000, 100), 0);
-    assert_int_equal(predictor_guess(predictor, 299999, 1, 1000, 0), 100);
-    assert_int_equal(predictor_guess(predictor, 290000, 1, 1000, 0), 100);
-    assert_int_equal(predictor_guess(predictor, 5, 1, 1000, 0), 1000);
+            learn(predictor, owner, 0, 1000, 100);
+    assert_int_equal(predict(predictor, 299999, 0, 1000).time, 100);
+    assert_int_equal(predict(predictor, 290000, 0, 1000).time, 100);
+    assert_int_equal(predict(predictor, 5, 0, 1000).time, 1000);
 }
 
 static void test_impossible_is_refused(void **state _unused_) {
@@ -430,6 +503,7 @@ int main(void) {
         cmocka_unit_test(test_round_robin_by_weight),
         cmocka_unit_test(test_new_expectations_move_it),
         cmocka_unit_test(test_expectations_from_history),
+        cmocka_unit_test(test_expectations_of_a_class), cmocka_unit_test(test_what_was_learnt_comes_back),
         cmocka_unit_test(test_history_is_bounded),
         cmocka_unit_test(test_impossible_is_refused),
         cmocka_unit_test(test_memory_of_those_that_wait),
