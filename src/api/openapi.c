@@ -65,6 +65,14 @@ static const struct {
       "\"compared\":{\"type\":\"integer\"}}}" },
     { "Why", "{\"type\":\"object\",\"required\":[\"name\",\"state\"],\"description\":\"why it waits or runs, the decision "
              "that started it, and what would let it start now\"}" },
+    { "Plan",
+      "{\"type\":\"object\",\"required\":[\"id\",\"state\",\"plan\"],\"properties\":{\"id\":{\"type\":\"string\"},"
+      "\"state\":{\"type\":\"string\",\"enum\":[\"open\",\"applied\",\"expired\"]},\"made\":{\"type\":\"string\","
+      "\"format\":\"date-time\"},\"valid_seconds\":{\"type\":\"integer\"},\"plan\":{\"type\":\"object\",\"properties\":{"
+      "\"steps\":{\"type\":\"array\",\"items\":{\"type\":\"object\",\"description\":\"instance, action, reason, "
+      "constraint, before, after, gain, cost, and the use that was measured\"}},\"kept\":{\"type\":\"array\",\"items\":"
+      "{\"type\":\"object\",\"description\":\"an instance without a step, and why\"}},\"gain\":{\"type\":\"object\"},"
+      "\"waiting\":{\"type\":[\"object\",\"null\"]},\"parameters\":{\"type\":\"object\"}}}}}" },
     { "Decision", "{\"type\":\"object\",\"description\":\"input, winner, candidates with the terms of their scores, what "
                   "would have changed it, and whether making it again gives the same\"}" },
     { "ImageList", "{\"type\":\"object\",\"required\":[\"images\"],\"properties\":{\"images\":"

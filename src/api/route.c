@@ -14,7 +14,7 @@
 const struct route *route_next(size_t *position) {
     static const struct route *const tables[] = { instance_routes, stream_routes,    file_routes,
                                                   image_routes,    operation_routes, node_routes,
-                                                  queue_routes };
+                                                  queue_routes,    optimize_routes };
     size_t left = *position;
 
     for (size_t i = 0; i < ELEMENTS(tables); i++) {

@@ -51,3 +51,4 @@ extern const struct route image_routes[];
 extern const struct route operation_routes[];
 extern const struct route node_routes[];
 extern const struct route queue_routes[];
+extern const struct route optimize_routes[];

@@ -7,7 +7,7 @@ const struct command *const commands[] = {
     &command_pause, &command_resume, &command_suspend, &command_set, &command_kill, &command_wait, &command_rm,
     &command_undelete, &command_allocation,
     &command_exec, &command_attach, &command_console, &command_logs, &command_cp, &command_image,
-    &command_node, &command_network, &command_events, &command_ops, &command_audit, &command_doctor, &command_advise, &command_queue, &command_why, &command_what_if,
+    &command_node, &command_network, &command_events, &command_ops, &command_audit, &command_doctor, &command_advise, &command_optimize, &command_queue, &command_why, &command_what_if,
     &command_fsck,
     &command_lifecycle, &command_simulate, &command_version, &command_completion, &command_man, &command_help, 0,
 };

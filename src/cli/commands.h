@@ -15,4 +15,4 @@ extern const struct command command_run, command_create, command_ls, command_sho
     command_restart, command_allocation, command_pause, command_resume, command_suspend, command_rm, command_undelete, command_exec,
     command_attach, command_console, command_logs, command_cp, command_set, command_kill, command_wait, command_image,
     command_node, command_network, command_events, command_ops, command_audit, command_doctor, command_lifecycle,
-    command_fsck, command_advise, command_queue, command_why, command_what_if, command_simulate, command_version, command_completion, command_man, command_help;
+    command_fsck, command_advise, command_optimize, command_queue, command_why, command_what_if, command_simulate, command_version, command_completion, command_man, command_help;

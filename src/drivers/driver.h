@@ -113,6 +113,8 @@ struct driver_facts {
     bool agent_up;     /* the guest agent has answered since the start */
     uint64_t control_calls; /* messages on the control channel to and from the guest since the machine started, or was taken over */
     uint64_t control_waits; /* how often it had to wait for its budget of them */
+    bool measured;     /* the next two are known although it has no control group: the fake driver's */
+    uint64_t cpu_us, memory; /* processor time used so far, bytes in use */
     const char *trouble; /* why the driver's own process does not answer, or NULL when it does; static */
 };
 

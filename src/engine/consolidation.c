@@ -95,7 +95,7 @@ int consolidation_parameters_check(const struct consolidation_parameters *parame
 
 /* Variance of the exponentially weighted mean (Finch 2009): v' = (1 - w)(v + w d^2). The first value stands for a
  * spread of half of itself. */
-void demand_observe(struct demand *demand, double value, const struct consolidation_parameters *parameters) {
+void trend_observe(struct trend *demand, double value, const struct consolidation_parameters *parameters) {
     double weight = parameters->weight, distance = value - demand->mean;
 
     demand->now = value;

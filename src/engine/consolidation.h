@@ -16,7 +16,7 @@
  * saved within the payback time is worth more than the moves. One plan never moves an instance twice. */
 
 /* What is known of an instance's demand: exponentially weighted mean and variance. Zeroed: nothing yet. */
-struct demand {
+struct trend {
     double now, mean, variance;
     uint64_t seen;
 };
@@ -40,7 +40,7 @@ int consolidation_parameters_set(struct consolidation_parameters *parameters, co
 int consolidation_parameters_check(const struct consolidation_parameters *parameters, struct error *error);
 
 /* Takes an observation of the demand in. */
-void demand_observe(struct demand *demand, double value, const struct consolidation_parameters *parameters);
+void trend_observe(struct trend *demand, double value, const struct consolidation_parameters *parameters);
 
 #define CONSOLIDATION_POWERS 11
 
@@ -59,7 +59,7 @@ struct consolidation_instance {
     double move_time;     /* s */
     uint64_t moved;       /* s; when it last moved, 0 never */
     bool pinned;
-    struct demand demand;
+    struct trend demand;
 };
 
 enum consolidation_reason {

@@ -361,6 +361,7 @@ static bool count_io(struct instance *instance) {
 
     if (!instance->view.cgroup || cgroup_usage(instance->view.cgroup, &usage) < 0)
         return false;
+    optimize_note(instance, usage.cpu_us, usage.memory, OPTIMIZE_LEAST);
     if (share->counting) {
         changed |= count_more(&status->io_reads, before->io_reads, usage.io_reads);
         changed |= count_more(&status->io_writes, before->io_writes, usage.io_writes);

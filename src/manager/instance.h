@@ -5,6 +5,7 @@
 #include "drivers/driver.h"
 #include "manager/allocation.h"
 #include "manager/operation.h"
+#include "manager/optimize.h"
 #include "model/instance.h"
 #include "store/store.h"
 
@@ -70,6 +71,7 @@ struct instance {
     struct instance *dirty_next;
     uint64_t ran_since;          /* boot time of the last start */
     struct instance_share share; /* of processors, memory and I/O */
+    struct instance_use use;     /* of these, as measured */
     struct run_timer *timer;     /* time limit, or the pause before a restart */
     unsigned references;
 

@@ -7,6 +7,7 @@
 #include "manager/allocation.h"
 #include "manager/instance.h"
 #include "manager/manager.h"
+#include "manager/optimize.h"
 
 /* What the files of the manager share. */
 
@@ -76,6 +77,7 @@ struct manager {
     struct fiber_queue ticker_queue;
     struct queue_settings queue_settings;
     struct allocator_state allocator;
+    struct optimize_state optimize;
     bool writing, urgent, stopping, ready;
     uint64_t started; /* wall time */
     uint64_t start_mean[KIND_COUNT]; /* microseconds that the drivers' starts take; 0: none yet */

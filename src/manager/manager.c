@@ -334,6 +334,7 @@ void manager_free(struct manager *manager) {
     fiber_unref(manager->scribe);
     table_done(&queue_settings_table, &manager->queue_settings);
     allocation_done(&manager->allocator);
+    optimize_done(&manager->optimize);
     free(manager->sorted);
     map_free(manager->by_name);
     map_free(manager->by_uuid);

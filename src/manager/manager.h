@@ -179,6 +179,18 @@ int manager_why_emit(struct manager *manager, const char *name, struct emitter *
  * NOT_FOUND: there is none such, or none any more; NOT_SUPPORTED: another version of the engine made it. */
 int manager_decision_emit(struct manager *manager, uint64_t number, bool again, struct emitter *emitter,
                           struct error *error);
+/* Fiber. Makes a plan of what could be better here (engine/optimizer.h), keeps it for a while and tells it; nothing changes. */
+struct optimize_request {
+    uint64_t observe, cooldown; /* ms */
+};
+int manager_optimize_plan_emit(struct manager *manager, const struct actor *actor, const struct optimize_request *request,
+                               struct emitter *emitter, struct error *error);
+/* A plan that was made lately. From memory. NOT_FOUND. */
+int manager_optimize_emit(struct manager *manager, const char *id, struct emitter *emitter, struct error *error);
+/* Carries a plan out by ordinary requests of this actor. NOT_FOUND; STALE: it expired, was applied already, or the state
+ * that it was made for has changed. */
+int manager_optimize_apply(struct manager *manager, const struct actor *actor, const char *id, struct operation **ret,
+                           struct error *error);
 /* Which kind suits the need here, and why; the image (or NULL) tells what it can be started as. NOT_FOUND, NOT_SUPPORTED,
  * BAD_VALUE. */
 int manager_advise_emit(struct manager *manager, const char *image, struct need *need, struct emitter *emitter,

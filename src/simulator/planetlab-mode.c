@@ -63,7 +63,7 @@ struct planner {
     struct consolidation_host *hosts;
     struct consolidation_instance *instances; /* those that have not finished */
     uint32_t *vms;                            /* of the instances */
-    struct demand *demands;                   /* of the VMs */
+    struct trend *demands;                   /* of the VMs */
     uint64_t *moved;
     bool *on;
     size_t count;
@@ -111,7 +111,7 @@ static void planner_look(struct planner *planner, const struct cloud *cloud) {
         const struct cloud_vm *vm = &cloud->vms[i];
         if (vm->finished)
             continue;
-        demand_observe(&planner->demands[i], vm->request, planner->parameters);
+        trend_observe(&planner->demands[i], vm->request, planner->parameters);
         planner->vms[planner->count] = i;
         planner->instances[planner->count++] = (struct consolidation_instance){
             .host = vm->host, .move_time = vm->memory / CLOUD_COPY_RATE, .moved = planner->moved[i],

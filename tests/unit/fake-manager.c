@@ -354,6 +354,20 @@ int manager_decision_emit(struct manager *manager, uint64_t number, bool again, 
     return emit_nothing(emitter);
 }
 
+int manager_optimize_plan_emit(struct manager *manager, const struct actor *actor, const struct optimize_request *request,
+                               struct emitter *emitter, struct error *error) {
+    return emit_nothing(emitter);
+}
+
+int manager_optimize_emit(struct manager *manager, const char *id, struct emitter *emitter, struct error *error) {
+    return emit_nothing(emitter);
+}
+
+int manager_optimize_apply(struct manager *manager, const struct actor *actor, const char *id, struct operation **ret,
+                           struct error *error) {
+    return change(manager, "optimize.apply", false, ret);
+}
+
 int manager_advise_emit(struct manager *manager, const char *image, struct need *need, struct emitter *emitter,
                         struct error *error) {
     return emit_nothing(emitter);

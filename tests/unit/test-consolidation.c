@@ -53,11 +53,11 @@ static void setting_done(struct setting *setting) {
 /* w = 1/2: 4, then 8: mean 6, variance (1/2)(4 x 4 / 4 + 1/2 x 16) = 6. */
 static void test_demand(void **state) {
     struct consolidation_parameters parameters = { .weight = 0.5 };
-    struct demand demand = { 0 };
+    struct trend demand = { 0 };
 
-    demand_observe(&demand, 4, &parameters);
+    trend_observe(&demand, 4, &parameters);
     assert_true(demand.mean >= 4 && demand.mean <= 4 && demand.variance >= 4 && demand.variance <= 4);
-    demand_observe(&demand, 8, &parameters);
+    trend_observe(&demand, 8, &parameters);
     assert_true(demand.mean >= 6 && demand.mean <= 6 && demand.variance >= 6 && demand.variance <= 6);
     assert_true(demand.now >= 8 && demand.now <= 8);
 }
@@ -211,7 +211,7 @@ static void fill_random(struct setting *s, uint64_t *seed) {
         s->instances[i] = (struct consolidation_instance){ .host = below(seed, (uint32_t) s->host_count),
                                                            .move_time = 1 + below(seed, 30), .memory = below(seed, 10),
                                                            .pinned = below(seed, 10) == 0 };
-        demand_observe(&s->instances[i].demand, below(seed, 30), &s->parameters);
+        trend_observe(&s->instances[i].demand, below(seed, 30), &s->parameters);
     }
 }
 
@@ -257,7 +257,7 @@ static void test_no_swinging(void **state) {
             if (step > 70)
                 assert_int_equal(s.count, 0);
             for (size_t i = 0; i < s.instance_count; i++)
-                demand_observe(&s.instances[i].demand, s.instances[i].demand.now, &s.parameters);
+                trend_observe(&s.instances[i].demand, s.instances[i].demand.now, &s.parameters);
         }
     }
 }
@@ -280,7 +280,7 @@ static void test_promises(void **state) {
                 assert_true(first[i].instance == s.moves[i].instance && first[i].to == s.moves[i].to);
             apply(&s, step * STEP);
             for (size_t i = 0; i < s.instance_count; i++)
-                demand_observe(&s.instances[i].demand, below(&seed, 40), &s.parameters);
+                trend_observe(&s.instances[i].demand, below(&seed, 40), &s.parameters);
         }
     }
 }

@@ -507,6 +507,12 @@ static void fake_facts(void *data _unused_, const struct driver_instance *view, 
     const struct fake_instance *instance = view->driver_data;
 
     *ret = (struct driver_facts){ .pid = instance && instance->running ? instance->pid : 0, .agent_up = instance != NULL };
+    if (instance && instance->running && instance->run.measured) {
+        uint64_t most = instance_cpu_limit(view->spec);
+        ret->measured = true;
+        ret->cpu_us = (uint64_t) ((unsigned __int128) clock_now() * (instance->run.cpu < most ? instance->run.cpu : most) / 1000);
+        ret->memory = instance->run.memory < view->spec->memory ? instance->run.memory : view->spec->memory;
+    }
 }
 
 const struct driver fake_driver = {

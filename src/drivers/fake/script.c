@@ -9,7 +9,7 @@
 
 static int refuse(struct error *error, const char *label, const char *word) {
     return error_set(error, ERROR_BAD_VALUE, label, word,
-                     "use delay=DURATION, fail, fail=N, hang, exit=CODE, oom, output=TEXT");
+                     "use delay=DURATION, fail, fail=N, hang, exit=CODE, oom, output=TEXT, cpu=NUMBER, memory=SIZE");
 }
 
 static int word_read(const char *label, const char *word, struct fake_step *step, struct error *error) {
@@ -32,6 +32,10 @@ static int word_read(const char *label, const char *word, struct fake_step *step
             return refuse(error, label, word);
         step->exits = true;
         step->code = (int) number;
+    } else if (text_starts(word, "cpu=") || text_starts(word, "memory=")) {
+        step->measured = true;
+        if (word[0] == 'c' ? text_parse_cpus(word + 4, &step->cpu) < 0 : text_parse_size(word + 7, &step->memory) < 0)
+            return refuse(error, label, word);
     } else if (text_starts(word, "output=")) {
         free(step->output);
         step->output = strdup(word + 7);

@@ -14,6 +14,8 @@
  *   exit=CODE        run only: ends with CODE after the delay
  *   oom              run only: the end counts as out of memory
  *   output=TEXT      run only: what the instance prints when it starts
+ *   cpu=NUMBER       run only: the processors that it is seen to use
+ *   memory=SIZE      run only: the memory that it is seen to use
  * Labels are the interface because they pass through every layer unchanged. */
 
 struct fake_step {
@@ -24,6 +26,8 @@ struct fake_step {
     int code;
     bool oom;
     char *output;
+    bool measured;   /* cpu or memory was given */
+    uint64_t cpu, memory; /* thousandths, bytes */
 };
 
 /* Reads label `step`; BAD_VALUE names the label and the word. An absent label gives an empty step. */
