@@ -600,6 +600,7 @@ static int sweeper_main(void *userdata) {
 
         if (!kept) {
             idempotency_expire(manager);
+            storage_tidy(manager->storage);
             r = fiber_sleep(SWEEP_EVERY);
             continue;
         }

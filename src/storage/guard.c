@@ -163,6 +163,8 @@ static int guard_main(void *userdata) {
         r = fiber_wait_fd(listener, EPOLLIN, DEADLINE_NONE);
         if (r < 0 || !(r & EPOLLIN))
             break; /* canceled, or all that it watched has ended */
+        if (guard->before)
+            guard->before(guard->userdata);
         answer_one(guard, listener);
     }
     return r;

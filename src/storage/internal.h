@@ -65,6 +65,7 @@ char *layer_path(const struct storage *storage, const char *diff_id);
 char *image_path(const struct storage *storage, const char *part, const char *digest);
 /* A fresh directory beneath staging; the caller removes it. */
 int staging_make(struct storage *storage, char **ret_path, struct error *error);
+int staging_make_named(struct storage *storage, const char *prefix, char **ret_path, struct error *error);
 void staging_remove(char **path);
 #define _cleanup_staging_ __attribute__((cleanup(staging_remove)))
 /* A finished, synced file or directory of staging gets its final path, durably. What stood there without a record is
@@ -86,6 +87,33 @@ int sweep(struct storage *storage, bool remove, char ***found);
 int sweep_at_start(struct storage *storage);
 /* The host's processor, as OCI names it: static text. */
 const char *host_architecture(void);
+
+/* --- pulls that broke off (resume.c) ------------------------------------------------------------------------------- */
+/* What a pull has of those before it, and leaves to those after it. All but resume_staging do nothing for one that was not
+ * opened. Fibers. */
+struct resume {
+    struct storage *storage; /* NULL: not opened */
+    const char *staging;     /* borrowed; skopeo writes to its "image" */
+    char repository[17];
+    char **blobs; /* kept ones that skopeo may count on: hashed, or brought by this pull */
+};
+#define RESUME_INIT { .storage = NULL }
+/* A staging directory whose name says of which repository it is, so that the next start knows. */
+int resume_staging(struct storage *storage, const char *reference, char **ret_path, struct error *error);
+/* Hashes what there is of the repository. It is to be closed even after a failure. */
+int resume_open(struct resume *resume, struct storage *storage, const char *reference, const char *staging,
+                const struct storage_progress *progress, struct error *error);
+/* Puts the blobs before skopeo, as soon as it has emptied its directory; a guard's `before`. */
+void resume_offer(void *resume);
+/* Takes the whole blobs back, after skopeo has ended; how many there are. */
+size_t resume_collect(struct resume *resume);
+void resume_close(struct resume *resume, bool keep);
+/* Is there so much room that this many bytes of blobs need not go as soon as they are unpacked? */
+bool resume_has_room(const struct storage *storage, uint64_t bytes);
+/* Removes all that is kept; how many bytes that were. */
+uint64_t resume_forget(struct storage *storage);
+/* At start, before staging is emptied: keeps what pulls had that died with an earlier daemon. Blocks. */
+void resume_rescue(struct storage *storage);
 
 /* --- records ---------------------------------------------------------------------------------------------------- */
 void stored_free(struct stored *stored);
@@ -129,6 +157,8 @@ struct guard {
     uint16_t port; /* 0: the usual ones */
     int ours, theirs;
     struct fiber *fiber;
+    void (*before)(void *userdata); /* or NULL: is called, on the guard's fiber, before each answer */
+    void *userdata;
     char refused[64];
 };
 #define GUARD_INIT { .ours = -EBADF, .theirs = -EBADF }
@@ -187,9 +217,10 @@ int iso_add(struct storage *storage, const char *path, const struct image_reques
             const struct storage_progress *progress, const struct image **ret, struct error *error);
 int oci_add(struct storage *storage, const struct image_request *request, const struct storage_progress *progress,
             const struct image **ret, struct error *error);
-/* From a registry or an archive into directory/image, in skopeo's "dir:" layout. REGISTRY, BAD_IMAGE, NO_SPACE. */
-int skopeo_copy(const struct image_request *request, const char *directory, const struct storage_progress *progress,
-                struct error *error);
+/* From a registry or an archive into directory/image, in skopeo's "dir:" layout. A registry is asked again after what may
+ * pass, for what `resume` does not have. REGISTRY, BAD_IMAGE, NO_SPACE. */
+int skopeo_copy(const struct image_request *request, const char *directory, struct resume *resume,
+                const struct storage_progress *progress, struct error *error);
 /* How the image wants to be run, from its configuration document. BAD_IMAGE. */
 int oci_read_config(struct json_object *document, struct image *image, struct error *error);
 int build_add(struct storage *storage, const struct image_request *request, const struct storage_progress *progress,

@@ -96,6 +96,7 @@ struct oci {
     size_t count;
     int directory; /* what skopeo wrote */
     bool from_archive;
+    bool keeps_blobs; /* until the image is there: a pull that ends before goes on with them */
 };
 
 static void oci_free(struct storage *storage, struct oci *oci) {
@@ -265,10 +266,29 @@ int layer_ensure(struct storage *storage, struct claim *claim, const char *diff_
 
 /* The blob's space is free again before the next layer, unless a later one is the same. */
 static void drop_blob(const struct oci *oci, size_t index) {
+    if (oci->keeps_blobs)
+        return;
     for (size_t i = index + 1; i < oci->count; i++)
         if (text_equal(oci->layers[i].digest, oci->layers[index].digest))
             return;
     (void) unlinkat(oci->directory, digest_hex(oci->layers[index].digest), 0);
+}
+
+/* The image is there. What is left in the directory then is of other images: what earlier pulls had brought. */
+static void drop_blobs(struct oci *oci) {
+    oci->keeps_blobs = false;
+    for (size_t i = 0; i < oci->count; i++)
+        drop_blob(oci, i);
+    (void) unlinkat(oci->directory, digest_hex(json_text(json_member(oci->manifest, "config"), "digest", "")), 0);
+}
+
+static uint64_t blob_bytes(const struct oci *oci) {
+    struct json_object *layers = json_member(oci->manifest, "layers");
+    uint64_t bytes = 0;
+
+    for (size_t i = 0; i < oci->count; i++)
+        bytes += (uint64_t) json_integer(json_object_array_get_idx(layers, i), "size", 0);
+    return bytes;
 }
 
 static int unpack_all(struct storage *storage, struct oci *oci, uint64_t maximum, const struct storage_progress *progress,
@@ -346,6 +366,7 @@ static int take_image(struct storage *storage, struct oci *oci, const struct ima
     if (r < 0)
         return error_errno(error, r, "adding the image");
     r = read_image(oci, &image, error);
+    oci->keeps_blobs = r >= 0 && request->source == SOURCE_DOCKER && resume_has_room(storage, blob_bytes(oci));
     if (r >= 0)
         r = unpack_all(storage, oci, request->maximum, progress, error);
     if (r >= 0) {
@@ -356,6 +377,8 @@ static int take_image(struct storage *storage, struct oci *oci, const struct ima
         r = stored_add_take(storage, &image, alias, ret, error);
         image = (struct image){ 0 };
     }
+    if (r >= 0)
+        drop_blobs(oci);
     table_done(&image_table, &image);
     return r < 0 && !error_is_set(error) ? error_errno(error, r, "adding the image") : r;
 }
@@ -402,6 +425,32 @@ static char *alias_of(const struct image_request *request) {
     return strdup(name);
 }
 
+/* Blobs of an image that is bad are of no use to anybody; for want of room even those of others go. */
+static bool is_worth_keeping(const struct error *error) {
+    return error->code != ERROR_BAD_IMAGE && error->code != ERROR_BAD_DIGEST && error->code != ERROR_NO_SPACE;
+}
+
+static int fetch(struct storage *storage, const struct image_request *request, const char *directory, const char *alias,
+                 const struct storage_progress *progress, const struct image **ret, struct error *error) {
+    struct resume resume = RESUME_INIT;
+    int r = 0;
+
+    if (request->source == SOURCE_DOCKER)
+        r = resume_open(&resume, storage, request->reference, directory, progress, error);
+    FAILPOINT("pull-before-skopeo");
+    if (r >= 0) {
+        progress_step(progress, "downloading", 0, 0);
+        r = skopeo_copy(request, directory, &resume, progress, error);
+    }
+    FAILPOINT("pull-after-skopeo");
+    if (r >= 0)
+        r = take_directory(storage, directory, request, alias, progress, ret, error);
+    resume_close(&resume, r >= 0 || is_worth_keeping(error));
+    if (r < 0 && error->code == ERROR_NO_SPACE)
+        (void) resume_forget(storage);
+    return r;
+}
+
 int oci_add(struct storage *storage, const struct image_request *request, const struct storage_progress *progress,
             const struct image **ret, struct error *error) {
     _cleanup_staging_ char *directory = NULL;
@@ -415,12 +464,7 @@ int oci_add(struct storage *storage, const struct image_request *request, const 
         r = derived ? image_alias_check(alias, error) : error_errno(error, -ENOMEM, "adding the image");
     }
     if (r >= 0)
-        r = staging_make(storage, &directory, error);
-    if (r < 0)
-        return r;
-    progress_step(progress, "downloading", 0, 0);
-    FAILPOINT("pull-before-skopeo");
-    r = skopeo_copy(request, directory, progress, error);
-    FAILPOINT("pull-after-skopeo");
-    return r < 0 ? r : take_directory(storage, directory, request, alias, progress, ret, error);
+        r = request->source == SOURCE_DOCKER ? resume_staging(storage, request->reference, &directory, error)
+                                             : staging_make(storage, &directory, error);
+    return r < 0 ? r : fetch(storage, request, directory, alias, progress, ret, error);
 }

@@ -315,6 +315,7 @@ int storage_prune(struct storage *storage, bool all, uint64_t *ret_bytes, char *
     r = remove_unused(storage, all, ret_removed, error);
     *ret_bytes = before - bytes_of_all(storage);
     fiber_mutex_unlock(&storage->records);
+    *ret_bytes += resume_forget(storage);
     if (r >= 0)
         r = sweep(storage, true, &found);
     if (r >= 0)

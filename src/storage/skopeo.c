@@ -16,7 +16,9 @@
 #define SKOPEO "/usr/bin/skopeo"
 #define LOOK_INTERVAL (500 * CLOCK_MILLISECOND)
 #define STALL_TIME (60 * CLOCK_SECOND)
-#define ATTEMPTS 3
+#define ATTEMPTS 3      /* that bring nothing new */
+#define ATTEMPTS_MAX 20 /* in all */
+#define STALLED "nothing came for a minute"
 
 static int skopeo_arguments(const struct image_request *request, bool has_auth, char ***ret) {
     _cleanup_list_ char **list = NULL, **platform = NULL;
@@ -33,8 +35,6 @@ static int skopeo_arguments(const struct image_request *request, bool has_auth, 
             r = list_addf(&list, "--override-variant=%s", platform[2]);
     }
     r = r < 0 ? r : list_add(&list, "copy");
-    if (request->source == SOURCE_DOCKER)
-        r = r < 0 ? r : list_add(&list, "--retry-times=2");
     if (request->source == SOURCE_DOCKER && !request->tls_verify)
         r = r < 0 ? r : list_add(&list, "--src-tls-verify=false");
     if (has_auth)
@@ -79,11 +79,25 @@ static int skopeo_failed(const struct image_request *request, const struct buffe
     return error_set(error, ERROR_BAD_IMAGE, message);
 }
 
-/* skopeo itself tries again after a broken connection and after 429; it gives up at the first 502 or 503. */
+/* skopeo's own --retry-times would begin with an empty directory each time. It knows of a broken connection by type, we by
+ * the words of Go's network library; it gives up at the first 502 or 503, and after some waiting at 429. */
 static bool may_pass(const struct error *error) {
+    static const char *const words[] = {
+        "status code from registry 50", "received unexpected HTTP status: 50", "toomanyrequests", "Too Many Requests",
+        "connection reset", "connection refused", "connection timed out", "broken pipe", "unexpected EOF", ": EOF", "i/o timeout",
+        "handshake timeout", "Client.Timeout", "deadline exceeded", "server misbehaving", "Temporary failure in name resolution",
+        "network is unreachable", "no route to host",
+    };
     const char *message = error->code == ERROR_REGISTRY && error->parameters[1] ? error->parameters[1] : "";
 
-    return strstr(message, "status code from registry 50") || strstr(message, "received unexpected HTTP status: 50");
+    for (size_t i = 0; i < ELEMENTS(words); i++)
+        if (strstr(message, words[i]))
+            return true;
+    return false;
+}
+
+static bool has_stalled(const struct error *error) {
+    return error->code == ERROR_REGISTRY && text_equal(error->parameters[1], STALLED);
 }
 
 static int wait_before_next(unsigned attempt) {
@@ -155,7 +169,7 @@ static int skopeo_watch(struct fiber *fiber, const char *directory, const struct
         } else if (clock_now() - since > STALL_TIME) {
             fiber_cancel_join(fiber);
             return request->source == SOURCE_DOCKER
-                       ? error_set(error, ERROR_REGISTRY, request->reference, "nothing came for a minute")
+                       ? error_set(error, ERROR_REGISTRY, request->reference, STALLED)
                        : error_set(error, ERROR_BAD_IMAGE, "reading it makes no progress");
         }
     }
@@ -183,38 +197,65 @@ static int led_astray(const struct image_request *request, const struct guard *g
     return error_set(error, ERROR_REGISTRY, request->reference, reason ? reason : guard->refused);
 }
 
-/* What an attempt leaves is taken away by the next: skopeo wants an empty directory. */
-static int skopeo_attempts(struct process_spec *spec, const struct image_request *request, const char *directory,
-                           const struct storage_progress *progress, struct error *error) {
-    for (unsigned attempt = 1;; attempt++) {
-        _cleanup_guard_ struct guard guard = GUARD_INIT;
-        _cleanup_tool_jail_ struct tool_jail tool = { .file_maximum = request->maximum };
-        _cleanup_staging_ char *before = attempt > 1 ? text_format("%s/image", directory) : NULL;
-        _cleanup_error_ struct error failed = ERROR_INIT;
-        int r;
-        staging_remove(&before);
-        if (request->source == SOURCE_DOCKER) {
-            r = guard_open(&guard, request->reference, error);
-            if (r < 0)
-                return r;
-            tool.guard = &guard;
-        }
-        r = tool_jail_open(&tool, SKOPEO, directory, request->file, spec, error);
+/* One run of skopeo, whose whole blobs are back in `resume` afterwards. *ret_astray: it was led to where it may not go. */
+static int skopeo_attempt(struct process_spec *spec, const struct image_request *request, const char *directory,
+                          struct resume *resume, const struct storage_progress *progress, bool *ret_astray,
+                          struct error *error) {
+    _cleanup_guard_ struct guard guard = GUARD_INIT;
+    _cleanup_tool_jail_ struct tool_jail tool = { .file_maximum = request->maximum };
+    int r;
+
+    if (request->source == SOURCE_DOCKER) {
+        guard.before = resume_offer;
+        guard.userdata = resume;
+        r = guard_open(&guard, request->reference, error);
         if (r < 0)
             return r;
-        r = skopeo_supervise(spec, directory, request, progress, &failed);
-        if (r < 0 && *guard.refused)
-            return led_astray(request, &guard, error);
-        if (r >= 0 || attempt == ATTEMPTS || !may_pass(&failed) || wait_before_next(attempt) < 0) {
-            if (r < 0)
-                error_move(error, &failed);
+        tool.guard = &guard;
+    }
+    r = tool_jail_open(&tool, SKOPEO, directory, request->file, spec, error);
+    if (r < 0)
+        return r;
+    r = skopeo_supervise(spec, directory, request, progress, error);
+    *ret_astray = r < 0 && *guard.refused;
+    if (*ret_astray) {
+        error_clear(error);
+        r = led_astray(request, &guard, error);
+    }
+    return r;
+}
+
+/* Each attempt goes on with the blobs that those before it brought, and as long as each brings more, there is a next one. */
+static int skopeo_attempts(struct process_spec *spec, const struct image_request *request, const char *directory,
+                           struct resume *resume, const struct storage_progress *progress, struct error *error) {
+    size_t brought = list_count(resume->blobs);
+
+    for (unsigned attempt = 1, all = 1;; attempt++, all++) {
+        _cleanup_staging_ char *before = all > 1 ? text_format("%s/image", directory) : NULL;
+        _cleanup_error_ struct error failed = ERROR_INIT;
+        bool astray = false, more;
+        size_t count;
+        int r;
+        staging_remove(&before); /* skopeo wants an empty directory */
+        r = skopeo_attempt(spec, request, directory, resume, progress, &astray, &failed);
+        if (r >= 0)
+            return r;
+        count = resume_collect(resume);
+        more = count > brought;
+        if (more) {
+            brought = count;
+            attempt = 1;
+        }
+        if (astray || attempt == ATTEMPTS || all == ATTEMPTS_MAX || !(may_pass(&failed) || (more && has_stalled(&failed))) ||
+            wait_before_next(attempt) < 0) {
+            error_move(error, &failed);
             return r;
         }
     }
 }
 
-int skopeo_copy(const struct image_request *request, const char *directory, const struct storage_progress *progress,
-                struct error *error) {
+int skopeo_copy(const struct image_request *request, const char *directory, struct resume *resume,
+                const struct storage_progress *progress, struct error *error) {
     static const char *const environment[] = { "HOME=/work", "TMPDIR=/work", "XDG_RUNTIME_DIR=/work", NULL };
     _cleanup_list_ char **arguments = NULL;
     _cleanup_free_ char *auth_path = request->auth_file ? text_format("%s/auth.json", directory) : NULL;
@@ -229,7 +270,7 @@ int skopeo_copy(const struct image_request *request, const char *directory, cons
     if (r < 0)
         return error_errno(error, r, "preparing skopeo");
     spec.arguments = arguments;
-    r = skopeo_attempts(&spec, request, directory, progress, error);
+    r = skopeo_attempts(&spec, request, directory, resume, progress, error);
     if (auth_path)
         (void) unlink(auth_path);
     return r;

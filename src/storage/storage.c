@@ -46,12 +46,12 @@ char *layer_path(const struct storage *storage, const char *diff_id) {
     return image_path(storage, "layers", diff_id);
 }
 
-int staging_make(struct storage *storage, char **ret_path, struct error *error) {
+int staging_make_named(struct storage *storage, const char *prefix, char **ret_path, struct error *error) {
     char name[17];
     char *path;
 
     random_hex(name, 8);
-    path = text_format("%s/%s", storage->staging, name);
+    path = text_format("%s/%s%s", storage->staging, prefix, name);
     if (!path)
         return error_errno(error, -ENOMEM, "making room");
     if (mkdir(path, 0755) < 0) {
@@ -61,6 +61,10 @@ int staging_make(struct storage *storage, char **ret_path, struct error *error) 
     }
     *ret_path = path;
     return 0;
+}
+
+int staging_make(struct storage *storage, char **ret_path, struct error *error) {
+    return staging_make_named(storage, "", ret_path, error);
 }
 
 static int remove_job(void *userdata) {
@@ -159,7 +163,7 @@ static int directories_make(struct storage *storage) {
         const char *name;
         mode_t mode;
     } parts[] = { { "layers", 0700 }, { "disks", 0700 }, { "isos", 0700 }, { "erofs", 0700 }, { "blank", 0700 },
-                  { "kernels", 0700 }, { "staging", 0711 }, { "discarded", 0700 } };
+                  { "kernels", 0700 }, { "staging", 0711 }, { "discarded", 0700 }, { "downloads", 0700 } };
     int r = file_make_directories(AT_FDCWD, storage->images, 0711);
 
     for (size_t i = 0; r >= 0 && i < ELEMENTS(parts); i++) {

@@ -19,6 +19,7 @@
  *   images/erofs/DIGEST       the merged root of an OCI image as EROFS, made at the first microVM
  *   images/kernels/DIGEST/    kernel and initramfs of an OCI image that brings a kernel (kernel.c)
  *   images/staging/…          work in progress; emptied at start
+ *   images/downloads/…        blobs of pulls that broke off, for the next try (resume.c)
  *   kernels/VERSION/{vmlinuz,vmlinux,initramfs}   for microVMs
  *   blank/ext4-SIZE           empty file systems that writable disks are copied from */
 
@@ -78,8 +79,11 @@ int storage_image_tag(struct storage *storage, const char *name, const char *ali
 /* Removes an alias, or the image with all its aliases when `name` is a digest or its last alias; refused (IN_USE) while an
  * instance uses it. Layers go when no image has them. */
 int storage_image_remove(struct storage *storage, const char *name, struct error *error);
-/* Removes images that no instance uses (untagged ones only, unless all) and files that no record owns. */
+/* Removes images that no instance uses (untagged ones only, unless all) files that no record owns, and what
+ * pulls that broke off left. */
 int storage_prune(struct storage *storage, bool all, uint64_t *ret_bytes, char ***ret_removed, struct error *error);
+/* Drops what pulls that broke off left, as far as it is too old or too much. To be called now and then. */
+void storage_tidy(struct storage *storage);
 /* Pins: an instance uses the image (by digest). */
 int storage_image_use(struct storage *storage, const char *digest, const char *uuid);
 void storage_image_unuse(struct storage *storage, const char *digest, const char *uuid);

@@ -187,8 +187,10 @@ static int discard_fiber(void *userdata) {
 int sweep_at_start(struct storage *storage) {
     _cleanup_free_ char *discarded = text_format("%s/discarded", storage->images);
     _cleanup_list_ char **found = NULL;
-    int r = discarded ? move_away(storage->staging, discarded, NULL) : -ENOMEM;
+    int r;
 
+    resume_rescue(storage);
+    r = discarded ? move_away(storage->staging, discarded, NULL) : -ENOMEM;
     if (r >= 0)
         r = file_make_directories(AT_FDCWD, storage->staging, 0711);
     if (r >= 0)

@@ -240,7 +240,7 @@ class FakeRegistry:
             def do_GET(self):
                 outer.seen.append(self.path)
                 outer.headers.append(dict(self.headers))
-                media_type, data = outer.contents.get(self.path, (None, None))
+                media_type, data = outer.content(self)
                 for part, fault in outer.faults.items():
                     if part in self.path and fault(self, media_type, data):
                         return
@@ -263,6 +263,9 @@ class FakeRegistry:
         self.host = f"{address}:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
+    def content(self, handler):
+        return self.contents.get(handler.path, (None, None))
+
     def offer(self, repository, tag, image, manifest=None, media_type=None):
         manifest = manifest if manifest is not None else image.manifest_bytes
         for name, data in image.blobs().items():
@@ -274,6 +277,28 @@ class FakeRegistry:
     def close(self):
         self.server.shutdown()
         self.server.server_close()
+
+
+class Proxy(FakeRegistry):
+    """Stands before a real registry, whose replies `faults` may spoil."""
+
+    def __init__(self, registry):
+        super().__init__()
+        self.registry = registry
+
+    def content(self, handler):
+        reply = self.registry.call("GET", handler.path, headers={"Accept": handler.headers.get("Accept", "*/*")})
+        return (reply.getheader("Content-Type"), reply.body) if reply.status == 200 else (None, None)
+
+    def source(self, source):
+        """The way to `source`, one of the registry's, by here."""
+        return source.replace(self.registry.host, self.host)
+
+    def blobs_asked_for(self):
+        """Digests, in order; forgets what was asked for."""
+        asked = [path.rsplit("/", 1)[1] for path in self.seen if "/blobs/" in path]
+        self.seen.clear()
+        return asked
 
 
 # ---- asking the daemon ----
@@ -348,3 +373,8 @@ def wipe(daemon):
     for image in images(daemon):
         daemon.expect(204, "DELETE", "/v1/images/" + urllib.parse.quote(image["digest"], safe=""))
     settle(daemon, ([], {"layers": [], "disks": [], "isos": [], "erofs": []}))
+
+
+def kept(daemon):
+    """Blobs that pulls left that broke off."""
+    return sorted("sha256:" + name.split("-")[1] for name in names_in(daemon.state / "images/downloads"))

@@ -14,8 +14,8 @@ import urllib.parse
 import pytest
 
 import imagelib
-from imagelib import (DOCKER_LAYER, DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, FakeRegistry, Image, Layer, Registry,
-                      digest, footprint, images, index_bytes, pull, pull_refused, settle, tar_of, wipe)
+from imagelib import (DOCKER_LAYER, DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, FakeRegistry, Image, Layer, Proxy, Registry,
+                      digest, footprint, images, index_bytes, kept, names_in, pull, pull_refused, settle, tar_of, wipe)
 from polderlib import Daemon, build_option, eventually
 
 pytestmark = [
@@ -354,6 +354,175 @@ def test_stalled_registry_is_left(daemon, fake):
     assert skopeos(daemon) == []
 
 
+# ---- going on where a pull broke off (F29) ----
+
+@pytest.fixture
+def proxy(registry, daemon):
+    daemon.expect(200, "POST", "/v1/images/prune", {})
+    proxy = Proxy(registry)
+    yield proxy
+    proxy.close()
+
+
+def layered(count=3, size=200000):
+    return Image([{f"f{i}": os.urandom(size)} for i in range(count)])
+
+
+def deny(proxy, image, *layers):
+    """The registry refuses these layers, which is not tried again."""
+    for layer in layers:
+        proxy.faults[image.layers[layer].digest] = status(404)
+
+
+@pytest.mark.parametrize("share", [pytest.param(0, marks=pytest.mark.long), 0.3, pytest.param(0.99, marks=pytest.mark.long)])
+def test_broken_pull_goes_on(daemon, registry, proxy, share):
+    image = layered()
+    source = proxy.source(registry.push(f"resume:{int(share * 100)}", image))
+    first, second, third = (layer.digest for layer in image.layers)
+    proxy.faults[second] = cut(share)
+    pull_refused(daemon, source, "registry")
+    asked = proxy.blobs_asked_for()
+    assert asked.count(first) == asked.count(third) == 1 and asked.count(second) >= 3, "each retry went on"
+    assert images(daemon) == [] and {first, third} <= set(kept(daemon)) and second not in kept(daemon)
+    daemon.check_clean()
+    proxy.faults.clear()
+    assert pull(daemon, source)["digest"] == image.digest
+    assert set(proxy.blobs_asked_for()) - {digest(image.config_bytes)} == {second}
+    assert layer_file(daemon, images(daemon)[0], "f0")
+    settle(daemon)
+    assert kept(daemon) == []
+
+
+def test_passing_fault_costs_one_layer(daemon, registry, proxy):
+    """Within one pull: after a broken connection only what is missing is asked for again."""
+    image = layered()
+    source = proxy.source(registry.push("resume:once", image))
+    times = []
+
+    def once(handler, media_type, data):
+        times.append(1)
+        return len(times) == 1 and cut(0.5)(handler, media_type, data)
+    proxy.faults[image.layers[1].digest] = once
+    assert pull(daemon, source)["digest"] == image.digest
+    asked = proxy.blobs_asked_for()
+    assert [asked.count(layer.digest) for layer in image.layers] == [1, 2, 1]
+    assert kept(daemon) == []
+
+
+def test_other_tag_takes_what_it_shares(daemon, registry, proxy):
+    old = layered()
+    new = Image([old.layers[0], {"g": b"new"}])
+    deny(proxy, old, 1, 2)
+    pull_refused(daemon, proxy.source(registry.push("resume:old", old)), "registry")
+    source = proxy.source(registry.push("resume:new", new))
+    proxy.seen.clear()
+    assert pull(daemon, source)["digest"] == new.digest
+    assert old.layers[0].digest not in proxy.blobs_asked_for()
+
+
+def test_canceled_pull_goes_on(daemon, registry, proxy):
+    image = layered()
+    source = proxy.source(registry.push("resume:canceled", image))
+    proxy.faults[image.layers[1].digest] = lambda handler, *_: stall(handler)
+    operation = daemon.expect(202, "POST", "/v1/images", {"source": source, "tls_verify": False}).json
+    eventually(lambda: any(image.layers[1].digest in path for path in proxy.seen), what="the second layer")
+    daemon.expect((200, 202, 204), "DELETE", f"/v1/operations/{operation['id']}")
+    assert daemon.wait_operation(operation)["state"] == "canceled"
+    settle(daemon, ([], {"layers": [], "disks": [], "isos": [], "erofs": []}))
+    proxy.faults.clear()
+    proxy.seen.clear()
+    assert pull(daemon, source)["digest"] == image.digest
+    assert image.layers[0].digest not in proxy.blobs_asked_for() and kept(daemon) == []
+
+
+def test_killed_pull_goes_on(daemon, registry, proxy):
+    image = layered()
+    source = proxy.source(registry.push("resume:killed", image))
+    proxy.faults[image.layers[1].digest] = lambda handler, *_: stall(handler)
+    daemon.expect(202, "POST", "/v1/images", {"source": source, "tls_verify": False})
+    eventually(lambda: any(image.layers[1].digest in path for path in proxy.seen) and skopeos(daemon), what="the second layer")
+    daemon.kill9()
+    eventually(lambda: not skopeos(daemon), what="the end of skopeo")
+    daemon.start()
+    settle(daemon, ([], {"layers": [], "disks": [], "isos": [], "erofs": []}))
+    daemon.check_clean()
+    assert kept(daemon) == [image.layers[0].digest]
+    proxy.faults.clear()
+    proxy.seen.clear()
+    assert pull(daemon, source)["digest"] == image.digest
+    assert image.layers[0].digest not in proxy.blobs_asked_for() and kept(daemon) == []
+
+
+@pytest.mark.parametrize("point", ["pull-after-skopeo", "layer-after-publish", "image-before-commit"])
+def test_killed_after_the_download(registry, point):
+    """All had come: the repetition asks for the manifest, and for a configuration at most."""
+    walk_needs_failpoints()
+    image = layered(2)
+    source = registry.push(f"resume:{point}", image)
+    daemon, proxy = Daemon(), Proxy(registry)
+    daemon.environment["POLDER_FAILPOINTS"] = f"{point}=kill@1"
+    try:
+        daemon.start()
+        with pytest.raises(Exception):
+            pull(daemon, proxy.source(source))
+        assert daemon.wait_gone() == -9
+        del daemon.environment["POLDER_FAILPOINTS"]
+        daemon.start()
+        daemon.check_clean()
+        proxy.seen.clear()
+        assert pull(daemon, proxy.source(source))["digest"] == image.digest
+        assert set(proxy.blobs_asked_for()) <= {digest(image.config_bytes)}
+        assert kept(daemon) == []
+    finally:
+        proxy.close()
+        daemon.close()
+
+
+def test_altered_part_is_not_used(daemon, registry, proxy):
+    image = layered()
+    source = proxy.source(registry.push("resume:altered", image))
+    deny(proxy, image, 1)
+    pull_refused(daemon, source, "registry")
+    place = daemon.state / "images/downloads"
+    for name in names_in(place):
+        if name.endswith(image.layers[0].digest[7:]):
+            data = bytearray((place / name).read_bytes())
+            data[1000] ^= 1
+            (place / name).write_bytes(data)
+        elif name.endswith(image.layers[2].digest[7:]):  # as somebody would who wants a file of theirs read
+            (place / name).unlink()
+            (place / name).symlink_to("/etc/passwd")
+    proxy.faults.clear()
+    proxy.seen.clear()
+    assert pull(daemon, source)["digest"] == image.digest
+    assert {layer.digest for layer in image.layers} <= set(proxy.blobs_asked_for())
+    assert "is not what it was" in daemon.log() and kept(daemon) == []
+
+
+def test_parts_are_bounded(daemon, registry, proxy):
+    """What is old goes by itself, and all of it by `image prune`, which tells how much that was."""
+    image = layered()
+    source = proxy.source(registry.push("resume:bounds", image))
+    deny(proxy, image, 1)
+    pull_refused(daemon, source, "registry")
+    place = daemon.state / "images/downloads"
+    assert {os.stat(place / name).st_uid for name in names_in(place)} == {0} and os.stat(place).st_mode & 0o77 == 0
+    old = next(name for name in names_in(place) if name.endswith(image.layers[0].digest[7:]))
+    os.utime(place / old, (0, time.time() - 4 * 24 * 3600))
+    daemon.restart()
+    eventually(lambda: image.layers[0].digest not in kept(daemon), what="the old part to go")
+    assert image.layers[2].digest in kept(daemon)
+    pruned = daemon.expect(200, "POST", "/v1/images/prune", {}).json
+    assert pruned["bytes"] >= 200000 and pruned["removed"] == [] and kept(daemon) == []
+
+
+def test_bad_images_leave_no_parts(daemon, registry, proxy):
+    image = layered(2)
+    image.config["rootfs"]["diff_ids"][1] = "sha256:" + "b" * 64
+    pull_refused(daemon, proxy.source(registry.push("resume:bad", image)), "bad-image")
+    assert kept(daemon) == []
+
+
 # ---- manifests that lie (A61) ----
 
 def changed(change, image=None):
@@ -669,12 +838,13 @@ def small_disk(tmp_path):
 
 def test_full_disk(small_disk, registry):
     data = os.urandom(30 << 20)
-    kept = registry.push("full:small", simple())
+    small = registry.push("full:small", simple())
     download = registry.push("full:download", Image([{"large": data}, {"more": os.urandom(30 << 20)}]))
     unpacked = registry.push("full:unpack", Image([{"large": data}]))
-    pull(small_disk, kept)
+    pull(small_disk, small)
     pull_refused(small_disk, download, "no-space")
     pull_refused(small_disk, unpacked, "no-space")
+    assert kept(small_disk) == []
     # What frees room works, and so does the daemon afterwards.
     free = os.statvfs(small_disk.state)
     with open(small_disk.state / "filler", "wb", buffering=0) as filler:
@@ -683,8 +853,8 @@ def test_full_disk(small_disk, registry):
                 filler.write(b"x" * free.f_bsize)
             except OSError:
                 break
-    small_disk.expect(204, "DELETE", "/v1/images/" + urllib.parse.quote(kept[len("docker://"):], safe=""))
+    small_disk.expect(204, "DELETE", "/v1/images/" + urllib.parse.quote(small[len("docker://"):], safe=""))
     os.unlink(small_disk.state / "filler")
-    pull(small_disk, kept)
+    pull(small_disk, small)
     small_disk.check_clean()
     wipe(small_disk)
