@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Each plot is one SVG of WIDTH x HEIGHT units with a frame in it; `struct frame` maps values to units, by
+/* Each plot is one SVG of WIDTH x HEIGHT units (more where its legend takes several rows) with a frame in it; `struct frame` maps values to units, by
  * their logarithms where an axis is logarithmic. Numbers are printed with one decimal: a tenth of a unit
  * cannot be seen. */
 #include "simulator/plot.h"
@@ -20,6 +20,7 @@
 #define POINTS_MAX 2000
 #define BARS_MAX 20000
 #define TICKS 6
+#define LEGEND_ROW 18
 
 /* Okabe and Ito's colours, which are told apart with every kind of colour blindness. */
 static const char *const colours[] = { "#0072b2", "#d55e00", "#009e73", "#cc79a7",
@@ -62,7 +63,8 @@ void plot_page_begin(struct buffer *page, const char *title, const char *summary
         "margin:2em auto;padding:0 1em}table{border-collapse:collapse;margin:1em 0}th,td{padding:.2em .8em;"
         "text-align:right;border-bottom:1px solid #8886}th:first-child,td:first-child{text-align:left}"
         "svg{width:100%;height:auto;margin:1em 0}svg text{font:12px system-ui,sans-serif;fill:currentColor}"
-        ".axis{stroke:currentColor;fill:none}.grid{stroke:#8884}.line{fill:none;stroke-width:1.8}</style>\n"
+        ".axis{stroke:currentColor;fill:none}.grid{stroke:#8884}.line{fill:none;stroke-width:1.8}"
+        ".bar{stroke:Canvas;stroke-width:.5}</style>\n"
         "</head><body>\n");
     add_element(page, "h1", title);
     add_element(page, "p", summary);
@@ -149,14 +151,19 @@ static double axis_step(const struct axis *axis) {
     return (ratio > 5 ? 10 : ratio > 2 ? 5 : ratio > 1 ? 2 : 1) * power;
 }
 
-/* Rounds the ends out to whole steps; an axis of one value gets some room. */
-static void axis_round(struct axis *axis) {
+/* An axis of one value gets some room. */
+static void axis_widen(struct axis *axis) {
     if (!(axis->least <= axis->most))
         axis->least = axis->most = 0;
     if (axis->least == axis->most) {
         axis->least -= axis->least != 0 && !axis->logarithmic ? fabs(axis->least) / 2 : 0;
         axis->most += axis->most != 0 && !axis->logarithmic ? fabs(axis->most) / 2 : 1;
     }
+}
+
+/* Rounds the ends out to whole steps. */
+static void axis_round(struct axis *axis) {
+    axis_widen(axis);
     double step = axis_step(axis);
     axis->least = floor(axis->least / step + 1e-9) * step;
     axis->most = ceil(axis->most / step - 1e-9) * step;
@@ -179,10 +186,10 @@ static void print_value(char *text, size_t size, double value) {
 
 static void draw_ticks(struct buffer *page, const struct frame *frame, bool horizontal) {
     const struct axis *axis = horizontal ? &frame->x : &frame->y;
-    double step = axis_step(axis);
+    double step = axis_step(axis), first = ceil(axis->least / step - 1e-9) * step;
 
     for (int i = 0; i <= 4 * TICKS; i++) {
-        double at = axis->least + i * step, value = axis->logarithmic ? pow(10, at) : at;
+        double at = first + i * step, value = axis->logarithmic ? pow(10, at) : at;
         char text[32];
         if (at > axis->most + step * 1e-6)
             break;
@@ -201,8 +208,8 @@ static void draw_ticks(struct buffer *page, const struct frame *frame, bool hori
 }
 
 static void draw_frame(struct buffer *page, const struct frame *frame, const char *title, const char *x_label,
-                       const char *y_label) {
-    buffer_addf(page, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"", WIDTH, HEIGHT);
+                       const char *y_label, int more) {
+    buffer_addf(page, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"", WIDTH, HEIGHT + more);
     add_escaped(page, title);
     buffer_addf(page, "\">\n<text x=\"%d\" y=\"16\" font-weight=\"bold\">", LEFT);
     add_escaped(page, title);
@@ -270,13 +277,34 @@ static void draw_line(struct buffer *page, const struct frame *frame, const stru
     buffer_add_text(page, "\"/>\n");
 }
 
-static void draw_legend(struct buffer *page, const struct plot *plot) {
-    int x = LEFT;
+/* Moves to the place of the next name, in a new row where it would not fit. */
+static void legend_next(const char *name, int *x, int *row) {
+    int width = 40 + 7 * (int) strlen(name);
+
+    if (*x > LEFT && *x + width > WIDTH) {
+        *x = LEFT;
+        *row += 1;
+    }
+}
+
+static int legend_height(const struct plot *plot) {
+    int x = LEFT, row = 0;
 
     for (size_t i = 0; i < plot->line_count; i++) {
+        legend_next(plot->lines[i].name, &x, &row);
+        x += 40 + 7 * (int) strlen(plot->lines[i].name);
+    }
+    return row * LEGEND_ROW;
+}
+
+static void draw_legend(struct buffer *page, const struct plot *plot) {
+    int x = LEFT, row = 0;
+
+    for (size_t i = 0; i < plot->line_count; i++) {
+        legend_next(plot->lines[i].name, &x, &row);
         buffer_addf(page, "<path class=\"line\" stroke=\"%s\" stroke-dasharray=\"%s\" d=\"M%d %dh22\"/>",
-                    colours[i % ELEMENTS(colours)], dashes[i % ELEMENTS(dashes)], x, HEIGHT - 6);
-        buffer_addf(page, "<text x=\"%d\" y=\"%d\">", x + 27, HEIGHT - 2);
+                    colours[i % ELEMENTS(colours)], dashes[i % ELEMENTS(dashes)], x, HEIGHT - 6 + row * LEGEND_ROW);
+        buffer_addf(page, "<text x=\"%d\" y=\"%d\">", x + 27, HEIGHT - 2 + row * LEGEND_ROW);
         add_escaped(page, plot->lines[i].name);
         buffer_add_text(page, "</text>\n");
         x += 40 + 7 * (int) strlen(plot->lines[i].name);
@@ -297,9 +325,9 @@ void plot_lines(struct buffer *page, const struct plot *plot) {
         }
     if (plot->y_from_zero && !plot->y_logarithmic)
         axis_extend(&frame.y, 0);
-    axis_round(&frame.x);
+    axis_widen(&frame.x);
     axis_round(&frame.y);
-    draw_frame(page, &frame, plot->title, plot->x_label, plot->y_label);
+    draw_frame(page, &frame, plot->title, plot->x_label, plot->y_label, legend_height(plot));
     for (size_t i = 0; i < plot->line_count; i++)
         draw_line(page, &frame, &plot->lines[i], i);
     draw_legend(page, plot);
@@ -316,12 +344,12 @@ void plot_gantt(struct buffer *page, const struct plot_gantt *gantt) {
         axis_extend(&frame.x, gantt->bars[i].begin);
         axis_extend(&frame.x, gantt->bars[i].end);
     }
-    axis_round(&frame.x);
-    draw_frame(page, &frame, gantt->title, gantt->x_label, gantt->y_label);
+    axis_widen(&frame.x);
+    draw_frame(page, &frame, gantt->title, gantt->x_label, gantt->y_label, 0);
     for (size_t i = 0; i < drawn; i++) {
         const struct plot_bar *bar = &gantt->bars[i];
         double left = unit_x(&frame, bar->begin), top = unit_y(&frame, (double) bar->row + bar->height);
-        buffer_addf(page, "<path fill=\"%s\" d=\"M%.1f %.1fH%.1fV%.1fH%.1fz\"/>\n",
+        buffer_addf(page, "<path class=\"bar\" fill=\"%s\" d=\"M%.1f %.1fH%.1fV%.1fH%.1fz\"/>\n",
                     colours[bar->colour % ELEMENTS(colours)], left, top, unit_x(&frame, bar->end),
                     unit_y(&frame, bar->row), left);
     }

@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "simulator/mode.h"
+#include "simulator/queue-report.h"
 #include "simulator/queue-simulation.h"
 #include "simulator/queue-tune.h"
 
@@ -30,7 +31,7 @@ struct request {
     enum semantics semantics;
     uint64_t processors, workers;
     bool json, jobs;
-    const char *part;
+    const char *part, *report;
     bool tunes;
     enum tune_goal goal;
     uint64_t steps;
@@ -115,6 +116,10 @@ static int set_option(struct request *request, const char *option, const char *v
         }
     if (text_equal(option, "--sequence"))
         return list_add(&request->sequences, value);
+    if (text_equal(option, "--report")) {
+        request->report = value;
+        return 0;
+    }
     if (text_equal(option, "--set"))
         return set_parameter(request, value, error);
     if (text_equal(option, "--processors"))
@@ -165,6 +170,8 @@ static int parse(struct request *request, int count, char **words, struct error 
     }
     if (r >= 0 && !request->paths)
         return error_set(error, ERROR_USAGE, "name a log in the Standard Workload Format");
+    if (r >= 0 && request->report && (request->sequences || request->tunes))
+        return error_set(error, ERROR_USAGE, "--report shows whole logs: it does not go with --sequence and --tune");
     if (r >= 0)
         r = policy_parameters_check(&request->parameters, error);
     return r < 0 && !error_is_set(error) ? error_errno(error, r, "reading the options") : r;
@@ -411,6 +418,30 @@ static int run_tuner(const struct request *request, struct error *error) {
     return r < 0 ? error_errno(error, r, "tuning") : 0;
 }
 
+/* What tells cells of one log apart. */
+static char *cell_name(const struct request *request, const struct cell *cell) {
+    bool backfills = list_count(request->backfills) > 1, estimates = list_count(request->estimates) > 1;
+
+    return text_format("%s%s%s%s%s", cell->run.policy->name, backfills ? ", " : "", backfills ? backfill_names[cell->run.backfill] : "",
+                       estimates ? ", " : "", estimates ? estimate_names[cell->run.estimate] : "");
+}
+
+static int write_report(const struct request *request, struct error *error) {
+    _cleanup_free_ struct queue_report_cell *cells = calloc(request->cell_count, sizeof(*cells));
+    _cleanup_list_ char **names = NULL;
+    int r = cells ? 0 : -ENOMEM;
+
+    for (size_t i = 0; r >= 0 && i < request->cell_count; i++) {
+        const struct cell *cell = &request->cells[i];
+        _cleanup_free_ char *name = cell_name(request, cell);
+        r = name ? list_add(&names, name) : -ENOMEM;
+        if (r >= 0)
+            cells[i] = (struct queue_report_cell){ cell->path, names[i], &cell->run, &cell->outcome };
+    }
+    return r < 0 ? error_errno(error, r, "writing the report")
+                 : queue_report_write(request->report, cells, request->cell_count, error);
+}
+
 static int run(int count, char **words, struct error *error) {
     _cleanup_(request_done) struct request request = { .workers = 1, .part = "whole", .steps = 100 };
     int r;
@@ -436,6 +467,8 @@ static int run(int count, char **words, struct error *error) {
         return run_tuner(&request, error);
     if (r >= 0)
         r = run_cells(&request, error);
+    if (r >= 0 && request.report)
+        r = write_report(&request, error);
     if (r < 0)
         return r;
     if (!request.json)
@@ -460,6 +493,7 @@ const struct mode queue_mode = {
             "  --tune-steps N       of that search (100)\n"
             "  --workers N          threads; the result does not depend on it\n"
             "  --per-job            with -o json: number, start and end of each job\n"
+            "  --report FILE        an HTML page: wait, slowdown and use over time, and who ran where\n"
             "  -o table|json\n",
     .run = run,
 };
