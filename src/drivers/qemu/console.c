@@ -17,6 +17,7 @@
 #define OUTPUT_NAME "console.out"
 #define INPUT_NAME "console.in"
 #define READ_SIZE 16384
+#define GATHER (10 * CLOCK_MILLISECOND) /* what comes meanwhile waits in the pipe */
 #define LINE_SHOWN 200
 
 struct viewer {
@@ -115,6 +116,12 @@ static void console_take(struct console *console, const char *data, size_t size)
         buffer_consume(&console->tail, console->tail.size - CONSOLE_TAIL);
 }
 
+/* An emulated port writes byte by byte: each would wake polderd and be an entry of its own in the log. What came first
+ * is seen at once; unless somebody looks or there is plenty, the rest is left to gather. */
+static int console_rest(const struct console *console, bool plenty) {
+    return console->viewers || plenty ? fiber_yield() : fiber_sleep(GATHER);
+}
+
 static int console_main(void *userdata) {
     _cleanup_(console_unrefp) struct console *console = userdata;
     _cleanup_free_ char *data = malloc(READ_SIZE);
@@ -123,7 +130,7 @@ static int console_main(void *userdata) {
     while (data && !console->freed &&
            (size = fiber_read(console->output, data, READ_SIZE, DEADLINE_NONE)) > 0) {
         console_take(console, data, (size_t) size);
-        if (fiber_yield() < 0)
+        if (console_rest(console, size == READ_SIZE) < 0)
             break;
     }
     return 0;
