@@ -13,6 +13,7 @@
 #include "cli/commands.h"
 #include "cli/operation.h"
 #include "cli/output.h"
+#include "cli/placement.h"
 #include "cli/terminal.h"
 
 struct advise_options {
@@ -64,11 +65,16 @@ static int show_advice(struct invocation *invocation, struct json_object *advice
     print_escaped(stdout, why, strlen(why), false);
     puts("\n");
     r = output_list(invocation, &advice_view, json_member(advice, "kinds"), json_member(advice, "kinds"), error);
-    if (r >= 0)
-        printf("\nweights: performance %s, resources %s, security %s, compatibility %s, cost %s (--weigh changes them)\n",
-               json_path_text(advice, "weights.performance", "?"), json_path_text(advice, "weights.resources", "?"),
-               json_path_text(advice, "weights.security", "?"), json_path_text(advice, "weights.compatibility", "?"),
-               json_path_text(advice, "weights.cost", "?"));
+    if (r < 0)
+        return r;
+    if (invocation->output == OUTPUT_TABLE || invocation->output == OUTPUT_WIDE) {
+        puts("");
+        show_placement(json_member(advice, "placement"));
+    }
+    printf("\nweights: performance %s, resources %s, security %s, compatibility %s, cost %s (--weigh changes them)\n",
+           json_path_text(advice, "weights.performance", "?"), json_path_text(advice, "weights.resources", "?"),
+           json_path_text(advice, "weights.security", "?"), json_path_text(advice, "weights.compatibility", "?"),
+           json_path_text(advice, "weights.cost", "?"));
     return r;
 }
 

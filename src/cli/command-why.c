@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/operation.h"
 #include "cli/output.h"
+#include "cli/placement.h"
 #include "cli/terminal.h"
 
 struct why_options {
@@ -120,6 +121,7 @@ static int why_decision(struct invocation *invocation, const char *number, struc
     _cleanup_response_ struct response response = RESPONSE_INIT;
     _cleanup_free_ char *path = text_format("/v1/decisions/%s%s", number, options->replay ? "?replay=true" : "");
     struct client *client;
+    bool same;
     int r = path ? invocation_client(invocation, &client, error) : error_set(error, ERROR_NO_MEMORY, "");
 
     if (r >= 0)
@@ -129,10 +131,12 @@ static int why_decision(struct invocation *invocation, const char *number, struc
     if (invocation->output != OUTPUT_TABLE && invocation->output != OUTPUT_WIDE)
         return output_object(invocation, response.json, "decision.decision", error);
     show_decision(json_member(response.json, "decision"));
+    show_placement(json_member(response.json, "placement"));
     if (!options->replay)
         return 0;
-    puts(json_boolean(response.json, "same", false) ? "made again: the same" : "made again: NOT the same");
-    return json_boolean(response.json, "same", false) ? 0 : 1;
+    same = json_boolean(response.json, "same", false) && json_boolean(response.json, "placement_same", true);
+    puts(same ? "made again: the same" : "made again: NOT the same");
+    return same ? 0 : 1;
 }
 
 static int run_why(struct invocation *invocation, struct error *error) {
@@ -158,6 +162,7 @@ static int run_why(struct invocation *invocation, struct error *error) {
         show_running(response.json);
     if (json_path(response.json, "weight"))
         show_weight(response.json);
+    show_placement(json_member(response.json, "placement"));
     if (json_object_is_type(json_member(response.json, "decision"), json_type_object))
         show_decision(json_member(response.json, "decision"));
     printf("policy %s, backfilling %s\n", json_text(response.json, "policy", ""), json_text(response.json, "backfill", ""));

@@ -37,21 +37,40 @@ static bool gpus_pass(const struct node *node, const struct shape *shape) {
     return enough >= shape->gpus;
 }
 
+/* Inlined where the filter is known, so that asking all costs no more than if they were written out. */
+static inline bool passes(const struct nodes *nodes, const struct node *node, const struct shape *shape,
+                          enum filter filter) {
+    switch (filter) {
+    case FILTER_CLOSED:
+        return !node->closed;
+    case FILTER_TAINT:
+        return !(node->taints & ~shape->tolerated);
+    case FILTER_TRAIT:
+        return traits_pass(node, shape);
+    case FILTER_GPU_MODEL:
+        return !shape->gpu_models || shape->gpu_models >> node->gpu_model & 1;
+    case FILTER_GPU:
+        return !shape->gpus || gpus_pass(node, shape);
+    case FILTER_CPU:
+        return node_physical(shape->cpus, nodes_ratio_cpu(nodes, node, shape->kind)) <= node->free_cpus;
+    case FILTER_MEMORY:
+        return node_physical(shape->memory, nodes_ratio_memory(nodes, node, shape->kind)) <= node->free_memory;
+    default:
+        return true;
+    }
+}
+
+bool filter_passes(const struct nodes *nodes, const struct node *node, const struct shape *shape,
+                   enum filter filter) {
+    return passes(nodes, node, shape, filter);
+}
+
 enum filter filter_static(const struct nodes *nodes, const struct node *node, const struct shape *shape) {
-    if (node->closed)
-        return FILTER_CLOSED;
-    if (node->taints & ~shape->tolerated)
-        return FILTER_TAINT;
-    if (!traits_pass(node, shape))
-        return FILTER_TRAIT;
-    if (shape->gpu_models && !(shape->gpu_models >> node->gpu_model & 1))
-        return FILTER_GPU_MODEL;
-    if (shape->gpus && !gpus_pass(node, shape))
-        return FILTER_GPU;
-    if (node_physical(shape->cpus, nodes_ratio_cpu(nodes, node, shape->kind)) > node->free_cpus)
-        return FILTER_CPU;
-    if (node_physical(shape->memory, nodes_ratio_memory(nodes, node, shape->kind)) > node->free_memory)
-        return FILTER_MEMORY;
+#define FILTER_ROW(name, word, sentence)                                                                     \
+    if (!passes(nodes, node, shape, FILTER_##name))                                                          \
+        return FILTER_##name;
+    FILTERS(FILTER_ROW)
+#undef FILTER_ROW
     return FILTER_PASSED;
 }
 

@@ -71,6 +71,9 @@ struct placement_request {
     unsigned constraint_count;
 };
 
+/* Does the node pass this static filter, whatever it does at the others? */
+bool filter_passes(const struct nodes *nodes, const struct node *node, const struct shape *shape,
+                   enum filter filter);
 /* The first static filter that the node fails, or FILTER_PASSED. */
 enum filter filter_static(const struct nodes *nodes, const struct node *node, const struct shape *shape);
 /* The first constraint that the node fails, or FILTER_PASSED. `fewest` of each constraint is from

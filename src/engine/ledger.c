@@ -391,6 +391,13 @@ void ledger_decided(struct engine *engine, struct engine_entry *entry, enum engi
     delta_clear(ledger);
 }
 
+void engine_note(struct engine *engine, const char *line) {
+    if (!engine->ledger || engine->ledger->journal.size > JOURNAL_MAX)
+        return;
+    buffer_add_text(&engine->ledger->journal, line);
+    buffer_add_text(&engine->ledger->journal, "\n");
+}
+
 const char *engine_decision(const struct engine *engine, uint64_t number) {
     const struct ledger_decision *kept = engine->ledger ? &engine->ledger->kept[number % LEDGER_KEPT] : NULL;
 

@@ -24,6 +24,9 @@ int engine_checkpoint(struct engine *engine, struct buffer *out);
  * does not wait. */
 void engine_emit_score(const struct engine *engine, const char *id, uint64_t now, struct emitter *emitter);
 
+/* A line of somebody else's beside the events, that making decisions again passes over: one object, whose first member is no
+ * "do". Without effect while nothing is recorded. */
+void engine_note(struct engine *engine, const char *line);
 /* The recorded text of a decision, borrowed until the next pass; NULL: not in memory any more. */
 const char *engine_decision(const struct engine *engine, uint64_t number);
 /* Of the last decision about an instance; 0: none in memory. */

@@ -101,6 +101,7 @@ int manager_advise_emit(struct manager *manager, const char *name, struct need *
         emit_object(emitter);
         advice_emit(&advice, emitter);
         emit_key_text(emitter, "node", manager->facts.hostname);
+        placement_emit_need(manager, advice.kind, need->cpus, advice.kinds[advice.kind].memory, emitter);
         emit_object_end(emitter);
     }
     sentences_done(sentences);

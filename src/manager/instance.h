@@ -72,6 +72,7 @@ struct instance {
     uint64_t ran_since;          /* boot time of the last start */
     struct instance_share share; /* of processors, memory and I/O */
     struct instance_use use;     /* of these, as measured */
+    uint64_t placed;             /* number of the decision that let it start; 0: none was recorded */
     struct run_timer *timer;     /* time limit, or the pause before a restart */
     unsigned references;
 

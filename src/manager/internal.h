@@ -30,6 +30,15 @@ struct loaded_driver {
 };
 
 #define DRIVERS_MAX 4
+#define PLACEMENTS_KEPT 256 /* in memory; the ledger has more */
+
+struct placement_record {
+    uint64_t number; /* of the queue's decision that let it start */
+    char *text;
+};
+struct placements {
+    struct placement_record kept[PLACEMENTS_KEPT]; /* by number */
+};
 
 struct manager {
     struct manager_configuration configuration; /* borrowed strings */
@@ -78,6 +87,7 @@ struct manager {
     struct queue_settings queue_settings;
     struct allocator_state allocator;
     struct optimize_state optimize;
+    struct placements placements;
     bool writing, urgent, stopping, ready;
     uint64_t started; /* wall time */
     uint64_t start_mean[KIND_COUNT]; /* microseconds that the drivers' starts take; 0: none yet */
@@ -205,6 +215,17 @@ char *queue_sentence(const struct engine_explanation *why, struct error *reason)
 void queue_emit_start(struct emitter *emitter, uint64_t start, uint64_t now);
 int explainer_start(struct manager *manager);
 void room_request(struct instance *instance, struct engine_request *ret);
+
+/* --- where ------------------------------------------------------------------------------------------------------ */
+void placements_done(struct placements *placements);
+/* It was admitted: why here is kept, and written to the ledger. */
+void placement_note(struct instance *instance);
+/* The line of a placement (engine/placement-explain.h) that is still in memory; NULL. */
+const char *placement_kept(const struct manager *manager, uint64_t number);
+/* Member "placement": what was decided at its start; of one that waits, what is now; null where nothing is known. */
+void placement_emit(struct instance *instance, struct emitter *emitter);
+/* The same for something of this kind and size. */
+void placement_emit_need(struct manager *manager, enum kind kind, uint64_t cpus, uint64_t memory, struct emitter *emitter);
 
 /* --- giving way ------------------------------------------------------------------------------------------------ */
 /* How its driver lets it give way: enum queue_yield. */

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "engine/ledger.h"
+#include "engine/placement-explain.h"
 #include "manager/internal.h"
 
 #define SEGMENT_MOST (1 << 20)
@@ -117,10 +118,10 @@ static int scribe_main(void *userdata) {
 
 /* --- reading ----------------------------------------------------------------------------------------------------------- */
 
-/* The line of a decision within a file's text; NULL if it is not there. Ends the line with NUL when `cut`. */
-static char *find_decision(char *text, uint64_t number) {
+/* The line of a decision ("decision", "placement") within a file's text; NULL if it is not there. */
+static char *find_line(char *text, const char *what, uint64_t number) {
     char head[48];
-    size_t length = (size_t) snprintf(head, sizeof(head), "{\"decision\":%" PRIu64 ",", number);
+    size_t length = (size_t) snprintf(head, sizeof(head), "{\"%s\":%" PRIu64 ",", what, number);
 
     for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1)
         if (strncmp(line, head, length) == 0)
@@ -181,6 +182,7 @@ struct lookup {
     uint64_t number, newest;
     char *recorded; /* found */
     char *again;    /* made again, if that was wanted */
+    char *placement, *placed_again; /* the same of where it was placed; NULL if nothing is recorded of that */
     bool replay;
     struct error error;
 };
@@ -188,7 +190,7 @@ struct lookup {
 /* All before the decision's line is done again. */
 static int replay(char *text, uint64_t number, char **ret, struct error *error) {
     struct engine *engine = NULL;
-    char *stop = find_decision(text, number);
+    char *stop = find_line(text, "decision", number);
     int r = 0;
 
     for (char *line = text, *end; r >= 0 && line <= stop && (end = strchr(line, '\n')); line = end + 1) {
@@ -205,6 +207,23 @@ static int replay(char *text, uint64_t number, char **ret, struct error *error) 
     return r;
 }
 
+/* Where it was placed is written after the decision, mostly into the same file; it is made again from its line alone. */
+static int lookup_placement(struct lookup *lookup, char *text) {
+    const char *line = find_line(text, "placement", lookup->number);
+    _cleanup_json_ struct json_object *json = NULL;
+    int r;
+
+    if (!line)
+        return 0;
+    lookup->placement = strndup(line, strcspn(line, "\n"));
+    if (!lookup->placement)
+        return -ENOMEM;
+    if (!lookup->replay)
+        return 0;
+    r = json_parse(lookup->placement, strlen(lookup->placement), &json, &lookup->error);
+    return r < 0 ? r : placement_explain_again(json, &lookup->placed_again, &lookup->error);
+}
+
 static int lookup_job(void *userdata) {
     struct lookup *lookup = userdata;
     uint64_t oldest = lookup->newest > FILES ? lookup->newest - FILES : 0;
@@ -212,23 +231,33 @@ static int lookup_job(void *userdata) {
     for (uint64_t segment = lookup->newest; segment > oldest; segment--) {
         _cleanup_free_ char *path = segment_path(lookup->manager, segment), *text = NULL;
         char *line;
+        int r;
         if (!path || file_read(AT_FDCWD, path, FILE_MOST, &text, NULL) < 0)
             continue;
-        line = find_decision(text, lookup->number);
+        line = find_line(text, "decision", lookup->number);
         if (!line)
             continue;
         lookup->recorded = strndup(line, strcspn(line, "\n"));
         if (!lookup->recorded)
             return -ENOMEM;
-        return lookup->replay ? replay(text, lookup->number, &lookup->again, &lookup->error) : 0;
+        r = lookup_placement(lookup, text);
+        return r >= 0 && lookup->replay ? replay(text, lookup->number, &lookup->again, &lookup->error) : r;
     }
     return -ENOENT;
 }
 
-static void emit_found(const struct lookup *lookup, const char *recorded, struct emitter *emitter) {
+static void emit_found(const struct lookup *lookup, const char *recorded, const char *placement,
+                       struct emitter *emitter) {
     emit_object(emitter);
     emit_key(emitter, "decision");
     emit_raw(emitter, recorded);
+    emit_key(emitter, "placement");
+    if (placement)
+        emit_raw(emitter, placement);
+    else
+        emit_null(emitter);
+    if (lookup->replay && placement)
+        emit_key_boolean(emitter, "placement_same", text_equal(placement, lookup->placed_again));
     if (lookup->replay) {
         emit_key_boolean(emitter, "same", text_equal(lookup->recorded, lookup->again));
         emit_key(emitter, "replayed");
@@ -260,10 +289,12 @@ int manager_decision_emit(struct manager *manager, uint64_t number, bool again, 
     } else if (r < 0) {
         r = error_errno(error, r, "looking into the ledger");
     } else {
-        emit_found(&lookup, kept, emitter);
+        emit_found(&lookup, kept, lookup.recorded ? lookup.placement : placement_kept(manager, number), emitter);
     }
     error_clear(&lookup.error);
     free(lookup.recorded);
     free(lookup.again);
+    free(lookup.placement);
+    free(lookup.placed_again);
     return r;
 }

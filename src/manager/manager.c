@@ -335,6 +335,7 @@ void manager_free(struct manager *manager) {
     table_done(&queue_settings_table, &manager->queue_settings);
     allocation_done(&manager->allocator);
     optimize_done(&manager->optimize);
+    placements_done(&manager->placements);
     free(manager->sorted);
     map_free(manager->by_name);
     map_free(manager->by_uuid);

@@ -281,6 +281,7 @@ int manager_why_emit(struct manager *manager, const char *name, struct emitter *
     else
         emit_key_text(emitter, "message", instance->status.message);
     allocation_emit_weight(instance, emitter);
+    placement_emit(instance, emitter);
     number = engine_decision_about(manager->engine, instance->assigned.uuid);
     emit_key(emitter, "decision");
     if (number && engine_decision(manager->engine, number))

@@ -250,6 +250,7 @@ int room_take(struct instance *instance, struct operation *operation, struct err
     r = room_wait(instance, operation, error);
     if (r < 0)
         return r;
+    placement_note(instance);
     instance->control.queued = 0;
     instance->status.queue_position = 0;
     instance_set_reason(instance, NULL);

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+struct json_object;
+
+/* Prints a decision of placement: where and why, what each node passed or failed, what would have changed it. NULL: nothing. */
+void show_placement(struct json_object *placement);
