@@ -67,6 +67,40 @@ static void show_waiting(struct json_object *why) {
     show_score(why);
 }
 
+static void show_way(struct json_object *gives_way, const char *way) {
+    struct json_object *told = json_member(gives_way, way), *asked = json_member(told, "asked_in");
+
+    if (!told)
+        return;
+    printf("  to %s takes %.3g s and frees %s; ", way, json_object_get_double(json_member(told, "cost")),
+           json_text(told, "frees", ""));
+    if (!asked)
+        puts("it is not asked to: it is expected to end sooner");
+    else if (json_object_get_double(asked) > 0)
+        printf("it is not asked to for another %.3g s\n", json_object_get_double(asked));
+    else
+        puts("it may be asked to");
+}
+
+/* How it gives way, or gave: each way with what it takes, and what that rests on. */
+static void show_giving_way(struct json_object *object) {
+    struct json_object *gives_way = json_member(object, "gives_way");
+    struct json_object *measured = json_member(gives_way, "measured");
+
+    if (!gives_way)
+        return;
+    if (json_text(gives_way, "for", NULL)) {
+        _cleanup_free_ char *line = text_format("  for %s", json_text(gives_way, "for", ""));
+        show_text(line ? line : "");
+    }
+    show_way(gives_way, "pause");
+    show_way(gives_way, "suspend");
+    if (json_has(gives_way, "suspend"))
+        printf("  a GiB takes %.3g s to disk (measured %s times) and %.3g s back (%s times)\n",
+               json_object_get_double(json_path(measured, "suspend.seconds_per_gib")), json_path_text(measured, "suspend.times", "0"),
+               json_object_get_double(json_path(measured, "restore.seconds_per_gib")), json_path_text(measured, "restore.times", "0"));
+}
+
 static void show_running(struct json_object *why) {
     const char *message = json_text(why, "message", NULL), *kind = json_text(why, "why_kind", NULL);
     _cleanup_free_ char *line = text_format("%s is %s%s%s", json_text(why, "name", ""), json_text(why, "state", ""),
@@ -75,6 +109,9 @@ static void show_running(struct json_object *why) {
     show_text(line ? line : "");
     if (kind)
         show_text(kind);
+    if (json_has(why, "gives_way"))
+        puts("if it has to give way:");
+    show_giving_way(why);
 }
 
 static void show_weight(struct json_object *why) {
@@ -110,6 +147,7 @@ static void show_decision(struct json_object *decision) {
         if (terms)
             printf("     %s\n", terms);
     }
+    show_giving_way(decision);
     if (json_path(decision, "flip.sentence")) {
         fputs("  ", stdout);
         show_text(json_path_text(decision, "flip.sentence", ""));

@@ -325,62 +325,142 @@ static bool room_can_be_made(const struct queue *queue, uint32_t head, int64_t n
     return demand_fits(queue->wants[head].demand, room);
 }
 
-/* How the running one would give way, if processors alone are wanted or memory too: in the cheapest way that gives some. */
-static unsigned way_of(const struct queue_entry *entry, bool memory) {
-    if (!memory && (entry->yields & QUEUE_YIELD_PAUSE))
-        return QUEUE_YIELD_PAUSE;
-    return entry->yields & QUEUE_YIELD_SUSPEND ? QUEUE_YIELD_SUSPEND : (unsigned) (memory ? 0 : entry->yields);
+/* What is short of the room there will be; nothing where there is more than enough. */
+static struct demand lacking_of(const struct queue *queue, struct demand wanted) {
+    struct demand room = demand_sum(queue->free, queue->coming);
+
+    return (struct demand){ (int64_t) wanted.cpus > (int64_t) room.cpus ? wanted.cpus - room.cpus : 0,
+                            (int64_t) wanted.memory > (int64_t) room.memory ? wanted.memory - room.memory : 0 };
 }
 
-/* The running one that comes last, of those that come after `first` and could help. */
-static uint32_t last_running(const struct queue *queue, const struct order_slot *first, bool memory, int64_t now) {
+static bool is_lacking(struct demand lacking) {
+    return lacking.cpus > 0 || lacking.memory > 0;
+}
+
+/* How the running one would give some of what is lacking: memory by going to disk alone, processors by a pause if it can,
+ * which is a part of going to disk, and so never dearer; 0: not at all. */
+static unsigned way_of(const struct queue *queue, uint32_t handle, struct demand lacking) {
+    unsigned ways = queue->entries[handle].yields & ~(unsigned) queue->entries[handle].spared;
+
+    if (lacking.memory > 0 && (ways & QUEUE_YIELD_SUSPEND))
+        return QUEUE_YIELD_SUSPEND;
+    if (lacking.cpus == 0)
+        return 0;
+    return ways & QUEUE_YIELD_PAUSE ? QUEUE_YIELD_PAUSE : ways;
+}
+
+struct asking {
+    struct queue *queue;
+    struct order_slot first; /* of those that wait: who runs and comes after it may be asked */
+    bool alarmed;            /* by its alarm alone: services are left in peace */
+    int64_t now;
+};
+
+static bool may_be_asked(const struct asking *asking, uint32_t handle, int64_t key) {
+    const struct queue *queue = asking->queue;
+    const struct queue_entry *entry = &queue->entries[handle];
+
+    return !keeps_running(queue, entry, asking->now) && !comes_first(queue, key, entry->rank, &asking->first) &&
+           !(asking->alarmed && queue->wants[handle].time >= TIME_FOREVER);
+}
+
+/* The running one that comes last, of those that come after `first` and could help; of equals the one that it costs least. */
+static uint32_t last_running(const struct asking *asking, struct demand lacking) {
+    const struct queue *queue = asking->queue;
     uint32_t victim = UINT32_MAX;
-    int64_t worst = INT64_MIN;
+    int64_t worst = INT64_MIN, least = 0;
 
     for (size_t i = 0; i < queue->running_count; i++) {
         uint32_t handle = queue->running[i].handle;
-        const struct queue_entry *entry = &queue->entries[handle];
-        int64_t key = queue_key(queue, handle, now);
-        if (keeps_running(queue, entry, now) || comes_first(queue, key, entry->rank, first) || !way_of(entry, memory))
+        int64_t key = queue_key(queue, handle, asking->now), cost;
+        unsigned way = way_of(queue, handle, lacking);
+        if (!way || (victim != UINT32_MAX && key < worst) || !may_be_asked(asking, handle, key))
             continue;
-        if (victim == UINT32_MAX || key > worst || (key == worst && entry->rank > queue->entries[victim].rank)) {
-            victim = handle;
-            worst = key;
-        }
+        cost = queue_yield_cost(queue, handle, (enum queue_yield) way);
+        if (victim != UINT32_MAX && key == worst &&
+            (cost > least || (cost == least && queue->entries[handle].rank <= queue->entries[victim].rank)))
+            continue;
+        victim = handle;
+        worst = key;
+        least = cost;
     }
     return victim;
 }
 
-/* Would there be room if all that come after `first` gave way? */
-static bool room_can_come(const struct queue *queue, const struct order_slot *first, bool memory, int64_t now) {
+/* Would there be room if all gave way that may be asked? */
+static bool room_can_come(const struct asking *asking, struct demand lacking) {
+    const struct queue *queue = asking->queue;
     struct demand room = demand_sum(queue->free, queue->coming);
 
     for (size_t i = 0; i < queue->running_count; i++) {
         uint32_t handle = queue->running[i].handle;
-        const struct queue_entry *entry = &queue->entries[handle];
-        if (!keeps_running(queue, entry, now) && !comes_first(queue, queue_key(queue, handle, now), entry->rank, first))
-            room = demand_sum(room, queue_gift(queue, handle, way_of(entry, memory)));
+        if (may_be_asked(asking, handle, queue_key(queue, handle, asking->now)))
+            room = demand_sum(room, queue_gift(queue, handle, way_of(queue, handle, lacking)));
     }
-    return demand_fits(queue->wants[first->handle].demand, room);
+    return demand_fits(queue->wants[asking->first.handle].demand, room);
+}
+
+static void ask(struct queue *queue, uint32_t handle, unsigned way) {
+    queue->entries[handle].yielding = (uint8_t) way;
+    queue->coming = demand_sum(queue->coming, queue_gift(queue, handle, way));
+}
+
+/* Whose room is not needed after all, since a later one gave more, is not asked: the dearest first. */
+static void ask_no_more_than_needed(struct queue *queue, struct demand wanted, uint32_t *asked, size_t *count) {
+    for (;;) {
+        size_t dearest = *count;
+        int64_t most = -1;
+        for (size_t i = 0; i < *count; i++) {
+            enum queue_yield way = (enum queue_yield) queue->entries[asked[i]].yielding;
+            struct demand without = demand_difference(queue->coming, queue_gift(queue, asked[i], way));
+            int64_t cost = queue_yield_cost(queue, asked[i], way);
+            if (cost > most && demand_fits(wanted, demand_sum(queue->free, without))) {
+                dearest = i;
+                most = cost;
+            }
+        }
+        if (dearest == *count)
+            return;
+        queue_unask(queue, asked[dearest]);
+        memmove(asked + dearest, asked + dearest + 1, (--*count - dearest) * sizeof(*asked));
+    }
 }
 
 /* Asks those of the running to give way that come after the first that waits, the last first, until there will be room. They
  * keep their room until they have. */
-static void ask_for_room(const struct pass *pass, const struct order_slot *first) {
+static int ask_for_room(const struct pass *pass, const struct order_slot *first, bool alarmed) {
     struct queue *queue = pass->queue;
-    struct demand wanted = queue->wants[first->handle].demand;
-    bool memory = (int64_t) wanted.memory > (int64_t) (queue->free.memory + queue->coming.memory);
+    struct asking asking = { queue, *first, alarmed, pass->now };
+    struct demand wanted = queue->wants[first->handle].demand, lacking = lacking_of(queue, wanted);
+    uint32_t *asked, victim;
+    size_t count = 0;
 
-    if (demand_fits(wanted, demand_sum(queue->free, queue->coming)) || !room_can_come(queue, first, memory, pass->now))
-        return;
-    while (!demand_fits(wanted, demand_sum(queue->free, queue->coming))) {
-        uint32_t victim = last_running(queue, first, memory, pass->now);
-        if (victim == UINT32_MAX)
-            return;
-        queue->entries[victim].yielding = (uint8_t) way_of(&queue->entries[victim], memory);
-        queue->coming = demand_sum(queue->coming, queue_gift(queue, victim, queue->entries[victim].yielding));
-        pass->decided(pass->userdata, victim, QUEUE_WAITING);
+    if (!is_lacking(lacking) || !room_can_come(&asking, lacking))
+        return 0;
+    asked = queue_scratch(queue, (queue->running_count + 1) * sizeof(*asked));
+    if (!asked)
+        return -ENOMEM;
+    for (; is_lacking(lacking) && (victim = last_running(&asking, lacking)) != UINT32_MAX; lacking = lacking_of(queue, wanted)) {
+        ask(queue, victim, way_of(queue, victim, lacking));
+        asked[count++] = victim;
     }
+    ask_no_more_than_needed(queue, wanted, asked, &count);
+    queue->asked_for = first->handle;
+    for (size_t i = 0; i < count; i++)
+        pass->decided(pass->userdata, asked[i], QUEUE_WAITING);
+    return 0;
+}
+
+/* One whose alarm rang does not wait for those that came after it. What they lose by it is bounded: who gave way once comes
+ * after it in the order of arrival for good. */
+static int make_way_for_alarm(const struct pass *pass) {
+    struct queue *queue = pass->queue;
+    struct order_position position = { 0 };
+    const struct order_slot *slot = order_at(&queue->waiting, &position);
+
+    if (!slot || !policy_is_alarm(slot->key) || demand_fits(queue->wants[slot->handle].demand, queue->free))
+        return 0;
+    return ask_for_room(pass, slot, true);
 }
 
 static int preempt(const struct pass *pass) {
@@ -389,10 +469,8 @@ static int preempt(const struct pass *pass) {
     for (;;) {
         struct order_position position = { 0 };
         const struct order_slot *slot = order_at(&queue->waiting, &position);
-        if (slot && queue->options.deferred && !demand_fits(queue->wants[slot->handle].demand, queue->free)) {
-            ask_for_room(pass, slot);
-            return 0;
-        }
+        if (slot && queue->options.deferred && !demand_fits(queue->wants[slot->handle].demand, queue->free))
+            return ask_for_room(pass, slot, false);
         if (!slot || !room_can_be_made(queue, slot->handle, pass->now))
             return 0;
         uint32_t head = slot->handle;
@@ -420,6 +498,11 @@ static int decide(const struct pass *pass) {
         if (r < 0 || backfill == BACKFILL_NONE)
             return r;
     }
+    if (queue->options.deferred && queue->options.policy->preempts_on_alarm) {
+        r = make_way_for_alarm(pass);
+        if (r < 0)
+            return r;
+    }
     if (backfill == BACKFILL_CONSERVATIVE)
         return start_planned(pass);
     r = start_head(pass);
@@ -439,7 +522,10 @@ static void note_served(struct queue *queue) {
 
 int queue_pass(struct queue *queue, int64_t now, queue_decided decided, void *userdata) {
     struct pass pass = { queue, now, decided, userdata };
-    int r = decide(&pass);
+    int r;
+
+    queue->asked_for = UINT32_MAX;
+    r = decide(&pass);
 
     if (queue->options.policy->by_arrival)
         note_served(queue);

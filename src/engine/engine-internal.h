@@ -3,6 +3,7 @@
 
 #include "base/map.h"
 #include "engine/engine.h"
+#include "engine/yielding.h"
 
 struct ledger;
 
@@ -16,6 +17,7 @@ struct engine_entry {
     uint64_t expected, limit; /* as declared, µs; 0: not */
     uint64_t learnt;       /* the predictor's moment when its estimate was made */
     int64_t first;         /* estimate it began with */
+    int64_t since;         /* when it was admitted last */
     unsigned corrections;
     bool service, admitted, paused; /* paused: waits and keeps its memory */
     uint32_t handle;
@@ -35,7 +37,9 @@ struct engine {
     struct predictor *predictor;
     bool learning;        /* something ended since those that wait were expected anew */
     int64_t expected_at;  /* when they last were */
+    struct engine_measured measured[ENGINE_COST_COUNT];
     struct map *entries;
+    int64_t now;          /* of the pass under way */
     uint64_t sequence;
     uint64_t promised_cpus, promised_memory;
     struct engine_pending *pending;
@@ -52,6 +56,12 @@ struct demand engine_take(const struct engine *engine, enum kind kind, uint64_t 
 uint64_t engine_free_cpus(const struct engine *engine, enum kind kind, uint64_t room);
 uint64_t engine_free_memory(const struct engine *engine, enum kind kind, uint64_t room);
 void engine_queue_options(const struct engine *engine, const struct engine_options *options, struct queue_options *ret);
+/* What giving way takes, from what was measured. */
+void engine_costs(const struct engine *engine, struct queue_costs *ret);
+/* Before a pass: tells the queue whom not to ask to give way, since it is not worth that yet. */
+void engine_spare(struct engine *engine, int64_t now);
+/* Members "pause", "suspend" and "measured" for one that runs. */
+void engine_emit_costs(const struct engine *engine, const struct engine_entry *entry, int64_t now, struct emitter *emitter);
 /* What the queue is told of a request. */
 void engine_queue_request(struct engine *engine, const struct engine_request *request, uint64_t now,
                           struct queue_request *ret);

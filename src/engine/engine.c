@@ -53,6 +53,7 @@ void engine_queue_options(const struct engine *engine, const struct engine_optio
         .deferred = true,
         .residency = (int64_t) options->residency,
     };
+    engine_costs(engine, &ret->costs);
 }
 
 /* --- units -------------------------------------------------------------------------------------------------------- */
@@ -319,6 +320,7 @@ static int entry_add(struct engine *engine, const struct engine_request *request
     entry->first = queued.estimate;
     entry->learnt = predictor_moment(engine->predictor);
     entry->admitted = admitted;
+    entry->since = (int64_t) now;
     r = admitted ? queue_occupy(engine->queue, &queued, (int64_t) now, &entry->handle)
                  : queue_submit(engine->queue, &queued, (int64_t) now, &entry->handle);
     if (r < 0) {
@@ -474,6 +476,7 @@ static void decided(void *userdata, uint32_t handle, enum queue_state state) {
     }
     entry->admitted = true;
     entry->paused = false;
+    entry->since = engine->now;
     promise(engine, entry);
     ledger_decided(engine, entry, ENGINE_START);
 }
@@ -569,14 +572,17 @@ int engine_run(struct engine *engine, uint64_t now) {
     int r = pending_reserve(engine);
 
     ledger_note_run(engine, now);
+    engine->now = (int64_t) now;
     if (r >= 0)
         r = correct_estimates(engine, (int64_t) now);
     if (r >= 0)
         r = expect_all_anew(engine, (int64_t) now);
     if (r >= 0)
         r = end_bursts(engine, (int64_t) now);
-    if (r >= 0)
+    if (r >= 0) {
+        engine_spare(engine, (int64_t) now);
         ledger_begin(engine, now);
+    }
     if (r >= 0)
         r = queue_pass(engine->queue, (int64_t) now, decided, engine);
     return r;

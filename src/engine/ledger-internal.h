@@ -40,6 +40,7 @@ void ledger_free(struct ledger *ledger);
 void ledger_note_request(struct engine *engine, const char *what, const struct engine_request *request, uint64_t now);
 void ledger_note_id(struct engine *engine, const char *what, const char *id, bool ended, uint64_t now);
 void ledger_note_options(struct engine *engine, const struct engine_options *options, uint64_t now);
+void ledger_note_measure(struct engine *engine, enum engine_cost what, uint64_t memory, uint64_t duration, uint64_t now);
 void ledger_note_run(struct engine *engine, uint64_t now);
 /* Before a pass, and at each of its decisions. */
 void ledger_begin(struct engine *engine, uint64_t now);

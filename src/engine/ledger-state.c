@@ -76,14 +76,14 @@ static void emit_queue(const struct queue *queue, struct emitter *emitter) {
     emit_object_end(emitter);
 }
 
-/* 11 numbers of the entry, then 20 of its place in the queue. */
+/* 12 numbers of the entry, then 20 of its place in the queue. */
 static void emit_entry(const struct engine *engine, const struct engine_entry *entry, struct emitter *emitter) {
     const struct queue_entry *queued = &engine->queue->entries[entry->handle];
     const struct order_least *want = &engine->queue->wants[entry->handle];
     const int64_t values[] = {
         entry->kind, (int64_t) entry->cpus, (int64_t) entry->memory, (int64_t) entry->class, (int64_t) entry->limit,
         (int64_t) entry->owner, (int64_t) entry->expected, (int64_t) entry->learnt,
-        entry->first, entry->corrections, (entry->service ? 1 : 0) | (entry->admitted ? 2 : 0) | (entry->paused ? 4 : 0),
+        entry->since, entry->first, entry->corrections, (entry->service ? 1 : 0) | (entry->admitted ? 2 : 0) | (entry->paused ? 4 : 0),
         entry->handle, (int64_t) queued->id, (int64_t) queued->owner, (int64_t) queued->rank, queued->submitted,
         queued->started, queued->expected_end, queued->done, queued->key, queued->priority, bits_of(queued->tag),
         bits_of(queued->weight), (int64_t) queued->held, queued->yields, queued->yielding,
@@ -98,8 +98,8 @@ static void emit_entry(const struct engine *engine, const struct engine_entry *e
     emit_array_end(emitter);
 }
 
-#define ENTRY_VALUES 31
-#define ENTRY_HANDLE 11
+#define ENTRY_VALUES 32
+#define ENTRY_HANDLE 12
 
 /* In the order of their handles: a hash map has none. */
 static void emit_entries(const struct engine *engine, struct emitter *emitter) {
@@ -108,6 +108,16 @@ static void emit_entries(const struct engine *engine, struct emitter *emitter) {
     for (size_t handle = 0; handle < engine->queue->entry_count; handle++)
         if (engine->queue->entries[handle].state != QUEUE_ABSENT)
             emit_entry(engine, engine_entry_at(engine, (uint32_t) handle), emitter);
+    emit_array_end(emitter);
+}
+
+static void emit_measured(const struct engine *engine, struct emitter *emitter) {
+    emit_key(emitter, "measured");
+    emit_array(emitter);
+    for (size_t i = 0; i < ENGINE_COST_COUNT; i++) {
+        const struct engine_measured *measured = &engine->measured[i];
+        emit_integers(emitter, (const int64_t[]){ bits_of(measured->seconds), bits_of(measured->gib), (int64_t) measured->count }, 3);
+    }
     emit_array_end(emitter);
 }
 
@@ -138,6 +148,7 @@ int engine_checkpoint(struct engine *engine, struct buffer *out) {
     emit_queue(engine->queue, &emitter);
     emit_entries(engine, &emitter);
     emit_histories(engine, &emitter);
+    emit_measured(engine, &emitter);
     emit_key_boolean(&emitter, "learning", engine->learning);
     emit_key_integer(&emitter, "expected_at", engine->expected_at);
     emit_object_end(&emitter);
@@ -226,6 +237,7 @@ static void read_entry(struct json_object *values, struct engine_entry *entry, s
     entry->owner = (uint64_t) number_at(values, at++);
     entry->expected = (uint64_t) number_at(values, at++);
     entry->learnt = (uint64_t) number_at(values, at++);
+    entry->since = number_at(values, at++);
     entry->first = number_at(values, at++);
     entry->corrections = (unsigned) number_at(values, at++);
     flags = number_at(values, at++);
@@ -295,6 +307,18 @@ static int restore_entry(struct engine *engine, struct json_object *json, struct
     return place_entry(engine, entry);
 }
 
+static int restore_measured(struct engine *engine, struct json_object *json) {
+    int r = 0;
+
+    for (size_t i = 0; r >= 0 && i < ENGINE_COST_COUNT && i < length_of(json); i++) {
+        struct json_object *row = json_object_array_get_idx(json, i);
+        struct engine_measured measured = { double_of(number_at(row, 0)), double_of(number_at(row, 1)),
+                                            (uint64_t) number_at(row, 2) };
+        r = engine_measured_again(engine, (enum engine_cost) i, &measured);
+    }
+    return r;
+}
+
 static int restore_all(struct engine *engine, struct json_object *json, struct error *error) {
     struct json_object *entries = json_member(json, "entries"), *history = json_member(json, "history");
     int r = restore_queue(engine->queue, json_member(json, "queue"));
@@ -307,6 +331,8 @@ static int restore_all(struct engine *engine, struct json_object *json, struct e
             values[j] = number_at(json_object_array_get_idx(history, i), j);
         r = predictor_restore(engine->predictor, values);
     }
+    if (r >= 0)
+        r = restore_measured(engine, json_member(json, "measured"));
     engine->learning = json_boolean(json, "learning", false);
     engine->expected_at = json_integer(json, "expected_at", 0);
     engine->sequence = (uint64_t) json_integer(json, "sequence", 0);
@@ -381,6 +407,18 @@ static int repeat_request(struct engine *engine, const char *what, struct json_o
     return r == -ENOMEM ? r : 0;
 }
 
+static int repeat_measure(struct engine *engine, struct json_object *line, uint64_t now, struct error *error) {
+    const char *what = json_text(line, "what", "");
+
+    for (enum engine_cost cost = ENGINE_COST_PAUSE; cost < ENGINE_COST_COUNT; cost++)
+        if (text_equal(engine_cost_names[cost], what)) {
+            engine_measure(engine, cost, (uint64_t) json_integer(line, "memory", 0),
+                           (uint64_t) json_integer(line, "duration", 0), now);
+            return 0;
+        }
+    return bad(error, "measure");
+}
+
 static int repeat_run(struct engine *engine, uint64_t now) {
     struct engine_decision decision;
     int r = engine_run(engine, now);
@@ -408,6 +446,8 @@ int engine_repeat(struct engine *engine, struct json_object *line, struct error 
         r = engine_paused(engine, id, now);
     else if (text_equal(what, "refused"))
         engine_refused(engine, id, now);
+    else if (text_equal(what, "measure"))
+        r = repeat_measure(engine, line, now, error);
     else if (text_equal(what, "configure"))
         r = read_options(line, &options, error) < 0 ? -EINVAL : engine_configure(engine, &options, now);
     else

@@ -139,6 +139,21 @@ void ledger_note_id(struct engine *engine, const char *what, const char *id, boo
     note_delta(engine->ledger, what, entry->name);
 }
 
+void ledger_note_measure(struct engine *engine, enum engine_cost what, uint64_t memory, uint64_t duration, uint64_t now) {
+    struct emitter emitter;
+    size_t from;
+
+    if (!engine->ledger)
+        return;
+    emitter = (struct emitter) EMITTER_INIT(&engine->ledger->journal);
+    from = line_begin(engine, &emitter, "measure", now);
+    emit_key_text(&emitter, "what", engine_cost_names[what]);
+    emit_key_unsigned(&emitter, "memory", memory);
+    emit_key_unsigned(&emitter, "duration", duration);
+    line_end(engine, &emitter, from);
+    note_delta(engine->ledger, "measured", engine_cost_names[what]);
+}
+
 static int64_t bits_of(double value) {
     int64_t bits;
 
@@ -339,6 +354,17 @@ static void emit_counts(const struct engine *engine, struct emitter *emitter) {
     emit_object_end(emitter);
 }
 
+/* For whom, and what each way would have cost. */
+static void emit_giving_way(const struct engine *engine, const struct engine_entry *entry, struct emitter *emitter) {
+    uint32_t handle = queue_asked_for(engine->queue);
+
+    emit_key(emitter, "gives_way");
+    emit_object(emitter);
+    emit_key_text(emitter, "for", handle == UINT32_MAX ? NULL : engine_entry_at(engine, handle)->name);
+    engine_emit_costs(engine, entry, engine->ledger->now, emitter);
+    emit_object_end(emitter);
+}
+
 static void emit_decision(const struct engine *engine, const struct engine_entry *entry, enum engine_verdict verdict,
                           struct emitter *emitter) {
     const struct ledger *ledger = engine->ledger;
@@ -366,6 +392,8 @@ static void emit_decision(const struct engine *engine, const struct engine_entry
     emit_array_end(emitter);
     if (verdict == ENGINE_START)
         emit_flip(engine, entry, emitter);
+    else
+        emit_giving_way(engine, entry, emitter);
     emit_object_end(emitter);
 }
 

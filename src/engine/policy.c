@@ -194,7 +194,7 @@ const struct policy policies[] = {
     { "priority", "highest priority first", score_priority },
     { "priority:preemptive", "highest priority first, preemptive", score_priority, .preempts = true },
     { "dynamic", "priority that grows with waiting and shrinks with use", score_dynamic, .changes = true,
-      .alarms = true, .uses_account = true, .terms = terms_dynamic,
+      .alarms = true, .preempts_on_alarm = true, .uses_account = true, .terms = terms_dynamic,
       .formula = "-(priority + ageing x wait - fairness x usage); whoever waited beyond alarm goes first, in the order of arrival" },
     { "wfp3", "(wait / time)^3 x processors", score_wfp3, .changes = true },
     { "unicep", "wait / (log2(processors) x time)", score_unicep, .changes = true },
@@ -223,6 +223,9 @@ const struct policy_parameter_row policy_parameter_rows[] = {
     PARAMETER("polder.urgency", urgency_power, 0.425, 0, 8, "power of the expected growth of its slowdown"),
     PARAMETER("polder.floor", floor, 1100, 0, 1e9, "seconds added to the expected run time"),
     PARAMETER("polder.blocking", blocking, 1.2, 0, 1e6, "seconds of run time that a second of keeping everybody waiting counts for"),
+    PARAMETER("yield.worth", yield_worth, 4, 0, 1e6,
+              "times of what giving way takes that one worked before it is asked to: moving takes at most 1 / (1 + this) of the time"),
+    PARAMETER("yield.prior", yield_prior, 10, 0, 1e6, "seconds that a GiB takes to disk and back, before any was measured"),
     { NULL },
 };
 

@@ -32,6 +32,7 @@ struct policy_parameters {
     double quantum, weight;                         /* rr */
     double ageing, step, fairness, decay;           /* dynamic */
     double alarm;                                   /* dynamic, polder: seconds of waiting after which it goes first */
+    double yield_worth, yield_prior;                /* giving way on a real node: see policy.c */
     double drain;                                   /* polder: the alarm also waits for so many times the longest drain */
     double patience, time_power, size_power, urgency_power, floor, blocking; /* polder */
 };
@@ -53,6 +54,7 @@ struct policy {
     const char *formula; /* of the score from its terms; or NULL */
     bool changes;    /* the order of two that wait may change with time */
     bool preempts;   /* what runs gives way to what comes before it */
+    bool preempts_on_alarm; /* on a real node what runs gives way to one whose alarm rang */
     bool sees_room;  /* made for backfilling: where it alone decides who is next, what fits and delays nobody goes first */
     bool alarms;     /* beyond the alarm the score is below -9e11, by time of arrival alone */
     bool uses_account; /* `usage` counts */

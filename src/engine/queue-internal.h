@@ -34,6 +34,7 @@ struct queue {
     size_t scratch_size;
     size_t held_count; /* waiting ones that keep memory */
     struct demand coming; /* room of those that are asked to give way */
+    uint32_t asked_for;   /* in the last pass; UINT32_MAX: for nobody */
 };
 
 /* Joins those that wait. */

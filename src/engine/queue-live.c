@@ -26,6 +26,27 @@ void queue_refuse(struct queue *queue, uint32_t handle) {
     queue->entries[handle].yields = 0;
 }
 
+void queue_spare(struct queue *queue, uint32_t handle, unsigned ways) {
+    queue->entries[handle].spared = (uint8_t) ways;
+}
+
+int64_t queue_yield_cost(const struct queue *queue, uint32_t handle, enum queue_yield way) {
+    const struct queue_costs *costs = &queue->options.costs;
+    double suspend = (double) costs->pause + costs->suspend * (double) queue->wants[handle].demand.memory;
+
+    if (way == QUEUE_YIELD_PAUSE)
+        return costs->pause;
+    return suspend < (double) TIME_FOREVER ? (int64_t) suspend : TIME_FOREVER;
+}
+
+void queue_set_costs(struct queue *queue, const struct queue_costs *costs) {
+    queue->options.costs = *costs;
+}
+
+uint32_t queue_asked_for(const struct queue *queue) {
+    return queue->asked_for;
+}
+
 int queue_occupy(struct queue *queue, const struct queue_request *request, int64_t now, uint32_t *ret_handle) {
     struct queue_entry *entry;
     uint32_t handle;

@@ -26,6 +26,7 @@ int queue_new(const struct queue_options *options, struct queue **ret) {
     if (profile_start(&queue->plan, 0, options->capacity) < 0)
         return -ENOMEM;
     queue->plan_lost = true;
+    queue->asked_for = UINT32_MAX;
     *ret = STEAL_PTR(queue);
     return 0;
 }

@@ -24,6 +24,12 @@ extern const char *const backfill_names[BACKFILL_COUNT + 1];
 
 struct queue;
 
+/* What giving way takes, in the queue's unit of time. */
+struct queue_costs {
+    int64_t pause;  /* to be paused and to go on */
+    double suspend; /* beyond that to go to disk and back, for each unit of memory */
+};
+
 struct queue_options {
     const struct policy *policy;
     struct policy_parameters parameters;
@@ -38,6 +44,7 @@ struct queue_options {
     bool services_first; /* what has no end comes before what has one, unless that waited beyond the alarm */
     bool deferred;       /* who is to give way keeps its room until queue_yield says that it has */
     int64_t residency;   /* nobody has to give way before it ran that long */
+    struct queue_costs costs; /* deferred: the cheaper way that helps is asked for */
 };
 
 /* How something running can give way; bits. */
@@ -79,6 +86,7 @@ struct queue_entry {
     int32_t priority;
     enum queue_state state : 8;
     uint8_t yields, yielding; /* enum queue_yield: what it can, what it was asked for */
+    uint8_t spared;           /* enum queue_yield: what it is not asked for now */
 };
 
 int queue_new(const struct queue_options *options, struct queue **ret);
@@ -113,6 +121,14 @@ int queue_change(struct queue *queue, uint32_t handle, const struct queue_reques
 int queue_yield(struct queue *queue, uint32_t handle, enum queue_yield how, int64_t now);
 /* It could not give way: it runs on and is not asked again. */
 void queue_refuse(struct queue *queue, uint32_t handle);
+/* The ways (enum queue_yield) that are not worth their cost at present: it is not asked for them until told otherwise. */
+void queue_spare(struct queue *queue, uint32_t handle, unsigned ways);
+/* What a way would take. */
+int64_t queue_yield_cost(const struct queue *queue, uint32_t handle, enum queue_yield way);
+/* Other costs from now on. */
+void queue_set_costs(struct queue *queue, const struct queue_costs *costs);
+/* For whom those were asked to give way that the last pass asked; UINT32_MAX: nobody was. */
+uint32_t queue_asked_for(const struct queue *queue);
 /* Other rules from now on; who waits is ordered anew, who runs runs on. -ENOMEM: nothing changed, or, should that happen in
  * the middle, the order is the old one. */
 int queue_configure(struct queue *queue, const struct queue_options *options, int64_t now);

@@ -91,7 +91,14 @@ static bool same_boot(const struct instance *instance) {
 
 /* It runs: keep it. An interrupted stop, pause or delete goes on later (wants_follow). */
 static void adopted_running(struct instance *instance, bool paused) {
-    room_occupy(instance);
+    uint64_t now = clock_now();
+
+    /* Started, but cut off before that was written: then it counts from now on. */
+    instance->ran_since = now;
+    if (same_boot(instance) && instance->control.since > 0 && (uint64_t) instance->control.since < now &&
+        instance->status.started)
+        instance->ran_since = (uint64_t) instance->control.since;
+    room_occupy(instance, now - instance->ran_since);
     instance_set_state(instance, paused ? STATE_PAUSED : STATE_RUNNING);
     instance_set_reason(instance, NULL);
     instance->control.queued = 0;
@@ -99,11 +106,6 @@ static void adopted_running(struct instance *instance, bool paused) {
     instance->status.pid = 0;
     instance->status.unresponsive = false;
     instance->manager->driver_events.changed(&instance->view);
-    /* Started, but cut off before that was written: then it counts from now on. */
-    instance->ran_since = clock_now();
-    if (same_boot(instance) && instance->control.since > 0 && (uint64_t) instance->control.since < instance->ran_since &&
-        instance->status.started)
-        instance->ran_since = (uint64_t) instance->control.since;
     if (!instance->status.started)
         instance->status.started = clock_wall();
     (void) run_arm_timeout(instance);
@@ -176,7 +178,7 @@ static void adopt_failed(struct instance *instance, const struct error *error) {
     if (!state_is_active(instance->status.state))
         instance_set_state(instance, instance->control.power == POWER_RUNNING ? STATE_RUNNING : STATE_STOPPED);
     if (state_is_active(instance->status.state))
-        room_occupy(instance);
+        room_occupy(instance, 0);
     instance_set_reason(instance, error);
 }
 

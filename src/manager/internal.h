@@ -4,6 +4,7 @@
 #include "base/map.h"
 #include "engine/advisor.h"
 #include "engine/engine.h"
+#include "engine/yielding.h"
 #include "manager/allocation.h"
 #include "manager/instance.h"
 #include "manager/manager.h"
@@ -203,8 +204,9 @@ int room_take(struct instance *instance, struct operation *operation, struct err
 void room_give_back(struct instance *instance);
 /* The same at the end of its work, which its class learns from. */
 void room_end(struct instance *instance);
-/* It runs already: it holds its room whatever the engine thinks. */
-void room_occupy(struct instance *instance);
+/* It runs already, and has for so long since its memory was last made or read back: it holds its room whatever the engine
+ * thinks. */
+void room_occupy(struct instance *instance, uint64_t ran);
 /* Its spec asks for more or less now: NO_ROOM when it runs and there is not so much. */
 int room_change(struct instance *instance, struct error *error);
 /* The engine may have room for somebody: wakes those who are admitted. */
@@ -230,6 +232,8 @@ void placement_emit_need(struct manager *manager, enum kind kind, uint64_t cpus,
 /* --- giving way ------------------------------------------------------------------------------------------------ */
 /* How its driver lets it give way: enum queue_yield. */
 unsigned preempt_ways(const struct instance *instance);
+/* What a pause, a way to disk or back took, from `begun` until now: the engine weighs by it who gives way, and how. */
+void preempt_measured(struct instance *instance, enum engine_cost what, uint64_t begun);
 /* The engine wants it to give way: a fiber sees to it. */
 void preempt_start(struct instance *instance, enum engine_verdict how);
 /* Somebody else decided about one that was paused for others. */

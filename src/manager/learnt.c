@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* What the engine learnt of run times outlives the daemon: one record, written at most once in SAVE_EVERY while something new
+/* What the engine learnt of run times, and of what giving way takes, outlives the daemon: one record, written at most once in SAVE_EVERY while something new
  * was learnt, and when the daemon stops. The engine bounds it (some 128 bytes for each of 4,096 histories). What is not there,
  * or is of another version, is learnt anew: nothing but forecasts and the order of those that wait depends on it. */
 #include <errno.h>
@@ -15,6 +15,18 @@
 #define LEARNT_KEY "/learnt/default/runs"
 #define LEARNT_VERSION 1
 #define SAVE_EVERY (60 * CLOCK_SECOND)
+
+/* Rises with whatever is learnt. */
+static uint64_t moment_of(const struct manager *manager) {
+    uint64_t moment = engine_learnt_moment(manager->engine);
+
+    for (enum engine_cost what = ENGINE_COST_PAUSE; what < ENGINE_COST_COUNT; what++) {
+        struct engine_measured measured;
+        engine_measured(manager->engine, what, &measured);
+        moment += measured.count;
+    }
+    return moment;
+}
 
 /* --- in -------------------------------------------------------------------------------------------------------------- */
 
@@ -34,6 +46,34 @@ static int take_histories(struct manager *manager, struct json_object *histories
     return r;
 }
 
+/* Bits, so that nothing is rounded. */
+static int64_t bits_of(double value) {
+    int64_t bits;
+
+    memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
+static double double_of(int64_t bits) {
+    double value;
+
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+/* Of an earlier polderd there are none. */
+static int take_costs(struct manager *manager, struct json_object *costs) {
+    int r = 0;
+
+    for (enum engine_cost what = ENGINE_COST_PAUSE; r >= 0 && what < ENGINE_COST_COUNT; what++) {
+        struct json_object *cost = json_member(costs, engine_cost_names[what]);
+        struct engine_measured measured = { double_of(json_integer(cost, "seconds", 0)), double_of(json_integer(cost, "gib", 0)),
+                                            (uint64_t) json_integer(cost, "count", 0) };
+        r = cost ? engine_measured_again(manager->engine, what, &measured) : 0;
+    }
+    return r;
+}
+
 int learnt_load(struct manager *manager, struct error *error) {
     _cleanup_error_ struct error trouble = ERROR_INIT;
     _cleanup_json_ struct json_object *json = NULL;
@@ -49,15 +89,33 @@ int learnt_load(struct manager *manager, struct error *error) {
         r = -EPROTONOSUPPORT;
     if (r >= 0)
         r = take_histories(manager, json_member(json, "histories"));
+    if (r >= 0)
+        r = take_costs(manager, json_member(json, "costs"));
     if (r < 0)
         log_warning("what was learnt of run times cannot be read, and is learnt anew: %s", strerror(-r));
-    manager->learnt_saved = engine_learnt_moment(manager->engine);
+    manager->learnt_saved = moment_of(manager);
     free(item.key);
     free(item.value);
     return 0;
 }
 
 /* --- out ------------------------------------------------------------------------------------------------------------- */
+
+static void emit_costs(struct manager *manager, struct emitter *emitter) {
+    emit_key(emitter, "costs");
+    emit_object(emitter);
+    for (enum engine_cost what = ENGINE_COST_PAUSE; what < ENGINE_COST_COUNT; what++) {
+        struct engine_measured measured;
+        engine_measured(manager->engine, what, &measured);
+        emit_key(emitter, engine_cost_names[what]);
+        emit_object(emitter);
+        emit_key_integer(emitter, "seconds", bits_of(measured.seconds));
+        emit_key_integer(emitter, "gib", bits_of(measured.gib));
+        emit_key_integer(emitter, "count", (int64_t) measured.count);
+        emit_object_end(emitter);
+    }
+    emit_object_end(emitter);
+}
 
 static void emit_learnt(struct manager *manager, struct emitter *emitter) {
     int64_t values[PREDICTOR_VALUES];
@@ -74,11 +132,12 @@ static void emit_learnt(struct manager *manager, struct emitter *emitter) {
         emit_array_end(emitter);
     }
     emit_array_end(emitter);
+    emit_costs(manager, emitter);
     emit_object_end(emitter);
 }
 
 uint64_t learnt_due(const struct manager *manager) {
-    return engine_learnt_moment(manager->engine) == manager->learnt_saved ? DEADLINE_NONE
+    return moment_of(manager) == manager->learnt_saved ? DEADLINE_NONE
                                                                          : manager->learnt_saved_at + SAVE_EVERY;
 }
 
@@ -88,7 +147,7 @@ void learnt_save(struct manager *manager) {
     _cleanup_free_ char *text = NULL;
     struct emitter emitter = EMITTER_INIT(&buffer);
     struct store_operation operation = { .type = STORE_PUT, .key = LEARNT_KEY };
-    uint64_t moment = engine_learnt_moment(manager->engine);
+    uint64_t moment = moment_of(manager);
     int r;
 
     if (moment == manager->learnt_saved)

@@ -29,6 +29,12 @@ unsigned preempt_ways(const struct instance *instance) {
     return ways;
 }
 
+void preempt_measured(struct instance *instance, enum engine_cost what, uint64_t begun) {
+    uint64_t now = clock_now();
+
+    engine_measure(instance->manager->engine, what, instance->spec.memory, now - begun, now);
+}
+
 static void note(struct instance *instance, int r, const struct error *error) {
     _cleanup_free_ char *object = instance_object(instance->name);
 

@@ -280,6 +280,7 @@ int manager_why_emit(struct manager *manager, const char *name, struct emitter *
         r = emit_queued(manager, instance, &why, emitter, error);
     else
         emit_key_text(emitter, "message", instance->status.message);
+    engine_emit_yield(manager->engine, instance->assigned.uuid, clock_now(), emitter);
     allocation_emit_weight(instance, emitter);
     placement_emit(instance, emitter);
     number = engine_decision_about(manager->engine, instance->assigned.uuid);

@@ -164,10 +164,11 @@ void room_end(struct instance *instance) {
     room_leave(instance, instance->status.exit_code == 0);
 }
 
-void room_occupy(struct instance *instance) {
+void room_occupy(struct instance *instance, uint64_t ran) {
     struct engine_request request;
 
     room_request(instance, &request);
+    request.done += ran;
     if (engine_occupy(instance->manager->engine, &request, clock_now()) >= 0)
         instance->admitted = true;
 }

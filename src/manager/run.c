@@ -185,7 +185,9 @@ static int start_steps(struct instance *instance, struct operation *operation, c
         start_undo(instance, options.restore, r, error);
         return r;
     }
-    if (!options.restore)
+    if (options.restore)
+        preempt_measured(instance, ENGINE_COST_RESTORE, begun);
+    else
         advice_note_start(instance->manager, instance->assigned.kind, clock_now() - begun);
     start_note(instance);
     r = instance_advance(instance, EVENT_STARTED, error);
@@ -355,14 +357,19 @@ int run_require(const struct instance *instance, unsigned capability, const char
 
 int run_pause(struct instance *instance, struct error *error) {
     int r = run_require(instance, DRIVER_PAUSE, "pause", error);
+    uint64_t begun;
 
     if (r >= 0)
         r = lifecycle_check(instance->status.state, EVENT_PAUSE, &(enum state){ 0 }, error);
     FAILPOINT("pause-before-driver");
+    begun = clock_now();
     if (r >= 0)
         r = instance->driver->pause(instance->driver_data, &instance->view, error);
     FAILPOINT("pause-after-driver");
-    return r < 0 ? r : instance_advance(instance, EVENT_PAUSE, error);
+    if (r < 0)
+        return r;
+    preempt_measured(instance, ENGINE_COST_PAUSE, begun);
+    return instance_advance(instance, EVENT_PAUSE, error);
 }
 
 int run_resume(struct instance *instance, struct operation *operation, enum power before, struct error *error) {
@@ -374,7 +381,7 @@ int run_resume(struct instance *instance, struct operation *operation, enum powe
     if (r >= 0)
         r = lacks_driver(instance, error);
     if (r >= 0 && instance->yielded) { /* it was paused for others, and its user does not want that */
-        room_occupy(instance);
+        room_occupy(instance, 0);
         preempt_forget(instance);
         instance->status.queue_position = 0;
         instance_set_reason(instance, NULL);
@@ -390,6 +397,7 @@ int run_suspend(struct instance *instance, struct error *error) {
     _cleanup_error_ struct error trouble = ERROR_INIT;
     enum state before = instance->status.state;
     int r = run_require(instance, DRIVER_SUSPEND, "suspend", error), released;
+    uint64_t begun;
 
     if (r >= 0)
         r = instance_advance(instance, EVENT_SUSPEND, error);
@@ -397,6 +405,7 @@ int run_suspend(struct instance *instance, struct error *error) {
         return r;
     run_timer_cancel(instance);
     FAILPOINT("suspend-before-driver");
+    begun = clock_now();
     r = instance->driver->suspend(instance->driver_data, &instance->view, error);
     FAILPOINT("suspend-after-driver");
     if (r < 0) {
@@ -405,6 +414,7 @@ int run_suspend(struct instance *instance, struct error *error) {
         return r;
     }
     fiber_shield();
+    preempt_measured(instance, ENGINE_COST_SUSPEND, begun);
     (void) instance_advance(instance, EVENT_SUSPENDED, NULL);
     instance->control.worked += (int64_t) (clock_now() - instance->ran_since);
     instance->status.pid = 0;

@@ -206,11 +206,30 @@ def test_memory_is_freed_by_going_to_disk(make_daemon):
     whole = daemon.get("/v1/node")["memory"]["physical"]
     daemon.create("long", start=True, memory=whole * 3 // 4, duration="1h")
     daemon.create("short", start=True, memory=whole // 2, duration="1s", labels={"run": "delay=2s,exit=0"}, wait=False)
+    # Nothing was measured: 10 s for a GiB to disk and back are supposed, and it works for four times that before it is asked.
+    wait_for(daemon, "short", "queued")
+    ways = daemon.get("/v1/instances/long/why")["gives_way"]
+    cost = ways["suspend"]["cost"]
+    assert cost == pytest.approx(0.2 + 10 * (whole * 3 // 4) / 2**30, rel=0.01) and 0 < ways["suspend"]["asked_in"] <= 4 * cost
+    assert ways["measured"]["suspend"] == {"seconds_per_gib": 5, "times": 0}
+    assert ways["pause"]["frees"] == "cpus" and ways["pause"]["cost"] == pytest.approx(0.2)
+    set_queue(daemon, parameters={"yield.prior": "0"})
     wait_for(daemon, "short", "running")
     assert daemon.state_of("long") == "queued" and preemptions(daemon, "long") == 1
+    decision = daemon.get("/v1/instances/short/why")["decision"]
+    asked = daemon.get(f"/v1/decisions/{decision['decision'] - 1}")["decision"]
+    assert (asked["verdict"], asked["name"], asked["gives_way"]["for"]) == ("suspend", "long", "short")
     assert daemon.get("/v1/node")["memory"]["taken"] == pytest.approx(whole // 2, abs=1)
     wait_for(daemon, "short", "stopped")
     wait_for(daemon, "long", "running")
+    set_queue(daemon, parameters={"yield.prior": "10"})
+    for restarts in range(2):  # what was measured counts, and is kept
+        ways = daemon.get("/v1/instances/long/why")["gives_way"]
+        assert [ways["measured"][what]["times"] for what in ("suspend", "restore")] == [1, 1]
+        assert ways["suspend"]["cost"] < cost / 2
+        if restarts == 0:
+            daemon.restart()
+            wait_for(daemon, "long", "running")
 
 
 def test_who_cannot_give_way_runs_on(make_daemon):
@@ -291,7 +310,9 @@ def test_round_robin_takes_turns(make_daemon):
 
 def run_once(daemon, name, label):
     """One run of the class, which ends by itself."""
-    daemon.create(name, cpus=0.01, memory="16M", duration="1s", labels={"run": "delay=300ms,exit=0", "class": label})
+    labels = {"polder.fake.run": "delay=300ms,exit=0", "class": label}
+    daemon.change("POST", "/v1/instances", {"name": name, "spec": {"kind": "fake", "cpus": 0.01, "memory": "16M", "duration": "1s",
+                                                                   "labels": labels}})
     daemon.begin(name, "start")
     wait_for(daemon, name, "stopped")
 
@@ -302,14 +323,18 @@ def test_what_was_learnt_outlives_the_daemon(make_daemon):
     daemon = small_node(make_daemon)
     assert daemon.get("/v1/node")["queue"]["estimates"] == "learning"
     create(daemon, "holder", cpus=CPUS - 0.5, duration="1h")
-    daemon.create("next", cpus=CPUS, memory="16M", labels={"class": "quick"}, start=True, wait=False)
-    wait_for(daemon, "next", "queued")
+    for name, label in (("next", "quick"), ("other", "slow")):
+        daemon.change("POST", "/v1/instances", {"name": name, "spec": {"kind": "fake", "cpus": CPUS, "memory": "16M",
+                                                                       "labels": {"class": label}}})
+        daemon.begin(name, "start")
+        wait_for(daemon, name, "queued")
     assert daemon.get("/v1/instances/next/why")["expected"] is None
     run_once(daemon, "first", "quick")
     run_once(daemon, "second", "quick")
     eventually(lambda: daemon.get("/v1/instances/next/why")["expected"] is not None, what="it is expected anew")
     why = daemon.get("/v1/instances/next/why")
     assert 0.2 < why["expected"] < 60
+    assert daemon.get("/v1/instances/other/why")["expected"] is None, "another class is not known to end"
     terms = why["terms"]
     assert (terms["patience"], terms["floor"], terms["time_power"]) == (20000, 1100, 1.1)
     assert abs(terms["time"] - why["expected"]) < 0.01 and 0 < terms["urgency"] < 0.11
