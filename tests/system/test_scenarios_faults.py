@@ -205,7 +205,7 @@ def test_full_disk(make_daemon, disk):
 
 def test_no_inodes(make_daemon, disk):
     daemon = make_daemon()
-    disk(daemon, "40m", inodes=20)
+    disk(daemon, "40m", inodes=30)
     daemon.start()
     daemon.create("a", start=True)
     problem = daemon.problem((500, 507), "POST", "/v1/instances/a/suspend?wait=60s") \
