@@ -59,6 +59,16 @@ def debian_disk(kernel="cloud", packages=()):
     return target
 
 
+def ticker(directory):
+    """Path of a disk that counts on the serial line and obeys the power button; see data/ticker.S."""
+    place = pathlib.Path(directory)
+    source = pathlib.Path(__file__).parent / "data/ticker.S"
+    subprocess.run(["as", "--32", "-o", place / "ticker.o", source], check=True)
+    subprocess.run(["ld", "-m", "elf_i386", "-Ttext=0x7c00", "--oformat=binary", "-o", place / "ticker.raw", place / "ticker.o"], check=True)
+    os.truncate(place / "ticker.raw", 1 << 20)
+    return place / "ticker.raw"
+
+
 def kernel_directory():
     """A directory with boot/vmlinuz-VERSION and lib/modules/VERSION for microVMs, or None: the host's own."""
     named = os.environ.get("POLDER_TEST_KERNEL_DIR")

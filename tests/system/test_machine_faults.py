@@ -347,3 +347,21 @@ def test_guest_whose_disk_has_no_room_is_ended(narrow):
     eventually(lambda: "no room" in message(host), guestlib.BOOT, "the complaint")
     host.polder("stop", "--time", "1s", "narrow", timeout=60)
     assert host.state_of("narrow") == "stopped" and not guestlib.is_alive(pid)
+
+
+# ---- a guest without an agent ----
+
+def test_resume_waits_for_no_agent(host):
+    """It goes on where it was at once; nobody waits for an agent that is not there to set its clock."""
+    host.polder("image", "import", guestlib.ticker(host.directory), "--name", "ticker")
+    host.polder("run", "--kind", "vm", "--name", "ticker", "--memory", "64M", "--network", "none", "ticker")
+    try:
+        eventually(lambda: "aaab" in host.polder("logs", "ticker").stdout, guestlib.BOOT, "the first numbers")
+        host.polder("suspend", "ticker")
+        begun = time.monotonic()
+        host.polder("resume", "ticker")
+        assert time.monotonic() - begun < 8
+        last = host.polder("logs", "ticker").stdout.split()[-1]
+        eventually(lambda: host.polder("logs", "ticker").stdout.split()[-1] > last, what="it to count on")
+    finally:
+        host.polder("rm", "--force", "--purge", "ticker")

@@ -48,6 +48,7 @@ struct agent {
     int fd;
     bool up;
     bool freed;
+    bool clock_due; /* the guest's clock is wrong, and nothing is asked of it before that is mended */
     uint64_t started;
     struct line_reader lines;
     struct budget budget;
@@ -300,6 +301,28 @@ static bool addresses_refresh(struct agent *agent) {
     return true;
 }
 
+/* --- its clock ------------------------------------------------------------------------------------------ */
+
+static void clock_set_locked(struct agent *agent) {
+    _cleanup_free_ char *arguments = text_format("{\"time\":%llu}", (unsigned long long) clock_wall() * 1000);
+    _cleanup_free_ char *text = arguments ? request_text("guest-set-time", arguments) : NULL;
+
+    agent->clock_due = false;
+    if (text)
+        (void) call_locked(agent, text, NULL, NULL);
+}
+
+void agent_set_clock(struct agent *given) {
+    _cleanup_(agent_unrefp) struct agent *agent = agent_ref(given);
+
+    agent->clock_due = true;
+    if (!agent->up || fiber_mutex_lock(&agent->turn, deadline_in(2 * AGENT_DEADLINE)) < 0)
+        return; /* the keeper does it */
+    if (agent->up && agent->clock_due)
+        clock_set_locked(agent);
+    fiber_mutex_unlock(&agent->turn);
+}
+
 /* --- the keeper ----------------------------------------------------------------------------------------- */
 
 static int keeper_connect(struct agent *agent) {
@@ -315,6 +338,8 @@ static int keeper_connect(struct agent *agent) {
     if (r < 0)
         return r;
     agent->up = true;
+    if (agent->clock_due)
+        clock_set_locked(agent);
     fiber_queue_wake_all(&agent->waiting);
     if (agent->changed)
         agent->changed(agent->userdata);
@@ -406,12 +431,4 @@ const char *agent_hostname(const struct agent *agent) {
 
 char *const *agent_addresses(const struct agent *agent) {
     return agent->addresses;
-}
-
-int agent_set_clock(struct agent *agent, struct error *error) {
-    _cleanup_free_ char *arguments = text_format("{\"time\":%llu}", (unsigned long long) clock_wall() * 1000);
-
-    if (!arguments)
-        return error_errno(error, -ENOMEM, "setting the guest's clock");
-    return agent_call(agent, "guest-set-time", arguments, NULL, error);
 }

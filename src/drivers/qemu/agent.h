@@ -31,8 +31,10 @@ bool agent_is_up(const struct agent *agent);
 const char *agent_hostname(const struct agent *agent); /* NULL if unknown */
 char *const *agent_addresses(const struct agent *agent);
 
+/* Fiber. The guest stood still, and its clock with it. One without an agent is not waited for: whenever an agent answers,
+ * that comes before anything else that is asked of it. */
+void agent_set_clock(struct agent *agent);
 /* Fibers. GUEST when it does not answer. */
-int agent_set_clock(struct agent *agent, struct error *error);
 int agent_exec(struct agent *agent, const struct driver_instance *instance,
                const struct exec_request *request, struct stream **ret, struct error *error);
 /* Transfers go through tar in the guest. */

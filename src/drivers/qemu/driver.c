@@ -155,7 +155,7 @@ static void guest_refresh(struct machine *machine) {
     if (machine->port && guestport_wait_ready(machine->port, deadline_in(RESTORED_DEADLINE)) >= 0)
         (void) guestport_clock(machine->port);
     if (machine->agent)
-        (void) agent_set_clock(machine->agent, NULL);
+        agent_set_clock(machine->agent);
 }
 
 static int begin_restored(struct machine *machine, const struct driver_start *start, struct error *error) {
@@ -451,8 +451,8 @@ static int driver_resume(void *data _unused_, struct driver_instance *instance, 
     machine->paused = false;
     if (machine->port)
         (void) guestport_clock(machine->port);
-    if (machine->agent && agent_is_up(machine->agent))
-        (void) agent_set_clock(machine->agent, NULL);
+    if (machine->agent)
+        agent_set_clock(machine->agent);
     return 0;
 }
 
