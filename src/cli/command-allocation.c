@@ -65,9 +65,12 @@ static void show_cpu(struct json_object *object) {
 static void show_rest(struct json_object *object) {
     _cleanup_free_ char *low = text_format_size(number_at(object, "memory.floor")),
                         *asked = text_format_size(number_at(object, "memory.requested")),
-                        *high = text_format_size(number_at(object, "memory.limit"));
+                        *high = text_format_size(number_at(object, "memory.limit")),
+                        *granted = text_format_size(number_at(object, "memory.granted"));
+    bool scarce = json_object_get_boolean(json_path(object, "memory.short"));
 
-    show_line("Memory", text_format("%s, between %s and %s", asked ? asked : "", low ? low : "", high ? high : ""));
+    show_line("Memory", text_format("%s, between %s and %s%s%s", asked ? asked : "", low ? low : "", high ? high : "",
+                                    scarce ? "; the host is short of it: " : "", scarce && granted ? granted : ""));
     show_line("Requests", text_format("%llu reads, %llu writes, %llu control messages (%llu waited)",
                                       (unsigned long long) number_at(object, "requests.io_reads"),
                                       (unsigned long long) number_at(object, "requests.io_writes"),

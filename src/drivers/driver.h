@@ -118,6 +118,13 @@ struct driver_facts {
     const char *trouble; /* why the driver's own process does not answer, or NULL when it does; static */
 };
 
+struct driver_balloon {
+    uint64_t target; /* bytes that the guest shall do with, at most what it started with; 0: as it is */
+    bool listen;     /* it shall say what it uses, from now on */
+    uint64_t size;   /* answer: bytes that it has now; it may be on its way to the target */
+    uint64_t used;   /* answer: bytes of them that it could not do without, as it said last; 0: it has not said */
+};
+
 struct driver {
     const char *name;
     unsigned kinds;        /* bits 1 << enum kind */
@@ -150,6 +157,8 @@ struct driver {
     /* Applies what changed live between `before` and instance->spec beyond cgroup limits (name, balloon …). NULL: none. */
     int (*change)(void *data, struct driver_instance *instance, const struct instance_spec *before,
                   struct error *error);
+    /* Gives and takes memory while it runs. Tells the guest and never waits for it. NULL: there is no balloon. */
+    int (*balloon)(void *data, struct driver_instance *instance, struct driver_balloon *balloon, struct error *error);
     /* Streams: the caller frees *ret. */
     int (*exec)(void *data, struct driver_instance *instance, const struct exec_request *request, struct stream **ret,
                 struct error *error);

@@ -57,6 +57,8 @@ uint64_t cgroup_v1_shares(uint64_t weight);
 int cgroup_v1_freeze(const struct cgroup *cgroup, bool frozen, uint64_t deadline);
 bool cgroup_v1_is_frozen(const struct cgroup *cgroup);
 int cgroup_v1_usage(const struct cgroup *cgroup, struct cgroup_usage *ret);
+int cgroup_v1_memory(const struct cgroup *cgroup, uint64_t *ret_held, uint64_t *ret_cache);
+int cgroup_v1_squeeze(const struct cgroup *cgroup, uint64_t bytes, uint64_t floor);
 
 int cgroup_v2_choose_base(struct cgroup_host *host);
 int cgroup_v2_prepare(struct cgroup_host *host);
@@ -67,3 +69,5 @@ int cgroup_v2_set_floor(struct cgroup_host *host, uint64_t memory_min);
 int cgroup_v2_freeze(const struct cgroup *cgroup, bool frozen, uint64_t deadline);
 bool cgroup_v2_is_frozen(const struct cgroup *cgroup);
 int cgroup_v2_usage(const struct cgroup *cgroup, struct cgroup_usage *ret);
+int cgroup_v2_memory(const struct cgroup *cgroup, uint64_t *ret_held, uint64_t *ret_cache);
+int cgroup_v2_squeeze(const struct cgroup *cgroup, uint64_t bytes);

@@ -256,3 +256,25 @@ int cgroup_v1_usage(const struct cgroup *cgroup, struct cgroup_usage *ret) {
     }
     return 0;
 }
+
+int cgroup_v1_memory(const struct cgroup *cgroup, uint64_t *ret_held, uint64_t *ret_cache) {
+    const struct hierarchy *memory = cgroup_find_hierarchy(cgroup->host, "memory");
+    _cleanup_free_ char *text = NULL;
+    int r = memory ? cgroup_read(cgroup, memory, "memory.stat", &text) : -ENODEV;
+
+    if (r < 0)
+        return r;
+    *ret_held = read_number(cgroup, "memory", "memory.usage_in_bytes", NULL);
+    *ret_cache = cgroup_number(text, "total_inactive_file") + cgroup_number(text, "total_active_file");
+    return 0;
+}
+
+int cgroup_v1_squeeze(const struct cgroup *cgroup, uint64_t bytes, uint64_t floor) {
+    uint64_t held, cache;
+    int r = bytes ? cgroup_v1_memory(cgroup, &held, &cache) : 0;
+
+    if (r < 0 || bytes == 0 || held <= bytes || held < cache || held - cache < floor)
+        return r;
+    r = cgroup_write(cgroup, cgroup_find_hierarchy(cgroup->host, "memory"), "memory.force_empty", "0");
+    return r < 0 ? r : 1;
+}

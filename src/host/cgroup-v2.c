@@ -303,3 +303,24 @@ int cgroup_v2_usage(const struct cgroup *cgroup, struct cgroup_usage *ret) {
         sum_io(io, ret);
     return 0;
 }
+
+int cgroup_v2_memory(const struct cgroup *cgroup, uint64_t *ret_held, uint64_t *ret_cache) {
+    _cleanup_free_ char *text = NULL;
+    int r = cgroup_read(cgroup, tree(cgroup->host), "memory.stat", &text);
+
+    if (r < 0)
+        return r;
+    *ret_held = read_number(cgroup, "memory.current", NULL);
+    *ret_cache = cgroup_number(text, "inactive_file") + cgroup_number(text, "active_file");
+    return 0;
+}
+
+int cgroup_v2_squeeze(const struct cgroup *cgroup, uint64_t bytes) {
+    int r = 0;
+
+    if (read_number(cgroup, "memory.high", NULL) != bytes) /* "max" reads as 0 */
+        r = set_number(cgroup, "memory.high", bytes, "max");
+    else
+        return 0;
+    return r < 0 ? r : 1;
+}

@@ -485,6 +485,15 @@ int cgroup_usage(const struct cgroup *cgroup, struct cgroup_usage *ret) {
     return cgroup->host->layout == CGROUP_V2 ? cgroup_v2_usage(cgroup, ret) : cgroup_v1_usage(cgroup, ret);
 }
 
+int cgroup_memory(const struct cgroup *cgroup, uint64_t *ret_held, uint64_t *ret_cache) {
+    return cgroup->host->layout == CGROUP_V2 ? cgroup_v2_memory(cgroup, ret_held, ret_cache)
+                                             : cgroup_v1_memory(cgroup, ret_held, ret_cache);
+}
+
+int cgroup_squeeze(const struct cgroup *cgroup, uint64_t bytes, uint64_t floor) {
+    return cgroup->host->layout == CGROUP_V2 ? cgroup_v2_squeeze(cgroup, bytes) : cgroup_v1_squeeze(cgroup, bytes, floor);
+}
+
 /* --- emptying and removing ------------------------------------------------------------------------------------- */
 
 typedef int (*process_visitor)(int pid, void *userdata);

@@ -97,5 +97,11 @@ struct cgroup_usage {
     uint64_t io_reads, io_writes; /* requests */
 };
 int cgroup_usage(const struct cgroup *cgroup, struct cgroup_usage *ret);
+/* Of the memory charged to it, how much is kept only because nobody else wanted it: pages of files. */
+int cgroup_memory(const struct cgroup *cgroup, uint64_t *ret_held, uint64_t *ret_cache);
+/* Asks it to do with `bytes` for now, 0: with what its limit says. v2 sets memory.high, which the kernel reclaims down to
+ * and slows it above; v1 has no such mark: what is kept of files is dropped once, if it takes more than `bytes` and has
+ * `floor` without that. May take a while: for a worker thread. Returns 1 if something was written, else 0. */
+int cgroup_squeeze(const struct cgroup *cgroup, uint64_t bytes, uint64_t floor);
 /* uuids of the groups that exist beneath polder/, for reconcile and fsck. */
 int cgroup_list(struct cgroup_host *host, char ***ret_uuids);

@@ -112,6 +112,8 @@ static void emit_cpu(struct instance *instance, const struct allocation *items, 
 }
 
 static void emit_memory(struct instance *instance, struct emitter *emitter) {
+    const struct allocator_state *state = &instance->manager->allocator;
+    const struct instance_share *share = &instance->share;
     const struct instance_spec *spec = &instance->spec;
     struct cgroup_limits limits;
 
@@ -122,6 +124,14 @@ static void emit_memory(struct instance *instance, struct emitter *emitter) {
     emit_key_unsigned(emitter, "floor", reservation_floor(instance));
     emit_key_unsigned(emitter, "limit", instance_memory_limit(spec));
     emit_key_unsigned(emitter, "hard_limit", limits.memory); /* of the group: a machine's programs on the host are in it */
+    emit_key_text(emitter, "formula", "while memory is short: R x C x S of what all hold + available - reserve, between need and limit");
+    emit_key_boolean(emitter, "short", state->memory_short);
+    emit_key_unsigned(emitter, "available", state->memory_available);
+    emit_key_unsigned(emitter, "reserve", instance->manager->configuration.memory_reserve);
+    emit_key_unsigned(emitter, "held", share->memory_held);
+    emit_key_unsigned(emitter, "used", share->memory_used);
+    emit_key_unsigned(emitter, "need", share->memory_need);
+    emit_key_unsigned(emitter, "granted", share->memory_granted ? share->memory_granted : instance_memory_limit(spec));
     emit_key_boolean(emitter, "preallocated", spec->allocation == INSTANCE_FIXED && instance->assigned.kind != KIND_CONTAINER);
     emit_object_end(emitter);
 }

@@ -34,6 +34,7 @@ void instance_share_done(struct instance_share *share) {
 
 void allocation_done(struct allocator_state *state) {
     fiber_unref(state->fiber);
+    fiber_unref(state->keeper);
     free(state->shared);
     *state = (struct allocator_state){ 0 };
 }
@@ -398,6 +399,7 @@ void allocation_begin(struct instance *instance) {
     share->counted = (struct cgroup_usage){ 0 };
     share->counting = true;
     share->control_counted = 0;
+    share->memory_whole = false;
 }
 
 void allocation_forget(struct instance *instance) {
@@ -406,6 +408,7 @@ void allocation_forget(struct instance *instance) {
     if (share->weight != 0)
         count_requests(instance);
     share->scheduler = share->dynamic = share->weight = 0;
+    share->memory_granted = 0;
     reservation_give_back(instance);
 }
 
@@ -478,5 +481,7 @@ void allocation_init(struct allocator_state *state) {
 
 int allocation_start(struct manager *manager) {
     manager->allocator.stale = true;
-    return fiber_start(&manager->allocator.fiber, "allocator", allocator_main, manager);
+    int r = fiber_start(&manager->allocator.fiber, "allocator", allocator_main, manager);
+
+    return r < 0 ? r : memory_start(manager);
 }

@@ -28,6 +28,10 @@ struct allocator_state {
     size_t members;       /* who ran in the last pass */
     uint64_t passes;      /* over all who run */
     uint64_t pass_time;   /* microseconds that the last one took to decide */
+    struct fiber *keeper; /* of the host's memory: memory.c */
+    bool memory_short;
+    uint64_t memory_available; /* at its last look */
+    uint64_t memory_taken;     /* from all, of what they may have while memory is not short */
 };
 
 /* The part of an instance. */
@@ -42,6 +46,9 @@ struct instance_share {
     struct cgroup_usage counted; /* at the last look, for the counters in its status */
     bool counting;               /* the look before was ours: what came since is to be added */
     uint64_t control_counted;
+    bool memory_whole;       /* known to have all that it may have */
+    uint64_t memory_granted; /* bytes, while memory is short; 0: all that it may have */
+    uint64_t memory_held, memory_used, memory_need; /* what that was made from */
 };
 void instance_share_done(struct instance_share *share);
 
@@ -65,6 +72,10 @@ void allocation_done(struct allocator_state *state);
 void allocation_changed(struct manager *manager);
 /* Takes the weight that its age and its rule give it now into force, if it is far enough from the one that is. */
 void allocation_settle(struct instance *instance);
+/* Bytes that the host could give to somebody now; 0 if it does not say. */
+uint64_t memory_available(void);
+/* Fiber for the manager's life: asks for memory back while the host is short of it. */
+int memory_start(struct manager *manager);
 /* It begins with a control group that nothing was counted in yet. */
 void allocation_begin(struct instance *instance);
 /* It has ended, its control group is still there: counts a last time; nothing is in force or set aside any more. */

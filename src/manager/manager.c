@@ -280,6 +280,7 @@ void manager_stop(struct manager *manager, uint64_t deadline) {
     ledger_flush(manager);
     learnt_save(manager);
     fiber_end(manager->allocator.fiber);
+    fiber_end(manager->allocator.keeper);
     fiber_end(manager->sweeper);
     fiber_end(manager->probe);
     fiber_end(manager->writer);

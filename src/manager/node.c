@@ -14,7 +14,7 @@
 
 /* --- node show: promised versus real -------------------------------------------------------------------------------- */
 
-static uint64_t memory_available(void) {
+uint64_t memory_available(void) {
     _cleanup_free_ char *text = NULL;
     const char *line;
 

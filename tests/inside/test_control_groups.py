@@ -153,6 +153,37 @@ def test_guaranteed_memory_is_written(container):
     wait_for(lambda: int(read(PARENT / "memory.min")) == 48 << 20, "the parent's part")
 
 
+@contextlib.contextmanager
+def configured(line):
+    """polderd with a line more in its configuration."""
+    place = pathlib.Path("/etc/polder/polderd.conf")
+    place.parent.mkdir(exist_ok=True)
+    before = place.read_text() if place.exists() else ""
+    try:
+        place.write_text(before + line + "\n")
+        systemctl("restart", "polderd")
+        yield
+    finally:
+        place.write_text(before)
+        systemctl("restart", "polderd")
+
+
+def test_memory_is_asked_back(container):
+    """While memory is short a container keeps less of files, but what it uses and some room; then it may have all again."""
+    write = "dd if=/dev/zero of=/data bs=1M count=60 conv=fsync 2>/dev/null; cat /data >/dev/null; touch /done; exec sleep 100000"
+    where = container("files", "--memory", "96M", command=("sh", "-c", write))
+    wait_for(lambda: polder("exec", "files", "--", "test", "-e", "/done", status=None).returncode == 0, "60 MiB written")
+    assert read(where / "memory.high") == "max" and int(read(where / "memory.current")) > 55 << 20
+    total = int(re.search(r"MemTotal: +(\d+)", read("/proc/meminfo")).group(1)) << 10
+    with configured(f"memory_reserve = {total - (64 << 20)}"):  # nothing has as much left
+        wait_for(lambda: read(where / "memory.high") != "max", "being asked")
+        wait_for(lambda: int(read(where / "memory.current")) < 50 << 20, "giving back")
+        told = json.loads(polder("allocation", "files", "-o", "json").stdout)["memory"]
+        assert told["short"] and 32 << 20 < told["need"] <= told["granted"] < 60 << 20
+        assert state("files") == "running"
+    wait_for(lambda: read(where / "memory.high") == "max", "all of it")
+
+
 def test_processors_are_owned(container):
     """Where there is one to spare, fixed allocation owns it and everybody else makes way; where not, it is refused."""
     where = container("shared", "--cpus", "0.5", "--memory", "64M")

@@ -142,6 +142,79 @@ def test_guarantees_never_exceed_what_there_is(daemon):
     change(daemon, "third", memory_reservation="128M")
 
 
+def usage(uuid):
+    return int(group_value(uuid, "memory.current", "memory.usage_in_bytes"))
+
+
+# ---- memory that is short ---------------------------------------------------------------------------------------------
+
+def all_but(size):
+    """For --memory-reserve: what the host has, but `size` bytes. No host has as much left: its memory is short."""
+    total = int(re.search(r"MemTotal:\s+(\d+)", open("/proc/meminfo", encoding="ascii").read()).group(1)) << 10
+    return str(total - size)
+
+
+def need(told):
+    """What nobody is brought below."""
+    return min(max(told["used"] + told["used"] // 8 + (32 << 20), told["floor"]), told["limit"])
+
+
+@pytest.mark.slow
+def test_balloon_moves_by_itself(request):
+    """A microVM gives memory back while the host is short of it, no more than it can do without and never below its floor, and gets
+    it back; what the guest sees is what counts. The daemon is restarted to change what the host keeps for itself."""
+    with guestlib.host_daemon(request, arguments=["--overcommit-memory-microvm", "400"]) as daemon:
+        daemon.change("POST", "/v1/images", {"source": "busybox", "type": "build"})
+        arguments = list(daemon.arguments)
+
+        def total():
+            return int(re.search(r"MemTotal:\s+(\d+)", daemon.execute("m", "cat", "/proc/meminfo")).group(1)) << 10
+
+        def sees(size):
+            return eventually(lambda: abs(total() - size) <= 12 << 20, 180, f"{size >> 20} MiB (now {total() >> 20}: "
+                              f"{allocation(daemon, 'm')['memory']})")
+
+        daemon.polder("run", "--detach", "--name", "m", "--kind", "microvm", "--network", "none", "--memory", "640M", "--allocation",
+                      "hybrid", "--memory-reservation", "448M", "busybox", "--", "sleep", "100000")
+        whole = total()
+        daemon.arguments = [*arguments, "--memory-reserve", all_but(512 << 20)]
+        daemon.restart()
+        daemon.wait_state("m", "running")
+        sees(whole - (192 << 20))  # the floor
+        told = allocation(daemon, "m")["memory"]
+        assert told["short"] and told["used"] < need(told) == told["need"] == told["floor"] == 448 << 20
+        assert abs(told["granted"] - told["need"]) <= 16 << 20
+        change(daemon, "m", memory_reservation="384M")  # the input that changes
+        sees(whole - (256 << 20))
+        change(daemon, "m", memory_reservation="16M")   # what it uses and some room count now
+        told = eventually(lambda: (now := allocation(daemon, "m")["memory"])["need"] < 384 << 20 and
+                          abs(now["granted"] - now["need"]) <= 24 << 20 and now, 180, "what it needs")
+        assert told["need"] == need(told) > told["floor"]
+        assert daemon.execute("m", "echo", "well") == "well\n"
+        daemon.arguments = arguments
+        daemon.restart()
+        daemon.wait_state("m", "running")
+        sees(whole)
+        assert not allocation(daemon, "m")["memory"]["short"]
+
+
+def test_containers_give_back_what_they_keep_of_files(make_daemon):
+    """What a container keeps of files is asked back while memory is short, but not below its reservation."""
+    daemon = make_daemon(fake=False, arguments=["--memory-reserve", all_but(512 << 20), "--overcommit_memory_container", "1000"])
+    daemon.start()
+    daemon.change("POST", "/v1/images", {"source": "busybox", "type": "build"})
+    write = ["sh", "-c", "dd if=/dev/zero of=/data bs=1M count=100 conv=fsync 2>/dev/null; cat /data >/dev/null; exec sleep 100000"]
+    kept = container(daemon, "kept", command=write, memory="256M", allocation="hybrid", memory_reservation="240M")
+    eventually(lambda: usage(kept) > 90 << 20, what="its pages")
+    plain = container(daemon, "plain", command=write, memory="256M")
+    eventually(lambda: allocation(daemon, "plain")["memory"]["granted"] < 128 << 20, what="asking back")
+    eventually(lambda: usage(plain) < 60 << 20, what="giving back")
+    told = allocation(daemon, "plain")["memory"]
+    assert told["short"] and abs(told["granted"] - told["need"]) <= 16 << 20 and told["need"] == need(told)
+    assert usage(kept) > 90 << 20 and allocation(daemon, "kept")["memory"]["granted"] >= 240 << 20
+    assert daemon.instance("plain")["status"]["state"] == daemon.instance("kept")["status"]["state"] == "running"
+
+
 # ---- little to do ----------------------------------------------------------------------------------------------------
 
 def test_nothing_is_written_where_nothing_changes(daemon):

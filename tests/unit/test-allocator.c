@@ -12,6 +12,7 @@
 #include "engine/allocator.h"
 #include "engine/bucket.h"
 #include "engine/engine.h"
+#include "engine/memory.h"
 #include "engine/weight.h"
 
 #define SECOND UINT64_C(1000000)
@@ -368,6 +369,80 @@ static void test_factors(void **state) {
     assert_int_equal(weight_of(&(struct weight_rule){ .alpha = 1000, .beta = 1000000000 }, 0, 36000), 110); /* in 36 ms */
 }
 
+/* --- memory ------------------------------------------------------------------------------------------------------- */
+
+#define MIB (UINT64_C(1) << 20)
+
+/* What two hold is 600 each, 100 are left of which 300 are the host's: 1000 for them. */
+static void test_memory_by_hand(void **state) {
+    struct memory_item items[] = { { .held = 600 * MIB, .used = 96 * MIB, .most = 1000 * MIB, .priority = 1000, .weight = 1000 },
+                                   { .held = 600 * MIB, .used = 96 * MIB, .most = 1000 * MIB, .priority = 1000, .weight = 1000 } };
+
+    assert_int_equal(memory_need(&items[0]), 140 * MIB); /* 96 + 12 + 32 */
+    assert_int_equal(memory_share(100 * MIB, 300 * MIB, items, 2), 0);
+    assert_int_equal(items[0].granted, 500 * MIB);
+    assert_int_equal(items[1].granted, 500 * MIB);
+    items[0].priority = 3000;
+    assert_int_equal(memory_share(100 * MIB, 300 * MIB, items, 2), 0);
+    assert_int_equal(items[0].granted, 750 * MIB);
+    assert_int_equal(items[1].granted, 250 * MIB);
+    items[0].held -= 200 * MIB; /* what it gives back is the host's: nothing swings */
+    assert_int_equal(memory_share(300 * MIB, 300 * MIB, items, 2), 0);
+    assert_int_equal(items[0].granted, 750 * MIB);
+    items[1].floor = 700 * MIB;
+    assert_int_equal(memory_share(300 * MIB, 300 * MIB, items, 2), 0);
+    assert_int_equal(items[0].granted, 300 * MIB);
+    assert_int_equal(items[1].granted, 700 * MIB);
+    assert_int_equal(memory_share(0, 9000 * MIB, items, 2), 0); /* nothing is there: nobody goes below its need */
+    assert_int_equal(items[0].granted, 140 * MIB);
+    assert_int_equal(items[1].granted, 700 * MIB);
+    assert_int_equal(memory_share(9000 * MIB, 300 * MIB, items, 2), 0);
+    assert_int_equal(items[0].granted, 1000 * MIB);
+    items[0].used = 999 * MIB; /* its need is no more than what it may have */
+    items[0].most = 1000 * MIB + 5;
+    assert_int_equal(memory_share(0, 9000 * MIB, items, 1), 0);
+    assert_int_equal(items[0].granted, 1000 * MIB + 5);
+}
+
+static void test_memory_is_short(void **state) {
+    assert_false(memory_is_short(false, 300, 300, 0));
+    assert_true(memory_is_short(false, 299, 300, 0));
+    assert_true(memory_is_short(true, 349, 300, 100)); /* 100 were taken: 50 more must be there */
+    assert_false(memory_is_short(true, 350, 300, 100));
+}
+
+/* Never below the need or the floor, never above the most, and no more in all than there is unless needs want it. */
+static void test_memory_is_feasible(void **state) {
+    uint64_t seed = 7;
+
+    for (int round = 0; round < 2000; round++) {
+        struct memory_item items[8] = { 0 };
+        uint64_t there, needs = 0, sum = 0, available, reserve;
+        size_t count = 1 + (size_t) round % 8;
+#define RANDOM(most) ((seed = seed * 6364136223846793005 + 1442695040888963407) >> 33) % (most)
+        available = there = RANDOM(4000) * MIB;
+        reserve = RANDOM(4000) * MIB;
+        for (size_t i = 0; i < count; i++) {
+            items[i].most = (64 + RANDOM(2000)) * MIB;
+            items[i].held = RANDOM(items[i].most / MIB) * MIB;
+            items[i].used = items[i].held / (1 + RANDOM(4));
+            items[i].floor = RANDOM(items[i].most / MIB) * MIB;
+            items[i].priority = (uint32_t) (100 + RANDOM(9900));
+            items[i].weight = (uint32_t) (500 + RANDOM(1500));
+            needs += memory_need(&items[i]) + MIB;
+            there += items[i].held;
+        }
+        assert_int_equal(memory_share(available, reserve, items, count), 0);
+        for (size_t i = 0; i < count; i++) {
+            assert_true(items[i].granted >= memory_need(&items[i]) && items[i].granted >= items[i].floor);
+            assert_true(items[i].granted <= items[i].most);
+            sum += items[i].granted;
+        }
+        there = there > reserve ? there - reserve : 0;
+        assert_true(sum <= (there > needs ? there : needs));
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_contention),      cmocka_unit_test(test_by_score), cmocka_unit_test(test_floor_and_cap),
@@ -376,7 +451,8 @@ int main(void) {
         cmocka_unit_test(test_hysteresis),         cmocka_unit_test(test_bucket),
         cmocka_unit_test(test_weights_are_scores), cmocka_unit_test(test_weights_are_not_rounded_up), cmocka_unit_test(test_weights_lift_to_the_floor),
         cmocka_unit_test(test_weights_keep_requests_whole), cmocka_unit_test(test_weights_deliver_grants),
-        cmocka_unit_test(test_factors),
+        cmocka_unit_test(test_factors),            cmocka_unit_test(test_memory_by_hand), cmocka_unit_test(test_memory_is_short),
+        cmocka_unit_test(test_memory_is_feasible),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -497,6 +497,13 @@ static int driver_change(void *data _unused_, struct driver_instance *instance,
     return machine ? machine_resize(machine, before, error) : 0;
 }
 
+static int driver_balloon(void *data _unused_, struct driver_instance *instance, struct driver_balloon *balloon,
+                          struct error *error) {
+    struct machine *machine = machine_of(instance);
+
+    return machine ? machine_balloon(machine, balloon, error) : no_machine(error);
+}
+
 static int driver_release(void *data, struct driver_instance *instance, struct error *error) {
     const struct qemu *qemu = data;
     int r = 0;
@@ -653,6 +660,7 @@ const struct driver qemu_driver = {
     .saved = driver_saved,
     .release = driver_release,
     .change = driver_change,
+    .balloon = driver_balloon,
     .exec = driver_exec,
     .attach = driver_attach,
     .console = driver_console,

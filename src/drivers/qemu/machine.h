@@ -71,6 +71,8 @@ struct machine {
     unsigned busy;   /* fibers that use `instance` */
     uint64_t boot_memory; /* bytes; 0: unknown */
     unsigned boot_cpus;
+    bool listens; /* the guest is asked to say what memory it uses, as far as known */
+    bool listening_known;
     int status; /* of QEMU's process */
     uint64_t kills_before; /* out-of-memory kills when it started */
     bool migrated; /* the last migration completed */
@@ -117,6 +119,8 @@ void machine_budget_set(struct machine *machine);
 unsigned machine_processors(const struct instance_spec *spec);
 /* Fiber: brings memory and processors of a running machine to the wish, within what it started with. */
 int machine_resize(struct machine *machine, const struct instance_spec *before, struct error *error);
+/* Fiber: driver.h's `balloon`. */
+int machine_balloon(struct machine *machine, struct driver_balloon *balloon, struct error *error);
 /* Fiber: ends its file servers. They end by themselves when QEMU does; this makes sure and reaps them. */
 void machine_end_shares(struct machine *machine);
 /* What the driver tells of an end. `reason` is allocated or NULL. */
