@@ -4,7 +4,8 @@
  * A fiber is in one of these states: ready (in the ready list), running, parked (a waiting call set `parked` and
  * switched to the loop), done. It is woken exactly once per park by fiber_wake: from its timer, its fd source, a queue,
  * a finished job or a cancel. The ready list is drained by a defer source of the loop, so a wake-up never nests.
- * Stacks have a guard page and are pooled. */
+ * Stacks have a guard page and are pooled. A fiber for whose stack there is no memory stays ready and is tried again: what
+ * it owns depends on its being run. */
 #include "base/fiber.h"
 
 #include <errno.h>
@@ -27,6 +28,7 @@
 #define WORKERS_MAX 64  /* with those that hang, on storage that does not answer, and therefore do not count */
 #define STUCK_TIME CLOCK_SECOND
 #define POST_TRIES 1000
+#define STARVED_PAUSE (10 * CLOCK_MILLISECOND)
 #define TIMER_ACCURACY 1000 /* us; 0 would mean 250 ms to sd-event */
 
 struct fiber {
@@ -74,6 +76,7 @@ static struct loop {
     sd_event *event;
     sd_event_source *ready_source;
     sd_event_source *post_source;
+    sd_event_source *starved_source; /* when a fiber without a stack is tried again */
     struct fiber *current;
     struct fiber *ready_first, *ready_last;
     struct posted *deferred_first, *deferred_last;
@@ -97,7 +100,7 @@ static void ready_arm(void) {
     (void) sd_event_source_set_enabled(loop.ready_source, SD_EVENT_ONESHOT);
 }
 
-static void ready_add(struct fiber *fiber) {
+static void ready_link(struct fiber *fiber) {
     fiber->ready = true;
     fiber->next = NULL;
     if (loop.ready_last)
@@ -105,10 +108,14 @@ static void ready_add(struct fiber *fiber) {
     else
         loop.ready_first = fiber;
     loop.ready_last = fiber;
+}
+
+static void ready_add(struct fiber *fiber) {
+    ready_link(fiber);
     ready_arm();
 }
 
-static void fiber_resume(struct fiber *fiber);
+static bool fiber_resume(struct fiber *fiber);
 
 static void deferred_run(void) {
     struct posted *list = loop.deferred_first;
@@ -122,10 +129,21 @@ static void deferred_run(void) {
     }
 }
 
+static int on_starved(sd_event_source *source _unused_, uint64_t now _unused_, void *userdata _unused_) {
+    ready_arm();
+    return 0;
+}
+
+static void starved_arm(void) {
+    (void) sd_event_source_set_time(loop.starved_source, deadline_in(STARVED_PAUSE));
+    (void) sd_event_source_set_enabled(loop.starved_source, SD_EVENT_ONESHOT);
+}
+
 /* Runs the fibers that are ready now; those that become ready meanwhile come with the next round, so that file
  * descriptors and timers get their turn. */
 static int on_ready(sd_event_source *source _unused_, void *userdata _unused_) {
     struct fiber *list = loop.ready_first;
+    bool starved = false;
 
     loop.ready_first = loop.ready_last = NULL;
     deferred_run();
@@ -133,9 +151,14 @@ static int on_ready(sd_event_source *source _unused_, void *userdata _unused_) {
         struct fiber *fiber = list;
         list = fiber->next;
         fiber->ready = false;
-        fiber_resume(fiber);
+        if (fiber_resume(fiber))
+            continue;
+        ready_link(fiber);
+        starved = true;
     }
-    if (loop.ready_first || loop.deferred_first)
+    if (starved)
+        starved_arm();
+    else if (loop.ready_first || loop.deferred_first)
         ready_arm();
     return 0;
 }
@@ -172,6 +195,10 @@ int loop_init(void) {
         r = sd_event_source_set_enabled(loop.ready_source, SD_EVENT_OFF);
     if (r >= 0)
         r = sd_event_add_io(loop.event, &loop.post_source, loop.post_fd, EPOLLIN, on_posted, NULL);
+    if (r >= 0)
+        r = sd_event_add_time(loop.event, &loop.starved_source, CLOCK_BOOTTIME, 0, TIMER_ACCURACY, on_starved, NULL);
+    if (r >= 0)
+        r = sd_event_source_set_enabled(loop.starved_source, SD_EVENT_OFF);
     (void) signal(SIGPIPE, SIG_IGN);
     return r;
 }
@@ -190,6 +217,7 @@ void loop_done(void) {
     workers_stop();
     loop.ready_source = sd_event_source_unref(loop.ready_source);
     loop.post_source = sd_event_source_unref(loop.post_source);
+    loop.starved_source = sd_event_source_unref(loop.starved_source);
     loop.event = sd_event_unref(loop.event);
     loop.post_fd = close_fd(loop.post_fd);
     while (loop.pool) {
@@ -293,16 +321,12 @@ static void fiber_finish(struct fiber *fiber) {
     fiber_unref(fiber);
 }
 
-static void fiber_resume(struct fiber *fiber) {
+/* False if there was no memory for its stack. */
+static bool fiber_resume(struct fiber *fiber) {
     if (!fiber->context.stack) {
         fiber->context.stack = stack_take();
-        if (!fiber->context.stack) {
-            fiber->result = -ENOMEM;
-            fiber->done = true;
-            fiber_queue_wake_all(&fiber->joiners);
-            fiber_unref(fiber);
-            return;
-        }
+        if (!fiber->context.stack)
+            return false;
         switch_prepare(&fiber->context, fiber_main, fiber);
     }
     loop.current = fiber;
@@ -310,6 +334,7 @@ static void fiber_resume(struct fiber *fiber) {
     loop.current = NULL;
     if (fiber->done)
         fiber_finish(fiber);
+    return true;
 }
 
 /* --- fibers ---------------------------------------------------------------------------------------------------- */
@@ -450,9 +475,16 @@ static int fiber_park(uint64_t deadline) {
     return fiber->wake_result;
 }
 
+/* Without memory for a timer it looks at the clock instead: those who work for ever pause here, and must not end. */
 int fiber_sleep(uint64_t microseconds) {
-    int r = fiber_park(deadline_in(microseconds));
+    uint64_t deadline = deadline_in(microseconds);
+    int r = fiber_park(deadline);
 
+    while (r == -ENOMEM) {
+        r = fiber_yield();
+        if (r >= 0)
+            r = fiber_park(deadline);
+    }
     return r == -ETIMEDOUT ? 0 : r;
 }
 

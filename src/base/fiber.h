@@ -49,6 +49,7 @@ void fiber_cancel_join(struct fiber *fiber);
 void fiber_shield(void);
 void fiber_unshield(void);
 
+/* Fails with -ECANCELED alone. */
 int fiber_sleep(uint64_t microseconds);
 /* Lets other ready fibers and events run once. */
 int fiber_yield(void);

@@ -21,26 +21,14 @@ static int refuse(struct error *error, const char *reason, size_t position) {
     return error_set(error, ERROR_BAD_JSON, reason, text);
 }
 
-/* What json-c takes for an empty object or array with its table, and for a value with its place in one, rounded up. */
-#define CONTAINER_BYTES 1024
-#define VALUE_BYTES 192
-#define BASE_BYTES 16384
+/* Digits for which the parser has room without asking for memory. */
+#define NUMBER_USUAL 24
 
 /* How much a text holds, from one look at it. */
 struct extent {
     size_t containers, values;
     bool limited;
 };
-
-/* json-c does not look whether it got memory, and then drops members or ends the program. So the most that it could want
- * is taken once, and given back for it to take. */
-static bool memory_suffices(const struct extent *extent, size_t size) {
-    void *reserve = malloc(BASE_BYTES + 2 * size + CONTAINER_BYTES * extent->containers + VALUE_BYTES * extent->values);
-    bool suffices = reserve != NULL;
-
-    free(reserve);
-    return suffices;
-}
 
 /* Would the run of digits that starts at text overflow 64 bits? json-c would quietly take the largest number.
  */
@@ -118,11 +106,84 @@ static void tokener_freep(struct json_tokener **tokener) {
         json_tokener_free(*tokener);
 }
 
+/* Where the piece of a text ends that starts at `from`: behind a string, behind an object, or behind a number that is too
+ * long for what the parser has ready. */
+static size_t piece_end(const char *text, size_t size, size_t from) {
+    size_t number = 0;
+    bool quoted = false;
+
+    for (size_t i = from; i < size; i++) {
+        if (text[i] == '"' && quoted)
+            return i + 1;
+        quoted = quoted || text[i] == '"';
+        if (quoted) {
+            i += text[i] == '\\';
+            continue;
+        }
+        if (text[i] == '}')
+            return i + 1;
+        if (strchr("0123456789+-.eE", text[i]))
+            number++;
+        else if (number > NUMBER_USUAL)
+            return i;
+        else
+            number = 0;
+    }
+    return size;
+}
+
+/* json-c does not say when it got no memory. It drops a member, cuts a text short or takes what it has for the whole; a
+ * name that it could not copy makes it fall, but not before the member's value is complete. errno tells, and only a number
+ * clears it: so each piece ends before a number can follow such a loss, and the first loss ends the parsing. */
+static int parse_piece(struct json_tokener *tokener, const char *text, size_t size, struct json_object **ret,
+                       enum json_tokener_error *ret_parsed) {
+    errno = 0;
+    *ret = json_tokener_parse_ex(tokener, text, (int) size);
+    *ret_parsed = json_tokener_get_error(tokener);
+    if (errno != ENOMEM)
+        return 0;
+    json_put(STEAL_PTR(*ret));
+    return -ENOMEM;
+}
+
+static bool is_blank(const char *text, size_t size) {
+    while (size > 0 && strchr(" \t\r\n", text[size - 1]))
+        size--;
+    return size == 0;
+}
+
+/* The whole text, which has passed check_characters. */
+static int parse_pieces(struct json_tokener *tokener, const char *text, size_t size, struct json_object **ret,
+                        struct error *error) {
+    enum json_tokener_error parsed = json_tokener_continue;
+    size_t start = 0, end = 0;
+    int r = 0;
+
+    while (r >= 0 && parsed == json_tokener_continue && end < size) {
+        start = end;
+        end = piece_end(text, size, start);
+        r = parse_piece(tokener, text + start, end - start, ret, &parsed);
+    }
+    /* A number or literal at the top ends only with the text: the NUL says so. */
+    if (r >= 0 && parsed == json_tokener_continue)
+        r = parse_piece(tokener, "", 1, ret, &parsed);
+    if (r < 0)
+        return error_set(error, ERROR_NO_MEMORY);
+    if (parsed == json_tokener_continue)
+        return refuse(error, "it ends too early", size);
+    if (parsed == json_tokener_success && !is_blank(text + end, size - end))
+        parsed = json_tokener_error_parse_unexpected;
+    if (parsed != json_tokener_success) {
+        json_put(STEAL_PTR(*ret));
+        return refuse(error, json_tokener_error_desc(parsed), start + json_tokener_get_parse_end(tokener));
+    }
+    return 0;
+}
+
 static int parse(const char *text, size_t size, bool limited, struct json_object **ret, struct error *error) {
     _cleanup_(tokener_freep) struct json_tokener *tokener = NULL;
     _cleanup_json_ struct json_object *object = NULL;
     struct extent extent = { .values = 1, .limited = limited };
-    enum json_tokener_error parsed;
     int r;
 
     if (size > INT_MAX)
@@ -133,23 +194,13 @@ static int parse(const char *text, size_t size, bool limited, struct json_object
     r = check_characters(text, size, &extent, error);
     if (r < 0)
         return r;
-    if (!memory_suffices(&extent, size))
-        return error_set(error, ERROR_NO_MEMORY);
     tokener = json_tokener_new_ex(JSON_DEPTH_MAX);
     if (!tokener)
         return error_set(error, ERROR_NO_MEMORY);
     json_tokener_set_flags(tokener, JSON_TOKENER_STRICT);
-    object = json_tokener_parse_ex(tokener, text, (int) size);
-    parsed = json_tokener_get_error(tokener);
-    if (parsed == json_tokener_continue) {
-        /* A number or literal at the top ends only with the text: the NUL says so. */
-        object = json_tokener_parse_ex(tokener, "", 1);
-        parsed = json_tokener_get_error(tokener);
-        if (parsed == json_tokener_continue)
-            return refuse(error, "it ends too early", size);
-    }
-    if (parsed != json_tokener_success)
-        return refuse(error, json_tokener_error_desc(parsed), json_tokener_get_parse_end(tokener));
+    r = parse_pieces(tokener, text, size, &object, error);
+    if (r < 0)
+        return r;
     if (has_odd_number(object))
         return refuse(error, "a number that JSON does not have", 0);
     *ret = STEAL_PTR(object);
@@ -162,6 +213,14 @@ int json_parse(const char *text, size_t size, struct json_object **ret, struct e
 
 int json_parse_foreign(const char *text, size_t size, struct json_object **ret, struct error *error) {
     return parse(text, size, true, ret, error);
+}
+
+const char *json_plain(struct json_object *object) {
+    const char *text;
+
+    errno = 0; /* json-c does not say that it had no memory for all of it */
+    text = json_object_to_json_string_ext(object, JSON_C_TO_STRING_PLAIN);
+    return errno == ENOMEM ? NULL : text;
 }
 
 void json_put(struct json_object *object) {

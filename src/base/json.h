@@ -24,6 +24,8 @@ int json_parse(const char *text, size_t size, struct json_object **ret, struct e
 /* The same for what others send: at most JSON_CONTAINERS_MAX objects and arrays and JSON_VALUES_MAX values, so that
  * memory is bounded as well as size. */
 int json_parse_foreign(const char *text, size_t size, struct json_object **ret, struct error *error);
+/* Its text without blanks; borrowed from it until it changes. NULL without memory. */
+const char *json_plain(struct json_object *object);
 void json_put(struct json_object *object);
 /* The member, or NULL; `object` may be NULL or no object. Borrowed. */
 struct json_object *json_member(struct json_object *object, const char *name);

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -68,6 +69,19 @@ static void report_dropped(void) {
         atomic_fetch_add(&dropped, count);
 }
 
+/* Without memory: what fits, on the stack, and without anything that a terminal might obey. */
+static bool write_plain(const char *format, va_list arguments) {
+    char line[512];
+    int length = vsnprintf(line, sizeof(line) - 1, format, arguments);
+    size_t size = length < 0 ? 0 : (size_t) length < sizeof(line) - 2 ? (size_t) length : sizeof(line) - 2;
+
+    for (size_t i = 0; i < size; i++)
+        if ((unsigned char) line[i] < 0x20 || (unsigned char) line[i] >= 0x7f)
+            line[i] = '?';
+    line[size] = '\n';
+    return write_line(line, size + 1);
+}
+
 void log_line(enum log_level level, const char *format, ...) {
     _cleanup_buffer_ struct buffer text = BUFFER_INIT;
     _cleanup_buffer_ struct buffer line = BUFFER_INIT;
@@ -82,10 +96,13 @@ void log_line(enum log_level level, const char *format, ...) {
     va_end(arguments);
     safe = text.failed ? NULL : text_escape(text.data, text.size, false);
     add_prefix(&line, level);
-    buffer_add_text(&line, safe ? safe : format);
+    if (safe)
+        buffer_add_text(&line, safe);
     end_line(&line);
     report_dropped();
-    if (line.failed || !write_line(line.data, line.size))
+    va_start(arguments, format);
+    if (safe && !line.failed ? !write_line(line.data, line.size) : !write_plain(format, arguments))
         atomic_fetch_add(&dropped, 1);
+    va_end(arguments);
     errno = saved;
 }

@@ -90,7 +90,7 @@ static int take_option(struct configuration *configuration, int argc, char **arg
         return usage("a value is missing after", option);
     if (configuration_set(name, value, configuration, &error) < 0) {
         _cleanup_free_ char *sentence = error_sentence(&error, LANGUAGE_ENGLISH);
-        fprintf(stderr, "polderd: %s\n", sentence);
+        fprintf(stderr, "polderd: %s\n", sentence ? sentence : strerror(ENOMEM));
         return -EINVAL;
     }
     return 0;
@@ -117,7 +117,7 @@ static int read_arguments(struct configuration *configuration, int argc, char **
         r = configuration_read(path, explicit_path, configuration, &error);
     if (r < 0) {
         _cleanup_free_ char *sentence = error_sentence(&error, LANGUAGE_ENGLISH);
-        fprintf(stderr, "polderd: %s\n", sentence);
+        fprintf(stderr, "polderd: %s\n", sentence ? sentence : strerror(ENOMEM));
         return r;
     }
     for (int i = 1; i < argc && r >= 0; i++) {
@@ -270,7 +270,7 @@ static int daemon_main(void *userdata) {
 
     if (r < 0) {
         _cleanup_free_ char *sentence = error_sentence(&error, LANGUAGE_ENGLISH);
-        log_error("cannot start: %s", error_is_set(&error) ? sentence : strerror(-r));
+        log_error("cannot start: %s", sentence && error_is_set(&error) ? sentence : strerror(-r));
         daemon->result = 1;
     } else {
         log_info("ready at %s/polder.sock", daemon->configuration.run);

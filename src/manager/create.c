@@ -219,7 +219,7 @@ static uint64_t digest_text(uint64_t hash, const char *text) {
 
 static uint64_t request_digest(const struct instance_create *create) {
     uint64_t hash = digest_text(UINT64_C(14695981039346656037), create->name ? create->name : "");
-    const char *spec = create->spec ? json_object_to_json_string_ext(create->spec, JSON_C_TO_STRING_PLAIN) : NULL;
+    const char *spec = create->spec ? json_plain(create->spec) : NULL;
 
     hash = digest_text(hash, create->start ? "start" : "");
     hash = digest_text(hash, spec ? spec : ""); /* without memory there is no text: a repeat is then refused as another */

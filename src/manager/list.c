@@ -58,13 +58,20 @@ static void emit_field(struct json_object *object, const char *path, struct emit
     _cleanup_free_ char *copy = strdup(path);
     char *position = copy, *part;
     struct json_object *value = object;
+    const char *text;
 
     while (value && position && (part = strsep(&position, ".")))
         value = json_member(value, part);
+    if (!copy)
+        emitter->out->failed = true;
     if (!copy || !value)
         return;
     emit_key(emitter, path);
-    emit_raw(emitter, json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN));
+    text = json_plain(value);
+    if (text)
+        emit_raw(emitter, text);
+    else
+        emitter->out->failed = true;
 }
 
 static void emit_fields(struct instance *instance, const struct instance_filter *filter, struct emitter *emitter) {

@@ -3,12 +3,103 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <json-c/json.h>
 
 #include "base/json.h"
 #include "base/uuid.h"
+
+/* --- memory that runs out: the sanitizers bring an allocator of their own, which never does ---------------------------- */
+
+#if defined(__SANITIZE_ADDRESS__)
+#define OWN_ALLOCATOR 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define OWN_ALLOCATOR 1
+#endif
+#endif
+
+#ifndef OWN_ALLOCATOR
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t count, size_t size);
+void *__libc_realloc(void *old, size_t size);
+
+static long left_until, left_failing; /* allocation number left_until fails, and so many in all */
+
+static bool allocation_fails(void) {
+    if (left_failing <= 0 || left_until-- > 1)
+        return false;
+    left_failing--;
+    errno = ENOMEM;
+    return true;
+}
+
+void *malloc(size_t size) {
+    return allocation_fails() ? NULL : __libc_malloc(size);
+}
+
+void *calloc(size_t count, size_t size) {
+    return allocation_fails() ? NULL : __libc_calloc(count, size);
+}
+
+void *realloc(void *old, size_t size) {
+    return allocation_fails() ? NULL : __libc_realloc(old, size);
+}
+
+/* Whatever allocation fails, the document is read whole or not at all; and written whole. */
+static void check_short(const char *text, long many) {
+    _cleanup_json_ struct json_object *whole = NULL;
+    _cleanup_free_ char *expected = NULL;
+    bool failed = true;
+
+    assert_int_equal(json_parse(text, strlen(text), &whole, NULL), 0);
+    expected = strdup(json_plain(whole));
+    for (long i = 1; failed; i++) {
+        _cleanup_json_ struct json_object *object = NULL;
+        const char *plain = NULL;
+        int r;
+
+        left_until = i;
+        left_failing = many;
+        r = json_parse(text, strlen(text), &object, NULL);
+        if (r >= 0)
+            plain = json_plain(object);
+        failed = left_failing < many;
+        left_failing = 0;
+        if (r < 0)
+            assert_int_equal(r, -ENOMEM);
+        else if (plain)
+            assert_string_equal(plain, expected);
+        assert_true(failed || plain);
+    }
+}
+
+static void test_no_memory(void **state) {
+    static const char *const rows[] = {
+        "{}",
+        "[]",
+        " [1, 2.5, true, null, \"text\"] ",
+        "{\"a\":1,\"b\":{\"c\":[{\"d\":1},2,{\"e\":\"f\"},3]},\"g\":[[1],[2,[3]]],\"h\":-7}",
+        "\"a text that is longer than what the parser has ready, with \\u00e9 and \\ud83d\\ude00 in it, and \\n and \\\"\"",
+        "[1234567890123456789012345678901234567890.5,0.1234567890123456789012345678901234567890,1e5]",
+        "1234567890123456789012345678901234567890.25",
+        "{\"a1\":1,\"a2\":2,\"a3\":3,\"a4\":4,\"a5\":5,\"a6\":6,\"a7\":7,\"a8\":8,\"a9\":9,\"b1\":1,\"b2\":2,"
+        "\"b3\":{},\"b4\":[],\"b5\":5,\"b6\":6,\"b7\":7,\"b8\":8,\"b9\":9,\"a name that is longer than usual names are\":1}",
+        "[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32,33,34,35,36,37,38]",
+    };
+
+    for (size_t i = 0; i < ELEMENTS(rows); i++)
+        for (long many = 1; many < 100; many *= 3)
+            check_short(rows[i], many);
+}
+#else
+static void test_no_memory(void **state) {
+    skip();
+}
+#endif
 
 static void check_bad(const char *text, size_t size) {
     _cleanup_json_ struct json_object *object = NULL;
@@ -201,6 +292,7 @@ int main(void) {
         cmocka_unit_test(test_depth),           cmocka_unit_test(test_members),
         cmocka_unit_test(test_emitter),         cmocka_unit_test(test_pretty),
         cmocka_unit_test(test_any_text_parses), cmocka_unit_test(test_doubles_read_back),
+        cmocka_unit_test(test_no_memory),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
