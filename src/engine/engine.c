@@ -387,14 +387,18 @@ void engine_release(struct engine *engine, const char *id, bool ended, uint64_t 
 
 int engine_paused(struct engine *engine, const char *id, uint64_t now) {
     struct engine_entry *entry = map_get(engine->entries, id);
+    int r;
 
     if (!entry || !entry->admitted)
         return 0;
     ledger_note_id(engine, "paused", id, false, now);
+    r = queue_yield(engine->queue, entry->handle, QUEUE_YIELD_PAUSE, (int64_t) now);
+    if (r < 0)
+        return r;
     promise_back(engine, entry);
     entry->admitted = false;
     entry->paused = true;
-    return queue_yield(engine->queue, entry->handle, QUEUE_YIELD_PAUSE, (int64_t) now);
+    return 0;
 }
 
 void engine_refused(struct engine *engine, const char *id, uint64_t now) {
@@ -444,8 +448,13 @@ int engine_change(struct engine *engine, const struct engine_request *request, u
         r = check_growth(engine, entry, request, now, error);
         if (r < 0)
             return r;
-        promise_back(engine, entry);
     }
+    engine_queue_request(engine, request, now, &queued);
+    r = queue_change(engine->queue, entry->handle, &queued, (int64_t) now);
+    if (r < 0)
+        return error_errno(error, r, "changing its place");
+    if (entry->admitted)
+        promise_back(engine, entry);
     entry->cpus = request->cpus;
     entry->memory = request->memory;
     entry->expected = request->expected;
@@ -453,12 +462,10 @@ int engine_change(struct engine *engine, const struct engine_request *request, u
     entry->service = request->service;
     if (entry->admitted)
         promise(engine, entry);
-    engine_queue_request(engine, request, now, &queued);
     entry->first = queued.estimate;
     entry->learnt = predictor_moment(engine->predictor);
     entry->corrections = 0;
-    r = queue_change(engine->queue, entry->handle, &queued, (int64_t) now);
-    return r < 0 ? error_errno(error, r, "changing its place") : 0;
+    return 0;
 }
 
 /* --- decisions ---------------------------------------------------------------------------------------------------- */

@@ -8,10 +8,22 @@ static bool is_before(int64_t key, uint64_t id, const struct order_slot *slot) {
     return key != slot->key ? key < slot->key : id < slot->id;
 }
 
+#define ORDER_FILL (ORDER_BLOCK * 3 / 4) /* of a block that is made anew */
+#define SPARE_MOST 1
+
+static size_t blocks_for(size_t count) {
+    return (count + ORDER_FILL - 1) / ORDER_FILL;
+}
+
+static void trim_spares(struct order *order, size_t most) {
+    while (order->spare_count > most)
+        free(order->blocks[order->block_count + --order->spare_count]);
+}
+
 void order_clear(struct order *order) {
-    for (size_t i = 0; i < order->block_count; i++)
-        free(order->blocks[i]);
+    order->spare_count += order->block_count;
     order->block_count = order->count = 0;
+    trim_spares(order, 0);
 }
 
 void order_done(struct order *order) {
@@ -20,25 +32,38 @@ void order_done(struct order *order) {
     *order = (struct order){ 0 };
 }
 
-static int insert_block(struct order *order, size_t at) {
-    struct order_block *block;
+int order_reserve(struct order *order, size_t count) {
+    size_t wanted = blocks_for(count) > order->block_count ? blocks_for(count) : order->block_count + 1;
 
-    if (order->block_count == order->block_room) {
-        size_t room = order->block_room ? order->block_room * 2 : 16;
+    if (wanted > order->block_room) {
+        size_t room = wanted > 8 ? wanted * 2 : 16;
         struct order_block **blocks = reallocarray(order->blocks, room, sizeof(*blocks));
         if (!blocks)
             return -ENOMEM;
         order->blocks = blocks;
         order->block_room = room;
     }
-    block = malloc(sizeof(*block));
-    if (!block)
+    while (order->block_count + order->spare_count < wanted) {
+        struct order_block *block = malloc(sizeof(*block));
+        if (!block)
+            return -ENOMEM;
+        order->blocks[order->block_count + order->spare_count++] = block;
+    }
+    return 0;
+}
+
+static int insert_block(struct order *order, size_t at) {
+    struct order_block *block;
+
+    if (order->spare_count == 0 && order_reserve(order, 0) < 0)
         return -ENOMEM;
+    block = order->blocks[order->block_count];
     block->count = 0;
     block->least = (struct order_least){ { UINT64_MAX, UINT64_MAX }, INT64_MAX };
     memmove(order->blocks + at + 1, order->blocks + at, (order->block_count - at) * sizeof(*order->blocks));
     order->blocks[at] = block;
     order->block_count++;
+    order->spare_count--;
     return 0;
 }
 
@@ -118,9 +143,10 @@ void order_remove(struct order *order, int64_t key, uint64_t id) {
     order->count--;
     if (block->count > 0)
         return;
-    free(block);
     memmove(order->blocks + at, order->blocks + at + 1, (order->block_count - at - 1) * sizeof(*order->blocks));
-    order->block_count--;
+    order->blocks[--order->block_count] = block;
+    order->spare_count++;
+    trim_spares(order, SPARE_MOST);
 }
 
 /* Sorts by insertion, as long as that is cheap: what was in order lately mostly still is. False: it is not. */
@@ -147,12 +173,17 @@ static int compare_slots(const void *a, const void *b) {
 }
 
 int order_rebuild(struct order *order, struct order_slot *slots, const struct order_least *least, size_t count) {
-    const size_t fill = ORDER_BLOCK * 3 / 4, needed = (count + fill - 1) / fill;
+    const size_t fill = ORDER_FILL, needed = blocks_for(count);
 
+    if (order_reserve(order, count) < 0)
+        return -ENOMEM;
     if (!sort_gently(slots, count))
         qsort(slots, count, sizeof(*slots), compare_slots);
-    while (order->block_count > needed)
-        free(order->blocks[--order->block_count]);
+    while (order->block_count > needed) {
+        order->block_count--;
+        order->spare_count++;
+    }
+    trim_spares(order, SPARE_MOST + needed - order->block_count);
     order->count = 0;
     for (size_t b = 0; b < needed; b++) {
         if (b == order->block_count && insert_block(order, b) < 0)

@@ -30,8 +30,8 @@ struct order_block {
 };
 
 struct order {
-    struct order_block **blocks;
-    size_t block_count, block_room, count;
+    struct order_block **blocks; /* those in use, then spare ones */
+    size_t block_count, spare_count, block_room, count;
 };
 
 struct order_position {
@@ -40,6 +40,8 @@ struct order_position {
 
 void order_done(struct order *order);
 void order_clear(struct order *order);
+/* Takes what memory may be needed for one more slot, and for `count` slots put anew: those calls then cannot fail. -ENOMEM. */
+int order_reserve(struct order *order, size_t count);
 /* -ENOMEM. */
 int order_add(struct order *order, const struct order_slot *slot, struct demand demand, int64_t time);
 /* Must be there, with the key it was added with. */

@@ -83,6 +83,8 @@ int queue_change(struct queue *queue, uint32_t handle, const struct queue_reques
     struct demand demand = request->demand;
     bool changes = queue->options.policy->changes && queue->scored_at > INT64_MIN;
 
+    if (order_reserve(&queue->waiting, 0) < 0)
+        return -ENOMEM;
     queue->plan_lost = true;
     if (entry->state == QUEUE_WAITING)
         order_remove(&queue->waiting, entry->key, entry->rank);
@@ -109,6 +111,8 @@ int queue_yield(struct queue *queue, uint32_t handle, enum queue_yield how, int6
     struct demand *demand = &queue->wants[handle].demand;
     int r;
 
+    if (order_reserve(&queue->waiting, 0) < 0)
+        return -ENOMEM;
     if (how == QUEUE_YIELD_PAUSE) {
         queue_unask(queue, handle);
         entry->held = demand->memory;
@@ -147,6 +151,9 @@ static int order_anew(struct queue *queue, int64_t now) {
 int queue_configure(struct queue *queue, const struct queue_options *options, int64_t now) {
     struct demand taken = demand_difference(queue->options.capacity, queue->free);
 
+    if (!queue_scratch(queue, (queue->waiting.count + 1) * sizeof(struct order_slot)) ||
+        order_reserve(&queue->waiting, queue->waiting.count) < 0)
+        return -ENOMEM;
     queue->options = *options;
     queue->free = demand_difference(options->capacity, taken);
     queue->usage.half_life = options->parameters.decay * (double) options->second;

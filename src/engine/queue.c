@@ -65,10 +65,12 @@ void queue_scratch_shrink(struct queue *queue) {
     queue->scratch_size = 0;
 }
 
-/* Room for one more of everything that an entry needs, so that later steps cannot fail halfway. */
+/* Room for one more of everything that a waiting entry needs, so that later steps cannot fail halfway. */
 static int reserve_entry(struct queue *queue) {
     size_t room;
 
+    if (order_reserve(&queue->waiting, 0) < 0)
+        return -ENOMEM;
     if (queue->vacant_count > 0 || queue->entry_count < queue->entry_room)
         return 0;
     room = queue->entry_room + queue->entry_room / (queue->entry_room < 4096 ? 2 : 32) + 64;
@@ -196,11 +198,16 @@ int queue_submit(struct queue *queue, const struct queue_request *request, int64
         return r;
     queue->entries[handle].key = queue_key(queue, handle, changes ? queue->scored_at : now);
     r = queue_join(queue, handle);
-    if (r >= 0 && queue->options.backfill == BACKFILL_CONSERVATIVE && !queue->plan_lost)
-        r = backfill_plan_one(queue, handle, now);
-    if (r >= 0)
-        *ret_handle = handle;
-    return r;
+    if (r < 0) {
+        queue->entries[handle].state = QUEUE_ABSENT;
+        queue->vacant[queue->vacant_count++] = handle;
+        return r;
+    }
+    if (queue->options.backfill == BACKFILL_CONSERVATIVE && !queue->plan_lost &&
+        backfill_plan_one(queue, handle, now) < 0)
+        queue->plan_lost = true;
+    *ret_handle = handle;
+    return 0;
 }
 
 static size_t running_place(const struct queue *queue, int64_t end, uint32_t handle) {
@@ -217,17 +224,25 @@ static size_t running_place(const struct queue *queue, int64_t end, uint32_t han
     return low;
 }
 
+static int running_reserve(struct queue *queue) {
+    size_t room = queue->running_room ? queue->running_room * 2 : 64;
+    struct running_slot *running;
+
+    if (queue->running_count < queue->running_room)
+        return 0;
+    running = reallocarray(queue->running, room, sizeof(*running));
+    if (!running)
+        return -ENOMEM;
+    queue->running = running;
+    queue->running_room = room;
+    return 0;
+}
+
 int queue_running_add(struct queue *queue, uint32_t handle) {
     int64_t end = queue->entries[handle].expected_end;
 
-    if (queue->running_count == queue->running_room) {
-        size_t room = queue->running_room ? queue->running_room * 2 : 64;
-        struct running_slot *running = reallocarray(queue->running, room, sizeof(*running));
-        if (!running)
-            return -ENOMEM;
-        queue->running = running;
-        queue->running_room = room;
-    }
+    if (running_reserve(queue) < 0)
+        return -ENOMEM;
     size_t at = running_place(queue, end, handle);
     memmove(queue->running + at + 1, queue->running + at, (queue->running_count - at) * sizeof(*queue->running));
     queue->running[at] = (struct running_slot){ end, handle };
@@ -254,6 +269,8 @@ int queue_start(struct queue *queue, uint32_t handle, int64_t now) {
     struct queue_entry *entry = &queue->entries[handle];
     int64_t left = queue_left(queue, handle);
 
+    if (running_reserve(queue) < 0)
+        return -ENOMEM;
     order_remove(&queue->waiting, entry->key, entry->rank);
     entry->state = QUEUE_RUNNING;
     entry->started = now;
@@ -279,19 +296,20 @@ int queue_charge(struct queue *queue, uint32_t handle, int64_t now) {
     return usage_add(&queue->usage, entry->owner, now, time * (double) demand.cpus / (double) capacity.cpus);
 }
 
-static int running_leave(struct queue *queue, uint32_t handle, int64_t now) {
+/* Without memory its owner is not charged: better than an entry that is neither here nor there. */
+static void running_leave(struct queue *queue, uint32_t handle, int64_t now) {
     queue_unask(queue, handle);
     queue_running_drop(queue, handle);
     queue->free = demand_sum(queue->free, queue->wants[handle].demand);
-    return queue_charge(queue, handle, now);
+    (void) queue_charge(queue, handle, now);
 }
 
 int queue_stop(struct queue *queue, uint32_t handle, int64_t now) {
     struct queue_entry *entry = &queue->entries[handle];
-    int r = running_leave(queue, handle, now);
 
-    if (r < 0)
-        return r;
+    if (order_reserve(&queue->waiting, 0) < 0)
+        return -ENOMEM;
+    running_leave(queue, handle, now);
     entry->done += now - entry->started;
     entry->state = QUEUE_WAITING;
     if (entry->held) /* it was given back with the rest, and is taken out of what is free */
@@ -304,7 +322,6 @@ int queue_stop(struct queue *queue, uint32_t handle, int64_t now) {
 int queue_remove(struct queue *queue, uint32_t handle, int64_t now) {
     struct queue_entry *entry = &queue->entries[handle];
     bool conservative = queue->options.backfill == BACKFILL_CONSERVATIVE && !queue->plan_lost;
-    int r = 0;
 
     if (entry->state == QUEUE_WAITING) {
         order_remove(&queue->waiting, entry->key, entry->rank);
@@ -313,15 +330,16 @@ int queue_remove(struct queue *queue, uint32_t handle, int64_t now) {
         if (conservative)
             backfill_unplan(queue, handle);
     } else if (entry->state == QUEUE_RUNNING) {
-        r = running_leave(queue, handle, now);
+        running_leave(queue, handle, now);
         if (conservative && entry->expected_end > now) {
-            r = profile_give(&queue->plan, now, entry->expected_end, queue->wants[handle].demand);
+            if (profile_give(&queue->plan, now, entry->expected_end, queue->wants[handle].demand) < 0)
+                queue->plan_lost = true;
             queue->plan_loose = true;
         }
     }
     entry->state = QUEUE_ABSENT;
     queue->vacant[queue->vacant_count++] = handle;
-    return r;
+    return 0;
 }
 
 int queue_extend(struct queue *queue, uint32_t handle, int64_t estimate, int64_t now) {
@@ -341,6 +359,8 @@ int queue_expect(struct queue *queue, uint32_t handle, int64_t estimate, double 
 
     if (entry->state != QUEUE_WAITING)
         return 0;
+    if (order_reserve(&queue->waiting, 0) < 0)
+        return -ENOMEM;
     order_remove(&queue->waiting, entry->key, entry->rank);
     if (queue->options.backfill == BACKFILL_CONSERVATIVE && !queue->plan_lost)
         backfill_unplan(queue, handle);
@@ -392,11 +412,11 @@ int queue_rescore(struct queue *queue, int64_t now) {
         return 0;
     if (queue->scored_at == now || (queue->scored_at > INT64_MIN && now - queue->scored_at < queue->options.refresh))
         return 0;
+    slots = queue_scratch(queue, queue->waiting.count * sizeof(*slots));
+    if (!slots || order_reserve(&queue->waiting, queue->waiting.count) < 0)
+        return -ENOMEM;
     queue->scored_at = now;
     note_drain(queue, now);
-    slots = queue_scratch(queue, queue->waiting.count * sizeof(*slots));
-    if (!slots)
-        return -ENOMEM;
     for (; (slot = order_at(&queue->waiting, &position)); position.slot++) {
         slots[count] = *slot;
         slots[count].key = queue->entries[slot->handle].key = queue_key(queue, slot->handle, now);
