@@ -15,6 +15,9 @@
 
 #define RESTART_FIRST_MS 100
 #define RESTART_MOST_MS 60000
+#define REAPER_PAUSE (100 * CLOCK_MILLISECOND)
+#define TIDIER_FIRST (1 * CLOCK_SECOND)
+#define TIDIER_MOST (60 * CLOCK_SECOND)
 #define RESTART_CALM (10 * CLOCK_SECOND) /* having run this long, the back-off starts anew */
 
 /* --- timers -------------------------------------------------------------------------------------------------------- */
@@ -184,11 +187,15 @@ static void end_complain(const struct instance *instance, int r, const struct er
 
 static void end_keep(struct instance *instance) {
     _cleanup_error_ struct error unwritten = ERROR_INIT, error = ERROR_INIT;
+    int r;
 
     manager_mark_dirty(instance->manager, instance);
     end_complain(instance, instance_flush(instance, &unwritten), &unwritten);
     FAILPOINT("end-before-release");
-    end_complain(instance, run_release(instance, &error), &error);
+    r = run_release(instance, &error);
+    end_complain(instance, r, &error);
+    if (r < 0)
+        run_release_later(instance);
     room_end(instance);
 }
 
@@ -214,50 +221,135 @@ void run_after_end(struct instance *instance, const struct driver_exit *ended) {
         run_schedule_restart(instance);
 }
 
-struct ended {
-    struct instance *instance;
-    int code;
-    bool out_of_memory;
-    char *reason;
-};
-
-static void ended_free(struct ended *ended) {
-    ended->instance->ends--;
-    instance_unref(ended->instance);
-    free(ended->reason);
-    free(ended);
+static int remove_tree_job(void *userdata) {
+    return file_remove_tree(AT_FDCWD, userdata);
 }
 
 static int ended_main(void *userdata) {
-    struct ended *ended = userdata;
-    struct instance *instance = ended->instance;
-    struct driver_exit copy = { ended->code, ended->out_of_memory, ended->reason };
+    struct instance *instance = userdata;
 
     if (fiber_mutex_lock(&instance->lock, DEADLINE_NONE) >= 0) {
+        _cleanup_free_ char *reason = STEAL_PTR(instance->end.reason);
+        struct driver_exit copy = { instance->end.code, instance->end.out_of_memory, reason };
         if (!instance->removed && state_is_active(instance->status.state))
             run_after_end(instance, &copy);
         fiber_mutex_unlock(&instance->lock);
     }
+    instance->ends = 0;
     instance_touch(instance);
-    ended_free(ended);
+    instance_unref(instance);
     return 0;
 }
 
 void run_ended(struct driver_instance *view, const struct driver_exit *given) {
     struct instance *instance = view->manager_data;
-    struct ended *ended = calloc(1, sizeof(*ended));
+    struct manager *manager = instance->manager;
+    struct instance_end *end = &instance->end;
 
-    if (!ended) {
-        log_error("instance '%s' ended, and there is no memory to note it", instance->name);
+    end->code = given->code;
+    end->out_of_memory = given->out_of_memory;
+    free(end->reason);
+    end->reason = given->reason ? text_escape(given->reason, strlen(given->reason), false) : NULL;
+    if (instance->ends > 0)
         return;
+    instance->ends = 1;
+    if (fiber_start(NULL, "ended", ended_main, instance_ref(instance)) >= 0)
+        return;
+    end->next = manager->ends_first;
+    manager->ends_first = instance;
+    fiber_queue_wake_all(&manager->reaper_queue);
+}
+
+/* --- what there was no memory for ------------------------------------------------------------------------------------ */
+
+static int reaper_main(void *userdata) {
+    struct manager *manager = userdata;
+    int r = 0;
+
+    while (r != -ECANCELED) {
+        struct instance *instance = manager->ends_first;
+        if (!instance) {
+            r = fiber_queue_wait(&manager->reaper_queue, DEADLINE_NONE);
+            continue;
+        }
+        manager->ends_first = instance->end.next;
+        if (fiber_start(NULL, "ended", ended_main, instance) >= 0)
+            continue;
+        instance->end.next = manager->ends_first;
+        manager->ends_first = instance;
+        r = fiber_sleep(REAPER_PAUSE);
     }
-    ended->instance = instance_ref(instance);
-    instance->ends++;
-    ended->code = given->code;
-    ended->out_of_memory = given->out_of_memory;
-    ended->reason = given->reason ? text_escape(given->reason, strlen(given->reason), false) : NULL;
-    if (fiber_start(NULL, "ended", ended_main, ended) < 0)
-        ended_free(ended);
+    return 0;
+}
+
+void run_release_later(struct instance *instance) {
+    struct manager *manager = instance->manager;
+
+    if (instance->unreleased)
+        return;
+    instance->unreleased = true;
+    instance->unreleased_next = manager->unreleased_first;
+    manager->unreleased_first = instance_ref(instance);
+    fiber_queue_wake_all(&manager->tidier_queue);
+}
+
+/* Whether it needs no further try: it is released, or runs again. Lock held. */
+static bool tidy(struct instance *instance) {
+    _cleanup_error_ struct error ignored = ERROR_INIT;
+    int r;
+
+    if (!instance->removed && (state_is_active(instance->status.state) || instance->unreachable))
+        return true;
+    r = run_release(instance, &ignored);
+    if (r >= 0 && instance->removed)
+        r = fiber_job(remove_tree_job, instance->state_path);
+    return r >= 0;
+}
+
+/* Tries each one once; those under work keep their turn. Returns whether all are done. */
+static bool tidy_all(struct manager *manager) {
+    struct instance *list = STEAL_PTR(manager->unreleased_first);
+    bool all = true;
+
+    while (list) {
+        _cleanup_instance_ struct instance *instance = list;
+        bool done = false;
+
+        list = instance->unreleased_next;
+        instance->unreleased = false;
+        if (!instance->lock.owner && fiber_mutex_lock(&instance->lock, DEADLINE_NONE) >= 0) {
+            done = tidy(instance);
+            fiber_mutex_unlock(&instance->lock);
+        }
+        if (!done)
+            run_release_later(instance);
+        all = all && done;
+    }
+    return all;
+}
+
+static int tidier_main(void *userdata) {
+    struct manager *manager = userdata;
+    uint64_t pause = TIDIER_FIRST;
+    int r = 0;
+
+    while (r != -ECANCELED) {
+        if (!manager->unreleased_first) {
+            pause = TIDIER_FIRST;
+            r = fiber_queue_wait(&manager->tidier_queue, DEADLINE_NONE);
+            continue;
+        }
+        r = fiber_sleep(pause);
+        if (r >= 0)
+            pause = tidy_all(manager) ? TIDIER_FIRST : pause * 2 < TIDIER_MOST ? pause * 2 : TIDIER_MOST;
+    }
+    return 0;
+}
+
+int reaper_start(struct manager *manager) {
+    int r = fiber_start(&manager->reaper, "reaper", reaper_main, manager);
+
+    return r < 0 ? r : fiber_start(&manager->tidier, "tidier", tidier_main, manager);
 }
 
 /* --- removal -------------------------------------------------------------------------------------------------------- */
@@ -283,11 +375,8 @@ static int purge_commit(struct instance *instance, const struct actor *actor, st
     return store_commit_urgent(manager->store, operations, count, NULL, error);
 }
 
-static int remove_tree_job(void *userdata) {
-    return file_remove_tree(AT_FDCWD, userdata);
-}
-
-/* After the commit it is gone whatever happens: what cannot be released now, the sweep finds at the next start. */
+/* After the commit it is gone whatever happens: what cannot be released now is tried again, and what is left then the sweep
+ * finds at the next start. */
 static void purge_finish(struct instance *instance) {
     struct manager *manager = instance->manager;
     _cleanup_error_ struct error error = ERROR_INIT;
@@ -301,6 +390,8 @@ static void purge_finish(struct instance *instance) {
     if (r >= 0)
         r = fiber_job(remove_tree_job, instance->state_path);
     end_complain(instance, r, &error);
+    if (r < 0)
+        run_release_later(instance);
     instance_unpin(instance);
     instance->status.state = STATE_DELETED;
     room_give_back(instance);
@@ -377,7 +468,11 @@ int instance_discard(struct instance *instance, const struct actor *actor, bool 
         registry_hide(manager, instance);
         instance_touch(instance);
         events_publish(manager->events, "instance.deleted", object ? object : "instances", NULL);
-        end_complain(instance, run_release(instance, &trouble), &trouble);
+        r = run_release(instance, &trouble);
+        end_complain(instance, r, &trouble);
+        if (r < 0)
+            run_release_later(instance);
+        r = 0;
     }
     fiber_unshield();
     return r;

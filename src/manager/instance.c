@@ -84,6 +84,7 @@ void instance_unref(struct instance *instance) {
     free(instance->run_path);
     free(instance->text);
     free(instance->reader_text);
+    free(instance->end.reason);
     free(instance->name);
     free(instance);
 }

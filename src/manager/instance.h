@@ -38,6 +38,14 @@ struct instance_control {
 };
 extern const struct table instance_control_table;
 
+/* Part of the instance, so that an end can be noted when there is no memory. */
+struct instance_end {
+    int code;
+    bool out_of_memory;
+    char *reason;
+    struct instance *next; /* of those for which no fiber could be started yet */
+};
+
 struct instance {
     struct manager *manager;
     char *name;
@@ -60,7 +68,8 @@ struct instance {
     bool yielded;                /* paused, so that others can run: it waits in the queue, and goes on by itself */
     bool handover;               /* it is stopped by somebody who decides what follows: restart, delete */
     struct fiber_queue admission;
-    unsigned ends;               /* told by the driver and not yet worked off */
+    struct instance_end end;     /* told by the driver */
+    unsigned ends;               /* 1: that is not yet worked off */
     bool unreachable;            /* it may run, but could not be taken over yet */
     bool uncommitted;            /* its creation is not durable yet: nobody sees it */
     bool purging;                /* its record goes: the writer must not bring it back */
@@ -68,6 +77,8 @@ struct instance {
     bool dirty;                  /* its record must be written, soon */
     bool in_flight;              /* being written by the background writer */
     bool linked;                 /* in the writer's list, which then holds a reference */
+    bool unreleased;             /* in the tidier's list, which then holds a reference */
+    struct instance *unreleased_next;
     struct instance *dirty_next;
     uint64_t ran_since;          /* boot time of the last start */
     struct instance_share share; /* of processors, memory and I/O */

@@ -78,7 +78,13 @@ struct manager {
     struct fiber *probe; /* of what the host can do */
     struct fiber *explainer; /* tells those who wait for room why */
     struct fiber_queue explain_queue;
-    bool explain_stale;
+    bool explain_stale, admission_failed; /* the second: for want of memory, to be tried again */
+    struct fiber *reaper;    /* works off ends that no memory was there for */
+    struct fiber_queue reaper_queue;
+    struct instance *ends_first;
+    struct fiber *tidier;    /* releases what could not be released at once */
+    struct fiber_queue tidier_queue;
+    struct instance *unreleased_first;
     struct fiber *scribe;    /* writes the ledger */
     struct fiber_queue scribe_queue;
     uint64_t ledger_segment, ledger_size;
@@ -270,6 +276,10 @@ void run_limits(struct instance *instance, struct cgroup_limits *ret);
 void run_ended(struct driver_instance *view, const struct driver_exit *ended);
 /* What follows the end of an instance: record, release, removal or restart. Lock held. */
 void run_after_end(struct instance *instance, const struct driver_exit *ended);
+/* Starts the fibers that make up later for what could not be done at an end. */
+int reaper_start(struct manager *manager);
+/* What it holds on the host could not be released: that is tried again until it succeeds. */
+void run_release_later(struct instance *instance);
 void run_timer_cancel(struct instance *instance);
 /* Counts its time limit from ran_since on. */
 int run_arm_timeout(struct instance *instance);

@@ -242,6 +242,8 @@ int manager_start(struct manager *manager, struct error *error) {
     if (r >= 0)
         r = writer_start(manager);
     if (r >= 0)
+        r = reaper_start(manager);
+    if (r >= 0)
         r = explainer_start(manager);
     if (r >= 0)
         r = settings_load(manager, error);
@@ -274,6 +276,8 @@ void manager_stop(struct manager *manager, uint64_t deadline) {
         if (fiber_sleep(20 * CLOCK_MILLISECOND) < 0)
             break;
     (void) manager_flush(manager, deadline_in(FLUSH_DEADLINE), &error);
+    fiber_end(manager->reaper);
+    fiber_end(manager->tidier);
     fiber_end(manager->explainer);
     fiber_end(manager->ticker);
     fiber_end(manager->scribe);
@@ -306,6 +310,16 @@ static void free_waiting(struct manager *manager) {
         manager->dirty_first = instance->dirty_next;
         instance_unref(instance);
     }
+    while (manager->ends_first) {
+        struct instance *instance = manager->ends_first;
+        manager->ends_first = instance->end.next;
+        instance_unref(instance);
+    }
+    while (manager->unreleased_first) {
+        struct instance *instance = manager->unreleased_first;
+        manager->unreleased_first = instance->unreleased_next;
+        instance_unref(instance);
+    }
     while (manager->audit_first) {
         struct audit_row *row = manager->audit_first;
         manager->audit_first = row->next;
@@ -331,6 +345,8 @@ void manager_free(struct manager *manager) {
     fiber_unref(manager->sweeper);
     fiber_unref(manager->probe);
     fiber_unref(manager->explainer);
+    fiber_unref(manager->reaper);
+    fiber_unref(manager->tidier);
     fiber_unref(manager->ticker);
     fiber_unref(manager->scribe);
     table_done(&queue_settings_table, &manager->queue_settings);

@@ -105,7 +105,8 @@ static int explainer_main(void *userdata) {
 void admission_run(struct manager *manager) {
     struct engine_decision decision;
 
-    if (engine_run(manager->engine, clock_now()) < 0)
+    manager->admission_failed = engine_run(manager->engine, clock_now()) < 0;
+    if (manager->admission_failed)
         log_warning("nobody could be admitted: out of memory");
     while (engine_next(manager->engine, &decision)) {
         struct instance *instance = decision.userdata;
@@ -128,7 +129,7 @@ static int ticker_main(void *userdata) {
     int r = 0;
 
     while (r >= 0) {
-        if (!engine_is_restless(manager->engine)) {
+        if (!manager->admission_failed && !engine_is_restless(manager->engine)) {
             r = fiber_queue_wait(&manager->ticker_queue, DEADLINE_NONE);
             continue;
         }

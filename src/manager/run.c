@@ -147,7 +147,8 @@ static void start_note(struct instance *instance) {
 
 static void start_undo(struct instance *instance, bool restore, int r, struct error *error) {
     fiber_shield();
-    (void) run_release(instance, NULL);
+    if (run_release(instance, NULL) < 0)
+        run_release_later(instance);
     room_give_back(instance);
     (void) instance_advance(instance, EVENT_FAIL, NULL);
     if (restore && run_saved(instance, false))
