@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Memory that runs out (F21): what refuses it is preloaded into polderd, so this runs on a build without sanitizers. A daemon
+that lacks memory says so or ends; it never loses or half does what it told to be done, and what it could not tidy up at once it
+tidies up later by itself."""
+import itertools
+import mmap
+import os
+import pathlib
+import random
+import struct
+import subprocess
+
+import pytest
+
+import polderlib
+from polderlib import eventually
+
+pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="polderd needs root"), pytest.mark.scenario]
+SHIM = pathlib.Path(__file__).parent / "shims" / "memory.c"
+ALL = 10 ** 9
+SHORTAGES = (1, 1, 2, 5, 30)  # how many allocations in a row fail
+
+
+class Memory:
+    """What a daemon's allocations come to, through the file that it shares with the preloaded library."""
+    LEFT, FAILING, COUNTED, FAILED = (8 * number for number in range(4))
+
+    def __init__(self, daemon, library):
+        path = daemon.directory / "plan"
+        path.write_bytes(bytes(4096))
+        with open(path, "r+b") as file:
+            self.plan = mmap.mmap(file.fileno(), 4096)
+        daemon.environment = {"LD_PRELOAD": library, "PLAN": str(path)}
+
+    def put(self, place, value):
+        self.plan[place:place + 8] = struct.pack("=q", value)
+
+    def value(self, place):
+        return struct.unpack("=q", self.plan[place:place + 8])[0]
+
+    def refuse(self, first, many):
+        """Allocation `first` from now on fails, and those that follow it: `many` in all."""
+        self.put(self.FAILING, 0)
+        for place, value in ((self.COUNTED, 0), (self.FAILED, 0), (self.LEFT, first), (self.FAILING, many)):
+            self.put(place, value)
+
+    def give(self):
+        """From now on there is memory. How many allocations there were, and how many of them failed."""
+        self.put(self.FAILING, 0)
+        return self.value(self.COUNTED), self.value(self.FAILED)
+
+
+@pytest.fixture
+def short_of_memory(make_daemon, tmp_path):
+    """A daemon that is not started yet, and its memory."""
+    if polderlib.build_option("b_sanitize") not in (None, "none", []):
+        pytest.skip("a preloaded library and a preloaded sanitizer do not go together")
+    library = tmp_path / "memory.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(SHIM)], check=True)
+    daemon = make_daemon(log_level="info")
+    return daemon, Memory(daemon, str(library))
+
+
+def steps(name):
+    """One instance's life as requests, and its state after each."""
+    place, spec = f"/v1/instances/{name}", {"kind": "fake", "labels": {"team": "a", "polder.fake.run": "delay=1h"}}
+    return [("POST", "/v1/instances?", {"name": name, "spec": spec}, "created"), ("POST", f"{place}/start?", None, "running"),
+            ("PATCH", f"{place}?", {"spec": {"description": "a longer text " * 9, "labels": {"team": "b"}}}, "running"),
+            ("POST", f"{place}/pause?", None, "paused"), ("POST", f"{place}/resume?", None, "running"),
+            ("GET", "/v1/instances", None, "running"), ("GET", "/v1/queue", None, "running"),
+            ("POST", f"{place}/suspend?", None, "suspended"), ("POST", f"{place}/start?", None, "running"),
+            ("POST", f"{place}/restart?", None, "running"), ("POST", f"{place}/stop?", None, "stopped"),
+            ("DELETE", f"{place}?purge=true&", None, None)]
+
+
+def run_inside(daemon, name):
+    polder = polderlib.build_directory() / "src/cli/polder"
+    return subprocess.run([str(polder), "--socket", str(daemon.socket), "exec", name, "true"], capture_output=True, text=True,
+                          timeout=polderlib.DEADLINE)
+
+
+def live(daemon, name):
+    """The state that was told last of an instance that lives through its steps, or "unknown" after a failure; what failed."""
+    told, failures = "unknown", []
+    for method, path, body, state in steps(name):
+        try:
+            reply = daemon.request(method, path if method == "GET" else f"{path}wait=30s", body)
+        except Exception as reason:  # it ended, could not keep this connection, or broke its answer off
+            reply = reason
+        if isinstance(reply, Exception):
+            daemon.drop_clients()
+            failures.append(f"{method} {path}: {reply!r}")
+            told = "unknown"
+            if daemon.process.poll() is not None:
+                break
+        elif reply.status == 200 and method == "GET":
+            assert reply.json
+        elif reply.status == 200:
+            told = state
+        else:
+            assert reply.status in (404, 409, 500, 502, 503, 504, 507) and reply.code, f"{method} {path}: {reply}"
+            failures.append(f"{method} {path}: {reply.code}")
+            told = "unknown"
+        if path.endswith("/resume?"):
+            run_inside(daemon, name)
+    return told, failures
+
+
+def ensure_started(daemon, where):
+    if daemon.process.poll() is not None:
+        assert daemon.process.returncode >= 0, f"{where}: it died of signal {-daemon.process.returncode}\n{daemon.log()[-3000:]}"
+        daemon.start()
+
+
+def check_whole(daemon, name, told, where):
+    """It answers, nothing is under way for ever, store and host agree, what was told is so, and the request repeated works."""
+    ensure_started(daemon, where)
+    eventually(lambda: not [one for one in daemon.get("/v1/operations")["operations"] if one["state"] == "running"],
+               what=f"{where}: the end of every operation")
+    eventually(lambda: daemon.fsck()["clean"], what=f"{where}: a clean fsck")
+    found = daemon.state_of(name)
+    if told != "unknown":
+        assert found == told, f"{where}: it was told {told} and is {found}"
+    assert daemon.state_of("beside") == "running", where
+    assert daemon.instance("beside")["spec"]["labels"] == {"a": "b"}, where
+    if found:
+        daemon.delete(name, purge=True)
+
+
+def prepare(daemon, memory):
+    daemon.start()
+    daemon.create("beside", start=True)
+    daemon.change("PATCH", "/v1/instances/beside", {"spec": {"labels": {"a": "b"}}})
+    assert live(daemon, "first") == (None, [])
+    memory.refuse(ALL, 1)
+    assert live(daemon, "web") == (None, [])
+    return memory.give()[0]
+
+
+def walk(daemon, memory, numbers, chance):
+    """Lives, in each of which one allocation fails, or some in a row."""
+    hits = 0
+    for number in numbers:
+        many = chance.choice(SHORTAGES)
+        memory.refuse(number, many)
+        told, failures = live(daemon, "web")
+        hits += memory.give()[1] > 0
+        check_whole(daemon, "web", told, f"allocation {number}, {many} in all, {failures}")
+    return hits
+
+
+def test_requests(short_of_memory):
+    """Somewhere in an instance's life there is no memory: each request is done, or says that it is not."""
+    daemon, memory = short_of_memory
+    total = prepare(daemon, memory)
+    chance = random.Random(21)
+    assert walk(daemon, memory, sorted(chance.sample(range(1, total), 60)), chance) > 40
+    assert live(daemon, "web") == (None, [])
+
+
+@pytest.mark.long
+def test_requests_at_every_allocation(short_of_memory):
+    """The same for one allocation after the other."""
+    daemon, memory = short_of_memory
+    walk(daemon, memory, range(1, prepare(daemon, memory)), random.Random(22))
+
+
+def begin(daemon, memory, number, many):
+    """A start during which memory runs out: it starts, or ends by itself and says why. Whether it came up."""
+    memory.refuse(number, many)
+    daemon.spawn()
+    eventually(lambda: daemon.process.poll() is not None or answers(daemon), what=f"allocation {number}: an end or an answer")
+    memory.give()
+    if daemon.process.poll() is None:
+        return True
+    assert daemon.process.returncode > 0, f"allocation {number}: it ended with {daemon.process.returncode}\n{daemon.log()[-3000:]}"
+    return False
+
+
+def answers(daemon):
+    try:
+        return daemon.client(timeout=5).request("GET", "/healthz").status == 200
+    except Exception:
+        return False
+
+
+def start_again_and_again(daemon, memory, numbers, chance):
+    for number in numbers:
+        daemon.stop()
+        begin(daemon, memory, number, chance.choice(SHORTAGES))
+        check_whole(daemon, "none", None, f"a start, allocation {number}")
+
+
+def allocations_of_a_start(daemon, memory):
+    prepare(daemon, memory)
+    daemon.create("idle")
+    daemon.stop()
+    assert begin(daemon, memory, ALL, 1)
+    return memory.give()[0]
+
+
+def test_starts(short_of_memory):
+    """Somewhere in polderd's start there is no memory: it starts all the same or ends with an error, and takes over what runs
+    when there is memory again."""
+    daemon, memory = short_of_memory
+    total, chance = allocations_of_a_start(daemon, memory), random.Random(23)
+    start_again_and_again(daemon, memory, sorted(chance.sample(range(1, total), 25)), chance)
+
+
+@pytest.mark.long
+def test_starts_at_every_allocation(short_of_memory):
+    daemon, memory = short_of_memory
+    total, chance = allocations_of_a_start(daemon, memory), random.Random(24)
+    step = max(1, total // 2000)
+    start_again_and_again(daemon, memory, range(1, total, step), chance)
+
+
+def test_no_memory_for_a_while(short_of_memory):
+    """No allocation succeeds while instances end and clients ask. When there is memory again every end is found, each request
+    is answered, and nothing waits for a restart of polderd."""
+    daemon, memory = short_of_memory
+    prepare(daemon, memory)
+    for number in range(8):
+        daemon.create(f"short{number}", start=True, labels={"run": "delay=2s,exit=0"})
+    memory.refuse(1, ALL)
+    client = daemon.client(timeout=1)
+    for _ in itertools.repeat(None, 3):
+        try:
+            client.request("GET", "/v1/instances")
+        except Exception:
+            client.close()
+    counted, failed = memory.give()
+    assert failed > 0
+    ensure_started(daemon, "without any memory")
+    for number in range(8):
+        daemon.wait_state(f"short{number}", "stopped")
+        daemon.delete(f"short{number}", purge=True)
+    check_whole(daemon, "none", None, "without any memory")
+    assert live(daemon, "web") == (None, [])
