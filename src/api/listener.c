@@ -162,10 +162,19 @@ static int listener_bind(struct api *api, const char *path, enum role role, gid_
     return listener_add(api, STEAL_FD(fd), role, path, error);
 }
 
+/* First in the file, by hand: where groups may come from elsewhere, the C library falls when it has no memory. */
 static gid_t group_find(const char *name) {
-    struct group *group = getgrnam(name ? name : "polder");
+    _cleanup_(fclosep) FILE *file = fopen("/etc/group", "re");
+    char line[16384];
+    struct group group, *found = NULL;
+    int r = file ? 0 : errno;
 
-    return group ? group->gr_gid : 0;
+    name = name ? name : "polder";
+    while (r == 0 && (r = fgetgrent_r(file, &group, line, sizeof(line), &found)) == 0)
+        if (strcmp(group.gr_name, name) == 0)
+            return group.gr_gid;
+    found = r == ENOMEM ? NULL : getgrnam(name);
+    return found ? found->gr_gid : 0;
 }
 
 static int listener_adopt(struct api *api, int fd, struct error *error) {

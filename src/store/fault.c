@@ -168,6 +168,8 @@ static int f_full_path(sqlite3_vfs *vfs, const char *name, int size, char *out) 
 static void register_once(void) {
     sqlite3_vfs *real = sqlite3_vfs_find(NULL);
 
+    if (!real) /* SQLite had no memory to begin with, and says so itself */
+        return;
     fault_vfs = *real;
     fault_vfs.pNext = NULL;
     fault_vfs.zName = "polder-fault";
