@@ -78,7 +78,8 @@ struct manager {
     struct fiber *probe; /* of what the host can do */
     struct fiber *explainer; /* tells those who wait for room why */
     struct fiber_queue explain_queue;
-    bool explain_stale, admission_failed; /* the second: for want of memory, to be tried again */
+    bool explain_stale;
+    bool admission_failed, occupation_failed; /* for want of memory, to be tried again */
     struct fiber *reaper;    /* works off ends that no memory was there for */
     struct fiber_queue reaper_queue;
     struct instance *ends_first;

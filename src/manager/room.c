@@ -123,19 +123,35 @@ void admission_run(struct manager *manager) {
     fiber_queue_wake_all(&manager->scribe_queue);
 }
 
+/* There was no memory to note the room of some that run: once more. */
+static void occupy_again(struct manager *manager) {
+    size_t position = 0;
+    void *value;
+
+    manager->occupation_failed = false;
+    while (map_next(manager->by_uuid, &position, NULL, &value)) {
+        struct instance *instance = value;
+        if (!instance->admitted && !instance->yielded && !instance->lock.owner && state_is_active(instance->status.state))
+            room_occupy(instance, instance->unreachable ? 0 : clock_now() - instance->ran_since);
+    }
+}
+
 /* While somebody waits, time alone may change whose turn it is. */
 static int ticker_main(void *userdata) {
     struct manager *manager = userdata;
     int r = 0;
 
     while (r >= 0) {
-        if (!manager->admission_failed && !engine_is_restless(manager->engine)) {
+        if (!manager->admission_failed && !manager->occupation_failed && !engine_is_restless(manager->engine)) {
             r = fiber_queue_wait(&manager->ticker_queue, DEADLINE_NONE);
             continue;
         }
         r = fiber_sleep(TICK);
-        if (r >= 0)
-            admission_run(manager);
+        if (r < 0)
+            break;
+        if (manager->occupation_failed)
+            occupy_again(manager);
+        admission_run(manager);
     }
     return 0;
 }
@@ -170,8 +186,12 @@ void room_occupy(struct instance *instance, uint64_t ran) {
 
     room_request(instance, &request);
     request.done += ran;
-    if (engine_occupy(instance->manager->engine, &request, clock_now()) >= 0)
+    if (engine_occupy(instance->manager->engine, &request, clock_now()) >= 0) {
         instance->admitted = true;
+        return;
+    }
+    instance->manager->occupation_failed = true;
+    fiber_queue_wake_all(&instance->manager->ticker_queue);
 }
 
 int room_change(struct instance *instance, struct error *error) {
