@@ -301,13 +301,19 @@ def bench_daemon(build, polder, report, scratch):
     daemon.stop()
 
 
+def page_of(arguments, name):
+    if arguments.pages:
+        arguments.pages.mkdir(parents=True, exist_ok=True)
+    return arguments.pages and arguments.pages.absolute() / name
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", default="build-bench")
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--only", choices=["containers", "machines", "daemon", "placing", "queueing"])
     parser.add_argument("--disk", default=os.environ.get("POLDER_BENCH_DISK"), help="disk image of a VM (or POLDER_BENCH_DISK)")
-    parser.add_argument("--placing-page", help="write plots of the cost of placing into this HTML file")
+    parser.add_argument("--pages", type=pathlib.Path, help="write plots of how the cost of placing and of the queue grows into this directory")
     parser.add_argument("--no-write", action="store_true")
     arguments = parser.parse_args()
     build = (ROOT / arguments.build).resolve()
@@ -325,9 +331,9 @@ def main():
     daemon = None
     try:
         if arguments.only in (None, "placing"):
-            placing.measure(build, report, arguments.placing_page)
+            placing.measure(build, report, page_of(arguments, "placing.html"))
         if arguments.only in (None, "queueing"):
-            queueing.measure(build, report)
+            queueing.measure(build, report, page_of(arguments, "queueing.html"))
         if arguments.only in (None, "daemon"):
             bench_daemon(build, polder, report, scratch)
         if arguments.only not in ("daemon", "placing", "queueing"):

@@ -2,7 +2,7 @@
 /* How fast the engine places: bench-placement [REPORT.html]. One core. A cluster is filled to about 70 %,
  * then instances come and go. Rates are by CPU time and include the departures; latencies are of arrivals:
  * decision, ledger record and promise. Prints JSON. The report shows how the cost of a decision grows with
- * nodes and with instances. */
+ * nodes and with instances; its figures are printed as well. */
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -258,6 +258,12 @@ static void write_report(const char *path) {
         plot_lines(&page, &plot);
     }
     need(plot_page_write(&page, path, NULL));
+    for (unsigned i = 0; i < 2; i++) {
+        printf(",\n \"growth_%s\": [", i ? "instances" : "nodes");
+        for (size_t j = 0; j < ELEMENTS(sizes); j++)
+            printf("%s[%.0f, %.2f, %.2f]", j ? ", " : "", x[i][j], y[2 * i][j], y[2 * i + 1][j]);
+        printf("]");
+    }
 }
 
 int main(int count, char **words) {
@@ -273,8 +279,9 @@ int main(int count, char **words) {
     print_figures("constrained_10000_without_ledger", &large[0]);
     printf(",\n ");
     print_figures("constrained_10000", &large[1]);
-    printf(",\n \"bytes_per_node\": %.0f}\n", memory_per_node(10000));
+    printf(",\n \"bytes_per_node\": %.0f", memory_per_node(10000));
     if (count > 1)
         write_report(words[1]);
+    puts("}");
     return 0;
 }

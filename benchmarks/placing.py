@@ -14,4 +14,7 @@ def measure(build, report, page):
         report.figure(what, f"{row['rate']:,}/s (p99 {row['p99_us']:.1f} µs)", goal)
         cost = 100 * (1 - row["rate"] / without["rate"])
         report.figure("the same: what the ledger costs", f"{cost:.0f} %", "≤ 15 %", f"{without['rate']:,}/s without")
+    for what, column in (("nodes", "growth_nodes"), ("instances on 3,000 nodes", "growth_instances")):
+        for size, plain, bound in found.get(column, []):
+            report.figure(f"placing with {size:,} {what}", f"{plain:.2f} µs", "", f"with constraints {bound:.2f} µs")
     report.figure("placing: memory per node", f"{found['bytes_per_node']} bytes", "≤ 500 bytes")

@@ -4,8 +4,8 @@ import json
 import subprocess
 
 
-def measure(build, report):
-    found = json.loads(subprocess.run([build / "benchmarks/bench-queue"], check=True, stdout=subprocess.PIPE).stdout)
+def measure(build, report, page=None):
+    found = json.loads(subprocess.run([build / "benchmarks/bench-queue", *([page] if page else [])], check=True, stdout=subprocess.PIPE).stdout)
     for policy in ("fcfs", "sjf", "polder"):
         row = found[f"arrival_{policy}"]
         report.figure(f"queue: an arrival among {found['waiting']:,} that wait, {policy}",
@@ -15,3 +15,6 @@ def measure(build, report):
                   "< 200 bytes")
     report.figure("queue: 300,000 jobs under EASY", f"{found['replay_fcfs_requested_300000']['seconds']:.2f} s", "< 1 s",
                   f"polder, learning: {found['replay_polder_learning_300000']['seconds']:.2f} s")
+    for (size, *arrivals), (_, *passes) in zip(found.get("growth_arrival_us", []), found.get("growth_pass_ms", [])):
+        report.figure(f"queue with {size:,} that wait: an arrival, fcfs, sjf, polder", " / ".join(f"{x:.2f}" for x in arrivals) + " µs", "",
+                      "a pass over all: " + " / ".join(f"{x:.2f}" for x in passes) + " ms")
