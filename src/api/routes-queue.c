@@ -49,6 +49,11 @@ static int handle_what_if(struct request *request, struct error *error) {
     return manager_what_if_emit(request->manager, request->query, &emitter, error);
 }
 
+static int handle_ledger(struct request *request, struct error *error) {
+    request->reply.type = "application/x-ndjson";
+    return manager_ledger_write(request->manager, &request->reply.body, error);
+}
+
 struct decision_query {
     bool replay;
 };
@@ -81,6 +86,8 @@ const struct route queue_routes[] = {
       &what_if_table, NULL, "WhatIf", ROUTE_QUICK },
     { "GET", "/v1/instances/{name}/why", handle_why, PERMISSION_VIEW, "Why it waits or runs, and what would let it start now",
       NULL, NULL, "Why", ROUTE_QUICK },
+    { "GET", "/v1/ledger", handle_ledger, PERMISSION_VIEW, "What the engine was told and decided, as far as it is kept: lines of JSON, "
+      "which 'polder simulate queue' replays", NULL, NULL, "application/x-ndjson", 0 },
     { "GET", "/v1/decisions/{number}", handle_decision, PERMISSION_VIEW, "A decision of the queue: candidates, scores, what would have changed it",
       &decision_query_table, NULL, "Decision", 0 },
     { 0 },

@@ -150,6 +150,8 @@ static int run_simulate(struct invocation *invocation, struct error *error) {
         return error_set(error, ERROR_NO_MEMORY, "");
     if (!path)
         return error_set(error, ERROR_HOST_LACKS, "polder-simulate", "it is installed with polder: install Polder again");
+    if (invocation->socket) /* for what asks polderd in its turn: queue --tune --apply */
+        (void) setenv("POLDER_SOCKET", invocation->socket, 1);
     words[count++] = (char *) "polder-simulate";
     for (size_t i = 0; i < invocation->rest_count; i++)
         words[count++] = invocation->rest[i];
@@ -163,6 +165,7 @@ const struct command command_simulate = {
     .description = "Runs the engine on virtual time, without a daemon: queues of jobs (Standard Workload Format), "
                    "placement, machine reassignment, consolidation. 'polder simulate help' names the modes, 'polder "
                    "simulate MODE --help' their options.",
-    .examples = "  polder simulate help\n  polder simulate queue --policy fcfs,sjf --backfill easy log.swf.gz\n",
+    .examples = "  polder simulate help\n  polder simulate queue --policy fcfs,sjf --backfill easy log.swf.gz\n"
+                "  polder queue --ledger record && polder simulate queue --tune p95 --apply record\n",
     .takes_rest = true, .passes_flags = true, .run = run_simulate,
 };

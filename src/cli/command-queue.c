@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+#include <errno.h>
+#include <fcntl.h>
 #include <json-c/json.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/text.h"
@@ -19,6 +22,7 @@
 
 struct queue_options {
     int64_t limit;
+    const char *ledger;
 };
 
 static double number_of(struct json_object *object, const char *key) {
@@ -110,6 +114,42 @@ static void show_chart(struct json_object *rows) {
         chart_row(json_object_array_get_idx(rows, i), end);
 }
 
+/* --- the record ------------------------------------------------------------------------------------------------------ */
+
+static int write_all(int fd, const char *data, size_t size) {
+    while (size > 0) {
+        ssize_t written = write(fd, data, size);
+        if (written < 0 && errno != EINTR)
+            return -errno;
+        data += written > 0 ? written : 0;
+        size -= written > 0 ? (size_t) written : 0;
+    }
+    return 0;
+}
+
+static int save_ledger(struct invocation *invocation, const char *path, struct error *error) {
+    bool to_output = text_equal(path, "-");
+    _cleanup_close_ int file = -EBADF;
+    struct client *client;
+    char data[65536];
+    long n = 1;
+    int r = invocation_client(invocation, &client, error);
+
+    if (r >= 0)
+        r = client_stream_begin(client, "/v1/ledger", error);
+    if (r < 0)
+        return r;
+    if (!to_output)
+        file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (!to_output && file < 0)
+        return error_errno(error, -errno, "creating %s", path);
+    while (r >= 0 && (n = client_stream_read(client, data, sizeof(data), error)) > 0)
+        r = write_all(to_output ? STDOUT_FILENO : file, data, (size_t) n);
+    if (r < 0)
+        return error_errno(error, r, "writing %s", path);
+    return n < 0 ? (int) n : 0;
+}
+
 static int run_queue(struct invocation *invocation, struct error *error) {
     const struct queue_options *options = invocation->options;
     _cleanup_response_ struct response response = RESPONSE_INIT;
@@ -119,6 +159,8 @@ static int run_queue(struct invocation *invocation, struct error *error) {
     struct client *client;
     int r = path ? invocation_client(invocation, &client, error) : error_set(error, ERROR_NO_MEMORY, "");
 
+    if (options->ledger)
+        return save_ledger(invocation, options->ledger, error);
     if (r >= 0)
         r = client_request(client, "GET", path, NULL, &response, error);
     if (r < 0)
@@ -137,6 +179,9 @@ static int run_queue(struct invocation *invocation, struct error *error) {
 static const struct flag queue_flags[] = {
     { .name = "limit", .letter = 'n', .type = FLAG_NUMBER, .offset = offsetof(struct queue_options, limit),
       .value = "NUMBER", .help = "At most so many, from the first on; default 100." },
+    { .name = "ledger", .type = FLAG_TEXT, .offset = offsetof(struct queue_options, ledger), .value = "FILE",
+      .help = "Write what the engine was told and decided, as far as it is kept, to FILE (- for standard output) instead: "
+              "'polder simulate queue FILE' replays it under other policies." },
 };
 
 const struct command command_queue = {

@@ -268,6 +268,23 @@ static void read_entry(struct json_object *values, struct engine_entry *entry, s
     queued->userdata = entry;
 }
 
+int engine_read_entry(struct json_object *json, struct engine_request *ret_request, struct engine_recorded *ret) {
+    struct json_object *values = length_of(json) == 3 ? json_object_array_get_idx(json, 2) : NULL;
+    struct engine_entry entry = { 0 };
+    struct queue_entry queued = { 0 };
+    struct order_least want = { 0 };
+
+    if (length_of(values) != ENTRY_VALUES)
+        return -EINVAL;
+    read_entry(values, &entry, &queued, &want);
+    *ret_request = (struct engine_request){ .id = json_object_get_string(json_object_array_get_idx(json, 0)),
+                                            .kind = entry.kind, .cpus = entry.cpus, .memory = entry.memory,
+                                            .priority = queued.priority, .owner = entry.owner, .class = entry.class,
+                                            .expected = entry.expected, .limit = entry.limit, .service = entry.service };
+    *ret = (struct engine_recorded){ .submitted = queued.submitted, .admitted = entry.admitted };
+    return ret_request->id ? 0 : -EINVAL;
+}
+
 /* Where it belongs: among the waiting or the running. */
 static int place_entry(struct engine *engine, struct engine_entry *entry) {
     struct queue *queue = engine->queue;
@@ -370,7 +387,7 @@ int engine_restore(struct json_object *json, struct engine **ret, struct error *
 
 /* --- once more -------------------------------------------------------------------------------------------------------- */
 
-static void read_request(struct json_object *line, struct engine_request *ret) {
+void engine_read_request(struct json_object *line, struct engine_request *ret) {
     *ret = (struct engine_request){
         .id = json_text(line, "id", ""),
         .name = json_text(line, "name", ""),
@@ -395,7 +412,7 @@ static int repeat_request(struct engine *engine, const char *what, struct json_o
     struct engine_request request;
     int r;
 
-    read_request(line, &request);
+    engine_read_request(line, &request);
     if ((int) request.kind < 0 || request.kind >= KIND_COUNT)
         return bad(error, "kind");
     if (text_equal(what, "submit"))

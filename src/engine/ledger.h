@@ -33,6 +33,15 @@ const char *engine_decision(const struct engine *engine, uint64_t number);
 uint64_t engine_decision_about(const struct engine *engine, const char *id);
 uint64_t engine_decision_last(const struct engine *engine); /* 0: none yet */
 
+/* For those that read a journal without doing it again. The request of a "submit", "occupy" or "change", its texts borrowed. */
+void engine_read_request(struct json_object *line, struct engine_request *ret);
+/* One of a checkpoint's "entries": its request likewise, and where it stands. -EINVAL: it is none. */
+struct engine_recorded {
+    int64_t submitted;
+    bool admitted;
+};
+int engine_read_entry(struct json_object *entry, struct engine_request *ret_request, struct engine_recorded *ret);
+
 /* A new engine as the checkpoint has it, which records. NOT_SUPPORTED names another version; BAD_JSON. */
 int engine_restore(struct json_object *checkpoint, struct engine **ret, struct error *error);
 /* Does what a line of the journal says; a decision does nothing. BAD_VALUE: an unknown event. */

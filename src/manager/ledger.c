@@ -177,6 +177,41 @@ int ledger_start(struct manager *manager) {
     return r < 0 ? r : fiber_start(&manager->scribe, "scribe", scribe_main, manager);
 }
 
+/* --- all of it --------------------------------------------------------------------------------------------------------- */
+
+struct export {
+    struct manager *manager;
+    uint64_t newest;
+    struct buffer *out;
+};
+
+/* The last line may be being written: it is left out unless it is whole. */
+static int export_job(void *userdata) {
+    struct export *export = userdata;
+    uint64_t oldest = export->newest > FILES ? export->newest - FILES : 0;
+
+    for (uint64_t segment = oldest + 1; segment <= export->newest; segment++) {
+        _cleanup_free_ char *path = segment_path(export->manager, segment), *text = NULL;
+        const char *end;
+        if (!path || file_read(AT_FDCWD, path, FILE_MOST, &text, NULL) < 0)
+            continue; /* it went meanwhile */
+        end = strrchr(text, '\n');
+        if (end)
+            buffer_add(export->out, text, (size_t) (end + 1 - text));
+    }
+    return export->out->failed ? -ENOMEM : 0;
+}
+
+int manager_ledger_write(struct manager *manager, struct buffer *out, struct error *error) {
+    struct export export = { .manager = manager, .out = out };
+    int r;
+
+    ledger_flush(manager);
+    export.newest = manager->ledger_segment;
+    r = fiber_job(export_job, &export);
+    return r < 0 ? error_errno(error, r, "reading the ledger") : 0;
+}
+
 struct lookup {
     struct manager *manager;
     uint64_t number, newest;

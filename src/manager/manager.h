@@ -175,6 +175,8 @@ int manager_what_if_emit(struct manager *manager, const struct what_if *what_if,
                          struct error *error);
 /* Why it waits or runs, and what would let it start now. NOT_FOUND. */
 int manager_why_emit(struct manager *manager, const char *name, struct emitter *emitter, struct error *error);
+/* Fiber. What is kept of the ledger, oldest first: lines of JSON (engine/ledger.h). */
+int manager_ledger_write(struct manager *manager, struct buffer *out, struct error *error);
 /* Fiber. One decision {"decision":{…}} of the ledger; with `again` made again from the ledger too ("same", "replayed").
  * NOT_FOUND: there is none such, or none any more; NOT_SUPPORTED: another version of the engine made it. */
 int manager_decision_emit(struct manager *manager, uint64_t number, bool again, struct emitter *emitter,

@@ -9,7 +9,9 @@
 #include "base/buffer.h"
 #include "base/json.h"
 #include "base/text.h"
+#include "simulator/ledger-log.h"
 #include "simulator/mode.h"
+#include "simulator/queue-apply.h"
 #include "simulator/queue-report.h"
 #include "simulator/queue-simulation.h"
 #include "simulator/queue-tune.h"
@@ -32,7 +34,7 @@ struct request {
     uint64_t processors, workers;
     bool json, jobs;
     const char *part, *report;
-    bool tunes;
+    bool tunes, applies;
     enum tune_goal goal;
     uint64_t steps;
     struct swf_log *logs;
@@ -160,6 +162,8 @@ static int parse(struct request *request, int count, char **words, struct error 
             r = list_add(&request->paths, words[i]);
         } else if (text_equal(words[i], "--per-job")) {
             request->jobs = true;
+        } else if (text_equal(words[i], "--apply")) {
+            request->applies = true;
         } else if (i + 1 >= count) {
             _cleanup_free_ char *sentence = text_format("%s wants a value", words[i]);
             return error_set(error, ERROR_USAGE, sentence);
@@ -169,7 +173,9 @@ static int parse(struct request *request, int count, char **words, struct error 
         }
     }
     if (r >= 0 && !request->paths)
-        return error_set(error, ERROR_USAGE, "name a log in the Standard Workload Format");
+        return error_set(error, ERROR_USAGE, "name a log in the Standard Workload Format, or a record of polderd");
+    if (r >= 0 && request->applies && !request->tunes)
+        return error_set(error, ERROR_USAGE, "--apply goes with --tune: it applies what that proposes");
     if (r >= 0 && request->report && (request->sequences || request->tunes))
         return error_set(error, ERROR_USAGE, "--report shows whole logs: it does not go with --sequence and --tune");
     if (r >= 0)
@@ -225,7 +231,7 @@ static int add_cell(struct request *request, size_t log, const char *policy, con
     cell->run.estimate = (enum estimate) r;
     cell->run.semantics = request->semantics;
     cell->run.parameters = request->parameters;
-    cell->run.processors = request->logs[log].processors;
+    queue_run_on(&cell->run, &request->logs[log]);
     choose_part(request, &request->logs[log], &cell->run);
     cell->path = request->paths[log];
     cell->sequences = request->sequences;
@@ -326,8 +332,10 @@ static int run_cells(struct request *request, struct error *error) {
 static void print_table(const struct request *request) {
     for (size_t log = 0; log < list_count(request->paths); log++) {
         const struct swf_log *read = &request->logs[log];
-        printf("%s: %zu jobs, %llu processors, semantics %s\n", request->paths[log], read->count,
-               (unsigned long long) read->processors, semantics_names[request->semantics]);
+        printf("%s: %zu jobs, %.6g processors, semantics %s\n", request->paths[log], read->count,
+               (double) read->processors / (double) (read->part ? read->part : 1), semantics_names[request->semantics]);
+        if (read->part)
+            printf("  as it was: mean wait %.2f s\n", read->recorded_wait);
         for (size_t i = 0; i < SWF_REPAIR_COUNT; i++)
             if (read->repairs[i])
                 printf("  %llu jobs %s\n", (unsigned long long) read->repairs[i], swf_repairs[i]);
@@ -406,6 +414,7 @@ static int run_tuner(const struct request *request, struct error *error) {
     size_t logs = list_count(request->paths), count = request->cell_count / logs;
     _cleanup_free_ struct queue_run *candidates = reallocarray(NULL, count, sizeof(*candidates));
     struct tune tune = { request->logs, request->paths, logs, candidates, count, request->goal, request->steps };
+    struct queue_run best;
     int r = -ENOMEM;
 
     for (size_t i = 0; i < logs; i++)
@@ -414,8 +423,8 @@ static int run_tuner(const struct request *request, struct error *error) {
     for (size_t i = 0; candidates && i < count; i++)
         candidates[i] = request->cells[i].run;
     if (candidates)
-        r = queue_tune(&tune);
-    return r < 0 ? error_errno(error, r, "tuning") : 0;
+        r = queue_tune(&tune, &best);
+    return r < 0 ? error_errno(error, r, "tuning") : queue_apply(&best, request->applies, error);
 }
 
 /* What tells cells of one log apart. */
@@ -442,6 +451,21 @@ static int write_report(const struct request *request, struct error *error) {
                  : queue_report_write(request->report, cells, request->cell_count, error);
 }
 
+/* A log of the archive, or a record of Polder's own. */
+static int read_log(const struct request *request, const char *path, enum swf_rules rules, struct swf_log *ret,
+                    struct error *error) {
+    int r = ledger_log_is(path, error);
+
+    if (r == 0)
+        r = swf_read(path, rules, request->processors, show_reading, ret, error);
+    else if (r > 0 && request->semantics != SEMANTICS_BATCH)
+        r = error_set(error, ERROR_BAD_VALUE, "--semantics", semantics_names[request->semantics],
+                      "Polder's own record is replayed as polderd decides: batch");
+    else if (r > 0)
+        r = ledger_log_read(path, request->processors, show_reading, ret, error);
+    return r;
+}
+
 static int run(int count, char **words, struct error *error) {
     _cleanup_(request_done) struct request request = { .workers = 1, .part = "whole", .steps = 100 };
     int r;
@@ -459,7 +483,7 @@ static int run(int count, char **words, struct error *error) {
         return error_errno(error, -ENOMEM, "reading the logs");
     enum swf_rules rules = request.semantics == SEMANTICS_RLSCHEDULER ? SWF_RLSCHEDULER : SWF_STRONG;
     for (size_t i = 0; r >= 0 && i < list_count(request.paths); i++)
-        r = swf_read(request.paths[i], rules, request.processors, show_reading, &request.logs[i], error);
+        r = read_log(&request, request.paths[i], rules, &request.logs[i], error);
     show_progress("reading", 1);
     if (r >= 0)
         r = make_cells(&request, error);
@@ -478,8 +502,9 @@ static int run(int count, char **words, struct error *error) {
 
 const struct mode queue_mode = {
     .name = "queue",
-    .summary = "policies side by side on logs in the Standard Workload Format",
+    .summary = "policies side by side on logs in the Standard Workload Format, or on what polderd recorded",
     .help = "[OPTIONS] LOG...\n\n"
+            "A LOG is in the Standard Workload Format, or polderd's own: 'polder queue --ledger FILE'.\n\n"
             "  --policy P,...       polder, fcfs, sjf, sjf:demand, saf, srtf, rr, priority, priority:preemptive,\n"
             "                       dynamic, wfp3, unicep, f1, f2, f3, f4, xf\n"
             "  --backfill B,...     none, easy, easy-sjbf, conservative, greedy\n"
@@ -491,6 +516,7 @@ const struct mode queue_mode = {
             "  --set NAME=VALUE     a parameter of a policy: rr.quantum, alarm, polder.time, ...\n"
             "  --tune GOAL          bsld, wait, p95, fairness: choose among these and search for parameters on first halves\n"
             "  --tune-steps N       of that search (100)\n"
+            "  --apply              what --tune proposes becomes the rules of the node, by 'polder node set'\n"
             "  --workers N          threads; the result does not depend on it\n"
             "  --per-job            with -o json: number, start and end of each job\n"
             "  --report FILE        an HTML page: wait, slowdown and use over time, and who ran where\n"

@@ -187,7 +187,7 @@ static int submit(struct simulation *simulation) {
         .owner = (uint64_t) job->user,
         .submitted = job->submitted,
         .estimate = state->estimate,
-        .demand = { .cpus = job->processors },
+        .demand = { .cpus = job->processors, .memory = simulation->run->memory ? job->memory : 0 },
         .priority = -job->queue,
         .urgency = prediction.urgency,
         .userdata = (void *) (uintptr_t) number,
@@ -332,7 +332,8 @@ static int loop(struct simulation *simulation) {
         .policy = run->policy,
         .parameters = run->parameters,
         .backfill = run->backfill,
-        .capacity = { .cpus = run->processors },
+        .capacity = { .cpus = run->processors, .memory = run->memory },
+        .processor = (double) run->part,
         .second = 1,
         .expires = run->semantics == SEMANTICS_PYSS,
     };

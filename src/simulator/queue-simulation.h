@@ -25,19 +25,27 @@ extern const char *const semantics_names[SEMANTICS_COUNT + 1];
 
 /* What tells how long a job runs. */
 static inline struct run_traits swf_traits(const struct swf_job *job) {
-    return (struct run_traits){ .owner = (uint64_t) job->user, .cpus = job->processors, .requested = job->requested };
+    return (struct run_traits){ .owner = (uint64_t) job->user, .class = job->class, .cpus = job->processors,
+                                .requested = job->requested };
 }
 
 struct queue_run {
     const struct swf_job *jobs; /* sorted by submission */
     size_t count;
-    uint64_t processors;
+    uint64_t processors, part, memory; /* as of swf_log */
     const struct policy *policy;
     struct policy_parameters parameters;
     enum backfill backfill;
     enum estimate estimate;
     enum semantics semantics;
 };
+
+/* The machine of the log. */
+static inline void queue_run_on(struct queue_run *run, const struct swf_log *log) {
+    run->processors = log->processors;
+    run->part = log->part;
+    run->memory = log->memory;
+}
 
 struct queue_outcome {
     int64_t *starts;  /* first start of each job; owned */

@@ -44,7 +44,7 @@ static int simulate(const struct tune *tune, const struct queue_run *choice, siz
 
     run.jobs = tune->logs[log].jobs + (part == PART_SECOND ? half : 0);
     run.count = part == PART_FIRST ? half : part == PART_SECOND ? count - half : count;
-    run.processors = tune->logs[log].processors;
+    queue_run_on(&run, &tune->logs[log]);
     if (run.count == 0)
         return -ENOMEM;
     int r = queue_simulate(&run, &outcome);
@@ -101,7 +101,8 @@ static int compare(const struct tune *tune, const struct measure *baselines, str
 }
 
 /* Has this policy this parameter? "polder.time" and, where there is one, the alarm. */
-static bool row_belongs(const struct policy_parameter_row *row, const struct policy *policy) {
+bool queue_tune_has(const struct queue_run *choice, const struct policy_parameter_row *row) {
+    const struct policy *policy = choice->policy;
     size_t length = strcspn(row->name, ".");
 
     if (row->name[length] == '\0')
@@ -122,7 +123,7 @@ static int search(const struct tune *tune, const struct measure *baselines, stru
         uint64_t before = step;
         bool better = false;
         for (const struct policy_parameter_row *row = policy_parameter_rows; row->name; row++)
-            for (int direction = 0; direction < 2 && row_belongs(row, best->policy) && step < tune->steps; direction++) {
+            for (int direction = 0; direction < 2 && queue_tune_has(best, row) && step < tune->steps; direction++) {
                 struct queue_run choice = *best;
                 double *parameter = parameter_of(&choice.parameters, row), found;
                 *parameter = *parameter == 0 ? (direction ? -.1 : .1) : direction ? *parameter / factor : *parameter * factor;
@@ -153,7 +154,7 @@ static int report(const struct tune *tune, const struct queue_run *best, double 
     printf("\nproposed: --policy %s --backfill %s --estimates %s", best->policy->name, backfill_names[best->backfill],
            estimate_names[best->estimate]);
     for (const struct policy_parameter_row *row = policy_parameter_rows; row->name; row++)
-        if (row_belongs(row, best->policy))
+        if (queue_tune_has(best, row))
             printf(" --set %s=%.6g", row->name, *(const double *) ((const char *) &best->parameters + row->offset));
     printf("\nvalue on first halves %.4f\n\n%-40s %-7s %12s %12s %12s %12s\n", value, "LOG", "PART", tune_goals[tune->goal],
            "easy fcfs", "longest wait", "easy fcfs");
@@ -171,7 +172,7 @@ static int report(const struct tune *tune, const struct queue_run *best, double 
     return 0;
 }
 
-int queue_tune(const struct tune *tune) {
+int queue_tune(const struct tune *tune, struct queue_run *ret) {
     _cleanup_free_ struct measure *baselines = calloc(tune->log_count, sizeof(*baselines));
     struct queue_run best = tune->candidates[0], baseline = baseline_of(&tune->candidates[0]);
     double value;
@@ -183,5 +184,9 @@ int queue_tune(const struct tune *tune) {
         r = compare(tune, baselines, &best, &value);
     if (r >= 0)
         r = search(tune, baselines, &best, &value);
-    return r < 0 ? r : report(tune, &best, value);
+    if (r >= 0)
+        r = report(tune, &best, value);
+    if (r >= 0)
+        *ret = best;
+    return r;
 }

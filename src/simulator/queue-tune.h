@@ -25,5 +25,7 @@ struct tune {
     uint64_t steps; /* of the search for parameters */
 };
 
-/* Prints what was compared and what it proposes. -ENOMEM. Deterministic. */
-int queue_tune(const struct tune *tune);
+/* Prints what was compared and what it proposes, which is *ret. -ENOMEM. Deterministic. */
+int queue_tune(const struct tune *tune, struct queue_run *ret);
+/* Does the policy of the choice have this parameter? */
+bool queue_tune_has(const struct queue_run *choice, const struct policy_parameter_row *row);

@@ -22,6 +22,11 @@ const char *const swf_repairs[SWF_REPAIR_COUNT] = {
     [SWF_REQUEST_FROM_RUN] = "requested time missing: the run time is taken",
     [SWF_UNSORTED] = "out of the order of submission: sorted",
     [SWF_FRACTION] = "fraction of a second left out",
+    [SWF_STILL_RUNS] = "still ran when the record ended: until then",
+    [SWF_NEVER_RAN] = "dropped: did not run while it was recorded",
+    [SWF_END_LOST] = "dropped: when it ended was not recorded",
+    [SWF_OUTLIVED] = "ran longer than declared: the run time is taken as the request",
+    [SWF_BOOTED] = "after the host was booted again: the time between is left out",
 };
 
 static const char *const column_names[COLUMNS] = {

@@ -12,7 +12,9 @@
 struct swf_job {
     int64_t id, submitted, run, requested;
     int64_t user, queue; /* columns 12 and 15 */
-    uint32_t processors;
+    uint32_t processors; /* 1/part of one each, see swf_log */
+    uint64_t memory; /* bytes; 0: the log does not tell */
+    uint64_t class;  /* those of one class tell of each other how long they run; 0: the log names none */
 };
 
 enum swf_rules {
@@ -36,6 +38,12 @@ enum swf_repair {
     SWF_REQUEST_FROM_RUN,
     SWF_UNSORTED,
     SWF_FRACTION,
+    /* Of Polder's own records (ledger-log.h): */
+    SWF_STILL_RUNS,
+    SWF_NEVER_RAN,
+    SWF_END_LOST,
+    SWF_OUTLIVED,
+    SWF_BOOTED,
     SWF_REPAIR_COUNT,
 };
 extern const char *const swf_repairs[SWF_REPAIR_COUNT];
@@ -44,6 +52,9 @@ struct swf_log {
     struct swf_job *jobs;
     size_t count, room;
     uint64_t processors;
+    uint64_t part;        /* so many of them make one; 0: each is one */
+    uint64_t memory;      /* bytes of the machine; 0: it does not count */
+    double recorded_wait; /* mean, s, as it really was; of a log with `part` */
     uint64_t repairs[SWF_REPAIR_COUNT];
 };
 

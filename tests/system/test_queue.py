@@ -4,8 +4,10 @@ way without loss. The fake driver plays instances; capacity is made small by ove
 import json
 import os
 import sqlite3
+import subprocess
 import time
 
+import polderlib
 import pytest
 from polderlib import eventually
 
@@ -413,3 +415,86 @@ def test_the_ledger_is_bounded(make_daemon):
         daemon.restart(kill=True)
     files = sorted((daemon.state / "ledger").glob("*.jsonl"))
     assert len(files) == 4 and sum(file.stat().st_size for file in files) < 4 * (1 << 20) + 4 * 41 * 1000
+
+
+def polder(daemon, *words, status=0):
+    done = subprocess.run([polderlib.build_directory() / "src/cli/polder", "--socket", daemon.socket, *map(str, words)],
+                          capture_output=True, text=True, check=False, timeout=polderlib.DEADLINE, stdin=subprocess.DEVNULL)
+    assert done.returncode == status, (done.stdout[-800:], done.stderr[-800:])
+    return done
+
+
+def record_of_a_day(make_daemon):
+    """A long one and several short ones behind it, in the order of arrival; restarted in the middle."""
+    daemon = small_node(make_daemon, "--queue_policy", "fcfs", "--queue_backfill", "none", "--queue_estimates", "requested")
+    create(daemon, "long", run="delay=3s,exit=0", duration="1h")
+    create(daemon, "withdrawn", duration="1h")
+    for number in range(3):
+        create(daemon, f"short-{number}", run="delay=1s,exit=0", duration="2s", cpus=CPUS / 2)
+    daemon.act("withdrawn", "stop")
+    wait_for(daemon, "long", "stopped")
+    daemon.restart()
+    for number in range(3):
+        wait_for(daemon, f"short-{number}", "stopped")
+    create(daemon, "stays", cpus=CPUS)
+    set_queue(daemon, residency="31s")  # something that is recorded while it runs
+    return daemon
+
+
+def test_the_record_is_replayed_and_tuned(make_daemon, tmp_path):
+    """What polderd recorded is a log for the simulator: who came, for what, and how long it ran. What the tuner finds on it is
+    shown, and becomes the node's rules when that is wanted."""
+    daemon = record_of_a_day(make_daemon)
+    log = tmp_path / "record"
+    polder(daemon, "queue", "--ledger", log)
+    assert polder(daemon, "queue", "--ledger", "-").stdout.startswith('{"checkpoint":2')
+    rows = json.loads(polder(daemon, "simulate", "queue", "-o", "json", "--per-job", "--policy", "fcfs,sjf", "--backfill", "none",
+                             "--estimates", "requested", log).stdout)
+    assert [row["count"] for row in rows] == [5, 5]
+    runs = [end - start for _, start, end in rows[0]["jobs"]]
+    assert runs[0] in range(3, 10) and all(run in range(1, 8) for run in runs[1:4])
+    starts = [start for _, start, _ in rows[0]["jobs"]]
+    assert starts[0] == 0 and all(start >= runs[0] for start in starts[1:]), "as it was: behind the long one"
+    table = polder(daemon, "simulate", "queue", log).stdout
+    assert f"5 jobs, {CPUS} processors" in table and "as it was: mean wait" in table
+    assert "1 jobs still ran when the record ended: until then" in table and "1 jobs dropped: did not run" in table
+    shown = polder(daemon, "simulate", "queue", "--tune", "wait", "--tune-steps", "5", "--policy", "sjf,dynamic", "--estimates",
+                   "requested", log).stdout
+    before = daemon.get("/v1/node")["queue"]
+    assert "to apply it: polder node set --policy " in shown and before["policy"] == "fcfs"
+    applied = polder(daemon, "simulate", "queue", "--tune", "wait", "--tune-steps", "5", "--policy", "dynamic", "--estimates",
+                     "learning", "--apply", log).stdout
+    assert "applied by: polder node set --policy dynamic --backfill easy --estimates learning --parameter " in applied
+    after = daemon.get("/v1/node")["queue"]
+    assert (after["policy"], after["backfill"], after["estimates"]) == ("dynamic", "easy", "learning")
+    assert float(after["parameters"]["dynamic.ageing"]) > 0 and "alarm" in after["parameters"]
+    assert daemon.audit()[-1]["action"] == "node.set" or any(row["action"] == "node.set" for row in daemon.audit())
+    problem = polder(daemon, "simulate", "queue", "--tune", "wait", "--tune-steps", "1", "--estimates", "actual", "--apply", log,
+                     status=2).stderr
+    assert "no daemon knows" in problem
+
+
+@pytest.mark.parametrize("change,line,word", [
+    (lambda lines: [lines[0].replace('"checkpoint":2', '"checkpoint":1')] + lines[1:], 1, "engine version 1"),
+    (lambda lines: lines[1:], 1, "does not begin with a checkpoint"),
+    (lambda lines: lines[:2] + ["{"] + lines[2:], 3, "no JSON object"),
+    (lambda lines: lines[:2] + ["[]"], 3, "no JSON object"),
+    (lambda lines: lines[:2] + ['{"do":"fly","now":1}'], 3, "'fly' is no event"),
+    (lambda lines: lines[:2] + ['{"now":1}'], 3, "neither a checkpoint nor an event"),
+    (lambda lines: lines[:2] + ['{"do":"run"}'], 3, "now: it is missing"),
+    (lambda lines: lines[:2] + ['{"do":"submit","now":1,"id":"a","kind":77,"cpus":1}'], 3, "77 is no kind"),
+    (lambda lines: lines[:2] + ['{"do":"submit","now":1,"id":"a","kind":1,"cpus":-5}'], 3, "absurd"),
+    (lambda lines: lines[:2] + ['{"do":"submit","now":1,"kind":1,"cpus":5}'], 3, "id: it is missing"),
+    (lambda lines: [lines[0].replace('"entries":[]', '"entries":[["a","b",[1,2]]]')], 1, "no state of this engine"),
+])
+def test_a_bad_record_is_refused_by_line(make_daemon, tmp_path, change, line, word):
+    daemon = small_node(make_daemon)
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    polder(daemon, "queue", "--ledger", good)
+    lines = good.read_text().splitlines()
+    lines.append('{"do":"run","now":1000}')
+    bad.write_text("\n".join(change(lines)) + "\n")
+    done = subprocess.run([polderlib.build_directory() / "src/simulator/polder-simulate", "queue", bad], capture_output=True,
+                          text=True, check=False)
+    assert done.returncode not in (0, 139, 134) and f"line {line}" in done.stderr and word in done.stderr, done.stderr
+    assert str(bad) in done.stderr
