@@ -72,12 +72,14 @@ static int view_fill(struct view *view, const struct score_input *input, const s
         int16_t *values = reallocarray(view->values, room, VIEW_BLOCK * sizeof(*values));
         if (values)
             view->values = values;
-        int16_t *best = values ? reallocarray(view->best, room, sizeof(*best)) : NULL;
+        int16_t *best = values ? reallocarray(view->best, view_row(room), sizeof(*best)) : NULL;
         if (!best) {
             view->count = 0;
             return -ENOMEM;
         }
         view->best = best;
+        for (size_t i = blocks; i < view_row(room); i++)
+            best[i] = INT16_MIN;
     }
     for (size_t i = count; i < blocks * VIEW_BLOCK; i++)
         view->values[i] = INT16_MIN;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "test.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "engine/placement-ledger.h"
@@ -572,7 +573,8 @@ static void test_ledger(void **state) {
     /* Both terms of the score: a holds something until 1000 already, so that its time is not lengthened. */
     assert_int_equal(record->candidates[0].node, 1);
     assert_true(record->candidates[0].value > record->candidates[1].value);
-    assert_true(record->candidates[0].adjusted > record->candidates[1].adjusted);
+    const struct placement_candidate *first = record->candidates, *second = first + 1;
+    assert_true(first->score - first->value > second->score - second->value);
     assert_true(record->shape == shape_digest(&request.shape));
     placement_done(&placement);
     nodes_free(nodes);
@@ -669,6 +671,43 @@ static void test_like_the_naive_one(void **state) {
             compare_with_naive(scores[i].name, 41 + i);
 }
 
+/* The best 1,300 of 2,000 nodes are refused by a constraint: those after them are found, in their order, whether one or
+ * eight are asked for. */
+static void test_best_are_refused(void **state) {
+    const struct placement_options options = { .score = score_find("best") };
+    struct placement_decision decision;
+    struct placement placement;
+    struct nodes *nodes = NULL;
+    struct placement_request request = request_of(1, 1, 0, 0);
+    uint32_t slot;
+
+    assert_int_equal(nodes_new(&nodes), 0);
+    placement_init(&placement, nodes, &options);
+    for (uint32_t i = 0; i < 2000; i++) {
+        char name[16];
+        snprintf(name, sizeof(name), "n%u", i);
+        add_node(nodes, name, 4000, 4000, 0, NULL, NULL, NULL);
+        /* Node (i x 7) mod 2,000 is the i-th fullest. */
+        uint64_t rank = i * 1143 % 2000; /* 7 x 1143 = 8001 = 1 mod 2,000 */
+        const struct node_share used = { .cpus = (3000 - rank) * CPU, .memory = (3000 - rank) * GIB, .group = -1 };
+        assert_int_equal(nodes_take(nodes, i, &used, &slot), 0);
+    }
+    assert_int_equal(placement_constrain(nodes, &request, CONSTRAINT_ANTI_AFFINITY, "db", LEVEL_NODE, 0, NULL), 0);
+    for (uint32_t rank = 0; rank < 1300; rank++) {
+        const struct node_share member = { .group = nodes_number(nodes, NAMES_GROUPS, "db", false) };
+        assert_int_equal(nodes_take(nodes, rank * 7 % 2000, &member, &slot), 0);
+    }
+    assert_int_equal(placement_decide(&placement, &request, 0, false, &decision), 0);
+    assert_int_equal(decision.node, 1300 * 7 % 2000);
+    assert_int_equal(placement_decide(&placement, &request, 0, true, &decision), 0);
+    assert_int_equal(decision.candidate_count, PLACEMENT_CANDIDATES);
+    for (uint32_t i = 0; i < PLACEMENT_CANDIDATES; i++)
+        assert_int_equal(decision.candidates[i].node, (1300 + i) * 7 % 2000);
+    assert_int_equal(decision.refused[FILTER_ANTI_AFFINITY], 1300); /* each counted once */
+    placement_done(&placement);
+    nodes_free(nodes);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_scores_by_hand),
@@ -686,6 +725,7 @@ int main(void) {
         cmocka_unit_test(test_reserve),
         cmocka_unit_test(test_ledger),
         cmocka_unit_test(test_like_the_naive_one),
+        cmocka_unit_test(test_best_are_refused),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
