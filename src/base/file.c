@@ -290,7 +290,7 @@ static int stat_field(pid_t pid, int number, char **ret_text, char **ret_field) 
     if (r < 0)
         return r == -ENOENT ? -ESRCH : r;
     /* The name in parentheses may hold anything, so count fields from its last parenthesis. */
-    p = strrchr(text, ')');
+    p = text ? strrchr(text, ')') : NULL;
     for (int field = 2; p && field < number; field++)
         p = strchr(p + 1, ' ');
     if (!p)

@@ -142,7 +142,7 @@ static char *plan_path(const char *id, const char *suffix) {
 static int run_show(struct invocation *invocation, struct error *error) {
     _cleanup_response_ struct response response = RESPONSE_INIT;
     _cleanup_free_ char *path = plan_path(invocation->arguments[0], "");
-    struct client *client;
+    struct client *client = NULL;
     int r = path ? invocation_client(invocation, &client, error) : error_set(error, ERROR_NO_MEMORY, "");
 
     if (r >= 0)

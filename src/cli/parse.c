@@ -113,7 +113,7 @@ static int check_choice(const char *name, const char *const *choices, const char
     _cleanup_free_ char *list = NULL;
 
     for (size_t i = 0; choices[i]; i++)
-        if (!strcmp(choices[i], value))
+        if (text_equal(choices[i], value))
             return (int) i;
     list = list_join((char *const *) choices, ", ");
     return usage(error, "--%s takes one of %s, not '%s'", name, list ? list : "", value);

@@ -390,15 +390,18 @@ uint32_t nodes_ratio_memory(const struct nodes *nodes, const struct node *node, 
 
 /* ---- groups ---- */
 
-static struct tally *group_find(const struct group *group, uint32_t node) {
+/* Where the node's tally is, or would be; there is room. */
+static struct tally *group_slot(const struct group *group, uint32_t node) {
     uint32_t at = (uint32_t) ((uint64_t) node * UINT64_C(0x9E3779B97F4A7C15) >> 32);
 
-    if (group->room == 0)
-        return NULL;
     for (at &= group->room - 1; group->nodes[at].node != NODE_NONE; at = (at + 1) & (group->room - 1))
         if (group->nodes[at].node == node)
             break;
     return &group->nodes[at];
+}
+
+static struct tally *group_find(const struct group *group, uint32_t node) {
+    return group->room > 0 ? group_slot(group, node) : NULL;
 }
 
 static int group_grow(struct group *group) {
@@ -413,7 +416,7 @@ static int group_grow(struct group *group) {
         larger.nodes[i] = (struct tally){ .node = NODE_NONE };
     for (uint32_t i = 0; i < group->room; i++)
         if (group->nodes[i].node != NODE_NONE && group->nodes[i].count > 0) {
-            *group_find(&larger, group->nodes[i].node) = group->nodes[i];
+            *group_slot(&larger, group->nodes[i].node) = group->nodes[i];
             larger.used++;
         }
     free(group->nodes);
@@ -441,7 +444,7 @@ static int group_reserve(const struct nodes *nodes, struct group *group) {
 /* `add` is 1 or -1; room was reserved. */
 static void group_count(struct nodes *nodes, int32_t number, uint32_t node, int add) {
     struct group *group = &nodes->groups[number];
-    struct tally *tally = group_find(group, node);
+    struct tally *tally = group_slot(group, node);
 
     if (tally->node == NODE_NONE) {
         *tally = (struct tally){ .node = node };

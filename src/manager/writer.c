@@ -210,8 +210,9 @@ static void batch_put(struct batch *batch, char *key, char *value, struct instan
 
 /* In the order in which they were marked, so that nobody waits for ever. Returns what failed; that one stays marked. */
 static int batch_collect_instances(struct manager *manager, struct batch *batch) {
-    while (!batch_is_full(batch) && manager->dirty_first) {
-        struct instance *instance = dirty_pop(manager);
+    struct instance *instance;
+
+    while (!batch_is_full(batch) && (instance = dirty_pop(manager))) {
         char *key = NULL, *text = NULL;
 
         if (!instance->dirty || instance->removed || instance->purging || instance->uncommitted) {

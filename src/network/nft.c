@@ -62,11 +62,11 @@ static int library_load(struct library *ret) {
     if (!handle)
         return -ENOENT;
     for (size_t i = 0; i < ELEMENTS(symbols); i++) {
-        void *symbol = dlsym(handle, symbols[i].name);
+        void **symbol = (void **) ((char *) ret + symbols[i].offset);
 
-        if (!symbol)
+        *symbol = dlsym(handle, symbols[i].name);
+        if (!*symbol)
             return -ENOENT;
-        memcpy((char *) ret + symbols[i].offset, &symbol, sizeof(symbol));
     }
     return 0;
 }

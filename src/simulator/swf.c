@@ -178,7 +178,7 @@ static int read_line(struct reading *reading, char *line, struct error *error) {
     struct swf_log *log = reading->log;
     struct swf_job job = { 0 };
     char *fields[COLUMNS];
-    int64_t allocated, requested;
+    int64_t allocated = 0, requested = 0;
     bool accepted;
     int r;
 

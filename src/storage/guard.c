@@ -197,6 +197,21 @@ void guard_close(struct guard *guard) {
 
 /* --- in the child ------------------------------------------------------------------------------------------------------ */
 
+static int listener_send(int fd, int listener) {
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control = { 0 };
+    char byte = 0;
+    struct iovec data = { &byte, 1 };
+    struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
+    struct cmsghdr *part = CMSG_FIRSTHDR(&message);
+
+    *part = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int)) };
+    memcpy(CMSG_DATA(part), &listener, sizeof(listener));
+    return syscall(SYS_sendmsg, fd, &message, MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
 int guard_enter(const struct guard *guard) {
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
@@ -208,19 +223,7 @@ int guard_enter(const struct guard *guard) {
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     struct sock_fprog program = { .len = ELEMENTS(code), .filter = code };
-    union {
-        struct cmsghdr head;
-        char room[CMSG_SPACE(sizeof(int))];
-    } control = { 0 };
-    char byte = 0;
-    struct iovec data = { &byte, 1 };
-    struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
-    struct cmsghdr *part = CMSG_FIRSTHDR(&message);
     int listener = (int) syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
 
-    if (listener < 0)
-        return -errno;
-    *part = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int)) };
-    memcpy(CMSG_DATA(part), &listener, sizeof(listener));
-    return syscall(SYS_sendmsg, guard->theirs, &message, MSG_NOSIGNAL) < 0 ? -errno : 0;
+    return listener < 0 ? -errno : listener_send(guard->theirs, listener);
 }

@@ -434,9 +434,11 @@ static int machine_turn(struct machine *machine, const char *command, const char
 
 static int driver_pause(void *data _unused_, struct driver_instance *instance, struct error *error) {
     struct machine *machine = machine_of(instance);
+    int r;
 
-    int r = machine ? machine_turn(machine, "stop", "cont", error) : no_machine(error);
-
+    if (!machine)
+        return no_machine(error);
+    r = machine_turn(machine, "stop", "cont", error);
     if (r >= 0)
         machine->starved = false; /* now it stands still because it was asked to */
     return r;
@@ -444,8 +446,11 @@ static int driver_pause(void *data _unused_, struct driver_instance *instance, s
 
 static int driver_resume(void *data _unused_, struct driver_instance *instance, struct error *error) {
     struct machine *machine = machine_of(instance);
-    int r = machine ? machine_turn(machine, "cont", "stop", error) : no_machine(error);
+    int r;
 
+    if (!machine)
+        return no_machine(error);
+    r = machine_turn(machine, "cont", "stop", error);
     if (r < 0)
         return r;
     machine->paused = false;
