@@ -30,11 +30,7 @@ void placement_ledger_write(struct placement_ledger *ledger, uint64_t now,
     record->node = decision->node;
     record->gpus = decision->gpus;
     record->candidate_count = decision->candidate_count;
-    for (unsigned i = 0; i < decision->candidate_count; i++) {
-        const struct placement_candidate *candidate = &decision->candidates[i];
-        record->candidates[i] = (struct ledger_candidate){ candidate->node, candidate->value,
-                                                           (int16_t) (candidate->score - candidate->value) };
-    }
+    memcpy(record->candidates, decision->candidates, sizeof(record->candidates));
     memcpy(record->refused, decision->refused, sizeof(record->refused));
 }
 

@@ -7,12 +7,6 @@
  * terms, and how many nodes failed each filter. With the request and the changes of the nodes since a
  * checkpoint, the whole table of scores can be computed again. */
 
-struct ledger_candidate {
-    uint32_t node;
-    int16_t value;    /* of the score by itself */
-    int16_t adjusted; /* what expected ends add */
-};
-
 struct ledger_record {
     uint64_t number, position; /* of the decision; of the nodes' changes that it saw */
     uint64_t shape;            /* digest of what was asked for */
@@ -20,7 +14,7 @@ struct ledger_record {
     uint32_t node;             /* NODE_NONE: refused */
     uint16_t gpus;
     uint16_t candidate_count;
-    struct ledger_candidate candidates[PLACEMENT_CANDIDATES];
+    struct placement_candidate candidates[PLACEMENT_CANDIDATES];
     uint32_t refused[FILTER_COUNT];
 };
 

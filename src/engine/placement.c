@@ -240,86 +240,139 @@ static void offer(struct placement_decision *decision, struct placement_candidat
     decision->candidates[at] = candidate;
 }
 
+/* The best so far as keys, best first: the score, then the lowest rank; 0: none yet. They are kept in order by exchanges
+ * without branches, since which way each would go nobody can guess. */
 struct scan {
     struct placement *placement;
     const struct placement_request *request;
     const struct view *view;
     const uint32_t *fewest;
     unsigned room;
-    struct placement_decision *decision;
-    int32_t least; /* what is not above is of no interest */
+    uint64_t keys[PLACEMENT_CANDIDATES];
+    uint32_t *refused;
+    int32_t least, most; /* only what is above the one and not above the other is of interest */
 };
 
-static void scan_node(struct scan *scan, uint32_t node) {
-    struct placement_decision *decision = scan->decision;
-    int16_t value = scan->view->values[node];
+static uint64_t scan_key(int16_t value, uint32_t node) {
+    return (uint64_t) (value + 1) << 32 | (uint32_t) ~node;
+}
 
-    if (value <= scan->least)
+static struct placement_candidate scan_candidate(uint64_t key) {
+    int16_t value = (int16_t) ((key >> 32) - 1);
+
+    return (struct placement_candidate){ ~(uint32_t) key, value, value };
+}
+
+static void scan_keep(struct scan *scan, uint64_t key) {
+    for (unsigned i = 0; i < PLACEMENT_CANDIDATES; i++) {
+        uint64_t kept = scan->keys[i], better = key > kept ? key : kept;
+        key = key > kept ? kept : key;
+        scan->keys[i] = better;
+    }
+}
+
+static void scan_node(struct scan *scan, uint32_t node) {
+    int16_t value = scan->view->values[node];
+    uint64_t last;
+
+    if (value <= scan->least || value > scan->most)
         return;
     if (scan->request->constraint_count > 0) {
         enum filter failed = filter_constraints(scan->placement->nodes, node, scan->request, scan->fewest);
         if (failed != FILTER_PASSED) {
-            decision->refused[failed]++;
+            scan->refused[failed]++;
             return;
         }
     }
-    offer(decision, (struct placement_candidate){ node, value, value }, scan->room);
-    if (decision->candidate_count == scan->room)
-        scan->least = decision->candidates[scan->room - 1].score;
+    scan_keep(scan, scan_key(value, node));
+    last = scan->keys[scan->room - 1];
+    if (last)
+        scan->least = scan_candidate(last).value;
 }
 
-/* The block's nodes that are above what is known, a group at a time. */
+/* The block's nodes that were above what was known when it began; scan_node knows better. */
 static void scan_block(struct scan *scan, size_t block) {
-    const int16_t *values = scan->view->values;
+    uint64_t above = view_above(&scan->view->values[block * VIEW_BLOCK], (int16_t) scan->least);
 
-    for (size_t i = block * VIEW_BLOCK; i < (block + 1) * VIEW_BLOCK; i += VIEW_GROUP) {
-        uint64_t above[2];
-        if (!view_above(&values[i], (int16_t) scan->least, above))
-            continue;
-        for (unsigned half = 0; half < 2; half++)
-            for (uint64_t rest = above[half]; rest;) {
-                unsigned lane = (unsigned) __builtin_ctzll(rest) / 16;
-                scan_node(scan, (uint32_t) (i + 4 * half + lane));
-                rest &= ~(UINT64_C(0xFFFF) << 16 * lane);
-            }
-    }
+    for (; above; above &= above - 1)
+        scan_node(scan, (uint32_t) (block * VIEW_BLOCK + (unsigned) __builtin_ctzll(above)));
 }
 
-/* Each block has a node with its best score: the room-th best of the blocks' is a bound for the room-th best
- * node. One less, or -1 where there are too few blocks. */
+#define LANES 16
+
+/* Of every sixteenth block the best, from the first, the second, ... on: sixteen values that belong to different nodes. */
+static void best_of_lanes(const struct view *view, int16_t *ret) {
+    size_t blocks = (view->count + VIEW_BLOCK - 1) / VIEW_BLOCK, block = 0;
+
+    for (unsigned lane = 0; lane < LANES; lane++)
+        ret[lane] = -1;
+    for (; block + LANES <= blocks; block += LANES)
+        for (unsigned lane = 0; lane < LANES; lane++)
+            ret[lane] = view->best[block + lane] > ret[lane] ? view->best[block + lane] : ret[lane];
+    for (unsigned lane = 0; block + lane < blocks; lane++)
+        ret[lane] = view->best[block + lane] > ret[lane] ? view->best[block + lane] : ret[lane];
+}
+
+/* No more than the eighth best node's score, and seldom much less: the eighth best of the lanes; -1 where there are too few.
+ * One value goes into eight that are in order by new[i] = max(old[i], min(value, old[i - 1])). */
+static int16_t eighth_best(const struct view *view) {
+    const view_group none = { -1, -1, -1, -1, -1, -1, -1, -1 };
+    view_group best = none;
+    int16_t lanes[LANES];
+
+    best_of_lanes(view, lanes);
+    for (unsigned lane = 0; lane < LANES; lane++) {
+        view_group value = none + (int16_t) (lanes[lane] + 1);
+        view_group next = __builtin_shufflevector(best, best, 0, 0, 1, 2, 3, 4, 5, 6);
+        next[0] = INT16_MAX;
+        view_group lower = value < next;
+        next = (value & lower) | (next & ~lower);
+        view_group higher = next > best;
+        best = (next & higher) | (best & ~higher);
+    }
+    return best[PLACEMENT_CANDIDATES - 1];
+}
+
+static int16_t best_of_all(const struct view *view) {
+    int16_t best = -1;
+
+    for (size_t block = 0; block * VIEW_BLOCK < view->count; block++)
+        best = view->best[block] > best ? view->best[block] : best;
+    return best;
+}
+
+/* Each block has a node with its best score, so that these tell a bound for the room-th best node: one less, or -1 where
+ * there are too few blocks. */
 static int32_t scan_bound(const struct view *view, unsigned room) {
-    int16_t best[PLACEMENT_CANDIDATES] = { 0 };
-    unsigned count = 0;
+    int16_t best = room == 1 ? best_of_all(view) : eighth_best(view);
 
-    for (size_t block = 0; block * VIEW_BLOCK < view->count; block++) {
-        int16_t value = view->best[block];
-        unsigned at = count;
-        if (value < 0 || (count == room && value <= best[room - 1]))
-            continue;
-        if (count < room)
-            count++;
-        else
-            at--;
-        for (; at > 0 && best[at - 1] < value; at--)
-            best[at] = best[at - 1];
-        best[at] = value;
-    }
-    return count == room ? best[room - 1] - 1 : -1;
+    return best < 0 ? -1 : best - 1;
 }
 
-/* Nodes in the order of their rank, whole blocks left out where nothing could be better than what is known.
- */
+/* Nodes in the order of their rank, whole blocks left out where nothing could be better than what is known. Where constraints
+ * refuse so many of those above the bound that too few are left, it is lowered step by step until all were looked at. */
 static void scan_view(struct placement *placement, const struct placement_request *request,
                       const struct view *view, unsigned room, struct placement_decision *decision) {
     uint32_t fewest[CONSTRAINTS_MAX];
-    struct scan scan = { placement, request, view, fewest, room, decision, -1 };
+    struct scan scan = { .placement = placement, .request = request, .view = view, .fewest = fewest, .room = room,
+                         .refused = decision->refused, .most = INT16_MAX };
+    int32_t bound = scan_bound(view, room);
 
     filter_fewest(placement->nodes, request, fewest);
-    if (request->constraint_count == 0) /* else they may refuse those that set the bound */
-        scan.least = scan_bound(view, room);
-    for (size_t block = 0; block * VIEW_BLOCK < view->count; block++)
-        if (view->best[block] > scan.least)
-            scan_block(&scan, block);
+    for (;;) {
+        scan.least = bound;
+        for (size_t row = 0; row * VIEW_BLOCK * VIEW_BLOCK < view->count; row++)
+            for (uint64_t above = view_above(&view->best[row * VIEW_BLOCK], (int16_t) scan.least); above; above &= above - 1)
+                scan_block(&scan, row * VIEW_BLOCK + (unsigned) __builtin_ctzll(above));
+        if (scan.keys[room - 1] || bound < 0)
+            break;
+        scan.most = bound;
+        bound = bound * 9 / 10 - 1;
+    }
+    for (unsigned i = 0; i < room; i++) {
+        decision->candidates[i] = scan_candidate(scan.keys[i]);
+        decision->candidate_count += scan.keys[i] != 0;
+    }
 }
 
 /* Every node that passes, by its score adjusted to what is known of ends. */
@@ -343,7 +396,7 @@ static void scan_adjusted(struct placement *placement, const struct placement_re
         }
         const struct node *node = nodes_get(placement->nodes, (uint32_t) i);
         int32_t value = placement->options.score->adjust(input, node, view->values[i]);
-        offer(decision, (struct placement_candidate){ (uint32_t) i, value, view->values[i] }, room);
+        offer(decision, (struct placement_candidate){ (uint32_t) i, (int16_t) value, view->values[i] }, room);
     }
 }
 

@@ -28,7 +28,7 @@ struct placement {
 
 struct placement_candidate {
     uint32_t node;
-    int32_t score;
+    int16_t score;
     int16_t value; /* the score before it is adjusted to expected ends */
 };
 

@@ -35,7 +35,7 @@ static int16_t node_value(const struct score_input *input, const struct score *s
 static void block_refresh(struct view *view, size_t block) {
     const int16_t *values = &view->values[block * VIEW_BLOCK];
     view_group most, group;
-    int16_t best;
+    int16_t best[VIEW_GROUP];
 
     memcpy(&most, values, sizeof(most));
     for (size_t i = VIEW_GROUP; i < VIEW_BLOCK; i += VIEW_GROUP) {
@@ -43,10 +43,10 @@ static void block_refresh(struct view *view, size_t block) {
         view_group above = group > most;
         most = (group & above) | (most & ~above);
     }
-    best = most[0];
+    memcpy(best, &most, sizeof(best));
     for (size_t i = 1; i < VIEW_GROUP; i++)
-        best = most[i] > best ? most[i] : best;
-    view->best[block] = best;
+        best[0] = best[i] > best[0] ? best[i] : best[0];
+    view->best[block] = best[0];
 }
 
 static void view_set(struct view *view, uint32_t node, int16_t value) {
@@ -72,12 +72,14 @@ static int view_fill(struct view *view, const struct score_input *input, const s
         int16_t *values = reallocarray(view->values, room, VIEW_BLOCK * sizeof(*values));
         if (values)
             view->values = values;
-        int16_t *best = values ? reallocarray(view->best, room, sizeof(*best)) : NULL;
+        int16_t *best = values ? reallocarray(view->best, view_row(room), sizeof(*best)) : NULL;
         if (!best) {
             view->count = 0;
             return -ENOMEM;
         }
         view->best = best;
+        for (size_t i = blocks; i < view_row(room); i++)
+            best[i] = INT16_MIN;
     }
     for (size_t i = count; i < blocks * VIEW_BLOCK; i++)
         view->values[i] = INT16_MIN;

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #include "engine/scores.h"
 
@@ -19,7 +22,7 @@ struct view {
     uint64_t version;   /* of the input that it was filled with */
     struct shape shape;
     int16_t *values;    /* the score; -1 - filter: refused; whole blocks, filled up with INT16_MIN */
-    int16_t *best;      /* per block; below 0: none passes */
+    int16_t *best;      /* per block; below 0: none passes; filled up likewise */
     size_t count;       /* nodes it covers */
     uint32_t refused[FILTER_STATIC];
 };
@@ -28,15 +31,28 @@ struct view {
 #define VIEW_GROUP 8
 typedef int16_t view_group __attribute__((vector_size(2 * VIEW_GROUP)));
 
-/* Which of the eight values from `values` on are above the limit: 16 bits each in ret[2], in order of memory.
- */
-static inline bool view_above(const int16_t *values, int16_t limit, uint64_t *ret) {
-    view_group group;
+/* So many blocks, filled up to whole rows of VIEW_BLOCK: what is done to a block's values can be done to a row of bests. */
+static inline size_t view_row(size_t blocks) {
+    return (blocks + VIEW_BLOCK - 1) / VIEW_BLOCK * VIEW_BLOCK;
+}
 
-    memcpy(&group, values, sizeof(group));
-    view_group above = group > limit;
-    memcpy(ret, &above, sizeof(above));
-    return (ret[0] | ret[1]) != 0;
+/* Which of a block's values are above the limit: a bit each. */
+static inline uint64_t view_above(const int16_t *values, int16_t limit) {
+    uint64_t above = 0;
+
+#ifdef __SSE2__
+    __m128i limits = _mm_set1_epi16(limit);
+    for (unsigned i = 0; i < VIEW_BLOCK; i += 16) {
+        __m128i low = _mm_loadu_si128((const __m128i *) (const void *) (values + i));
+        __m128i high = _mm_loadu_si128((const __m128i *) (const void *) (values + i + 8));
+        __m128i both = _mm_packs_epi16(_mm_cmpgt_epi16(low, limits), _mm_cmpgt_epi16(high, limits));
+        above |= (uint64_t) (uint32_t) _mm_movemask_epi8(both) << i;
+    }
+#else
+    for (unsigned i = 0; i < VIEW_BLOCK; i++)
+        above |= (uint64_t) (values[i] > limit) << i;
+#endif
+    return above;
 }
 
 struct views {
