@@ -224,12 +224,14 @@ void allocation_metrics(struct manager *manager, struct buffer *out) {
     struct instance *const *sorted = registry_sorted(manager, &count);
 
     for (size_t i = 0; i < ELEMENTS(metrics); i++) {
-        buffer_addf(out, "# TYPE %s %s\n# HELP %s %s\n", metrics[i].name, metrics[i].counts ? "counter" : "gauge",
-                    metrics[i].name, metrics[i].help);
+        const char *suffix = metrics[i].counts ? "_total" : "";
+
+        buffer_addf(out, "# TYPE %s%s %s\n# HELP %s%s %s\n", metrics[i].name, suffix, metrics[i].counts ? "counter" : "gauge",
+                    metrics[i].name, suffix, metrics[i].help);
         for (size_t j = 0; j < count; j++)
             if (is_counted(sorted[j]))
                 buffer_addf(out, "%s%s{name=\"%s\",project=\"%s\",kind=\"%s\",node=\"%s\"} %lld\n", metrics[i].name,
-                            metrics[i].counts ? "_total" : "", sorted[j]->name, sorted[j]->assigned.project,
+                            suffix, sorted[j]->name, sorted[j]->assigned.project,
                             kind_name(sorted[j]->assigned.kind), sorted[j]->assigned.node,
                             (long long) metric_value(sorted[j], (enum metric_source) i));
     }

@@ -250,9 +250,9 @@ void manager_metrics(struct manager *manager, struct buffer *out) {
                 totals.promised_cpus % 1000);
     metric_head(out, "polder_promised_memory_bytes", "gauge", "Memory promised to admitted instances.");
     buffer_addf(out, "polder_promised_memory_bytes %" PRIu64 "\n", totals.promised_memory);
-    metric_head(out, "polder_allocator_writes", "counter", "Values that the allocator wrote to control groups.");
+    metric_head(out, "polder_allocator_writes_total", "counter", "Values that the allocator wrote to control groups.");
     buffer_addf(out, "polder_allocator_writes_total %" PRIu64 "\n", manager->allocator.writes);
-    metric_head(out, "polder_allocator_passes", "counter", "Times that the allocator looked at all that run.");
+    metric_head(out, "polder_allocator_passes_total", "counter", "Times that the allocator looked at all that run.");
     buffer_addf(out, "polder_allocator_passes_total %" PRIu64 "\n", manager->allocator.passes);
     metric_head(out, "polder_allocator_pass_seconds", "gauge", "How long its last decision took.");
     buffer_addf(out, "polder_allocator_pass_seconds %" PRIu64 ".%06" PRIu64 "\n", manager->allocator.pass_time / 1000000,
@@ -260,10 +260,9 @@ void manager_metrics(struct manager *manager, struct buffer *out) {
     allocation_metrics(manager, out);
     metric_head(out, "polder_queue_length", "gauge", "Instances that wait for room.");
     buffer_addf(out, "polder_queue_length %zu\n", totals.queued);
-    metric_head(out, "polder_store_commits", "counter", "Transactions groups written.");
+    metric_head(out, "polder_store_commits_total", "counter", "Transactions groups written.");
     buffer_addf(out, "polder_store_commits_total %" PRIu64 "\n", store.commits);
     metric_head(out, "polder_store_fsync_seconds", "gauge", "Duration of the last write to disk.");
     buffer_addf(out, "polder_store_fsync_seconds %" PRIu64 ".%06" PRIu64 "\n", store.fsync_us_last / 1000000,
                 store.fsync_us_last % 1000000);
-    buffer_add_text(out, "# EOF\n");
 }

@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
@@ -308,3 +309,67 @@ def test_nothing_leaks(make_daemon):
         provoke()
     eventually(lambda: daemon.descriptors() <= descriptors, what="the descriptors to be closed")
     assert daemon.resident() - resident < 16 << 20
+
+
+# --- metrics -------------------------------------------------------------------------------------------------------------
+
+SAMPLE = re.compile(r'([a-z_:][a-z0-9_:]*)(?:\{([a-z_]+="(?:[^"\\\n]|\\[n"\\])*"(?:,[a-z_]+="(?:[^"\\\n]|\\[n"\\])*")*)\})? (\d+(?:\.\d+)?)')
+
+
+def metrics(daemon):
+    """Samples by name and labels, of a text that is read strictly: each family has its type and its help, in one place."""
+    reply = daemon.expect(200, "GET", "/metrics")
+    assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    text = reply.body.decode()
+    assert text.endswith("\n")
+    types, helps, samples, family = {}, {}, {}, None
+    for line in text.splitlines():
+        words = line.split(" ", 3)
+        if words[0] == "#":
+            place = {"TYPE": types, "HELP": helps}[words[1]]
+            assert words[2] not in place, f"{line}: told twice"
+            assert words[2] == family or words[2] not in {**types, **helps}, f"{line}: not in one place"
+            family = words[2]
+            place[family] = words[3]
+            continue
+        match = SAMPLE.fullmatch(line)
+        assert match and match[1] == family and family in types and family in helps, line
+        assert types[family] in ("gauge", "counter") and family.startswith("polder_"), line
+        assert (types[family] == "counter") == family.endswith("_total"), line
+        assert match.group(1, 2) not in samples, f"{line}: told twice"
+        samples[match.group(1, 2)] = float(match[3])
+    assert set(types) == set(helps)
+    try:
+        from prometheus_client.parser import text_string_to_metric_families
+    except ImportError:
+        return samples
+    read = {(sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for one in text_string_to_metric_families(text) for sample in one.samples}
+    assert len(read) == len(samples) and sorted(read.values()) == sorted(samples.values())
+    return samples
+
+
+def test_metrics(daemon):
+    """They are in Prometheus' text format, and their values are what the instances come to."""
+    before = metrics(daemon)
+    for number in range(3):
+        daemon.create(f"running{number}", start=True, cpus=1.5, memory="64MiB")
+    daemon.create("stopped", cpus=4, memory="1GiB")
+    daemon.create("deleted")
+    daemon.delete("deleted")
+    daemon.act("running2", "pause")
+    after = metrics(daemon)
+
+    def grown(name, labels=None):
+        return after[name, labels] - before[name, labels]
+    states = {instance["status"]["state"] for instance in daemon.list("?deleted=true")}
+    assert states == {"running", "paused", "created", "deleted"}
+    for state in daemon.get("/v1/lifecycle")["states"]:
+        label = f'state="{state if isinstance(state, str) else state["name"]}"'
+        assert grown("polder_instances", label) == {'state="running"': 2}.get(label, label.split('"')[1] in states), label
+    assert grown("polder_promised_cpus") == 4.5
+    assert grown("polder_promised_memory_bytes") == 3 * 64 << 20
+    assert after["polder_queue_length", None] == 0
+    assert grown("polder_store_commits_total") >= 5 and after["polder_store_fsync_seconds", None] < 60
+    assert grown("polder_http_requests_total") == 8
+    assert after["polder_http_connections", None] >= 1
