@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* Model: a message is built in a fixed buffer (every one of ours is far below its size), sent, and its answer
  * read at once; rtnetlink handles a request inside sendto, so the answer is there when it returns. A dump is
- * read into a buffer per datagram and handed to a visitor message by message. */
+ * read into a buffer per datagram and handed to a visitor message by message. Each request has a number, and answers to
+ * others are passed over: one that could not be received stays in the socket, and would be taken for the next one's. */
 #include "network/link.h"
 
 #include <arpa/inet.h>
@@ -16,6 +17,9 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <time.h>
+
+#include "base/log.h"
 
 #define MESSAGE_SIZE 1024
 #define DUMP_SIZE 32768
@@ -27,12 +31,20 @@ struct message {
     char body[MESSAGE_SIZE];
 };
 
+/* Not that of any request whose answer may still be in the socket. */
+static uint32_t message_number(void) {
+    struct timespec now;
+
+    (void) clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint32_t) ((uint64_t) now.tv_sec * 1000000000 + (uint64_t) now.tv_nsec);
+}
+
 static void *message_begin(struct message *message, uint16_t type, uint16_t flags, size_t family_size) {
     memset(message, 0, sizeof(*message));
     message->header = (struct nlmsghdr){ .nlmsg_len = (uint32_t) NLMSG_LENGTH(family_size),
                                          .nlmsg_type = type,
                                          .nlmsg_flags = (uint16_t) (NLM_F_REQUEST | flags),
-                                         .nlmsg_seq = 1 };
+                                         .nlmsg_seq = message_number() };
     return NLMSG_DATA(&message->header);
 }
 
@@ -108,9 +120,11 @@ static int message_run(int fd, struct message *message) {
     r = message_send(fd, message);
     if (r < 0)
         return r;
-    got = answer_receive(fd, answer, sizeof(answer));
-    if (got < 0)
-        return (int) got;
+    do {
+        got = answer_receive(fd, answer, sizeof(answer));
+        if (got < 0)
+            return (int) got;
+    } while ((size_t) got >= sizeof(*header) && header->nlmsg_seq != message->header.nlmsg_seq);
     if ((size_t) got < NLMSG_LENGTH(sizeof(struct nlmsgerr)) || header->nlmsg_type != NLMSG_ERROR)
         return -EPROTO;
     return ((const struct nlmsgerr *) NLMSG_DATA(header))->error;
@@ -118,12 +132,14 @@ static int message_run(int fd, struct message *message) {
 
 typedef int (*message_visitor)(const struct nlmsghdr *header, void *userdata);
 
-/* Visits each message of the answer. Returns 1 at its end, 0 if more is to come. */
-static int answer_visit(const char *data, size_t size, message_visitor visit, void *userdata) {
+/* Visits each message of the answer to request `number`. Returns 1 at its end, 0 if more is to come. */
+static int answer_visit(const char *data, size_t size, uint32_t number, message_visitor visit, void *userdata) {
     const struct nlmsghdr *header = (const struct nlmsghdr *) data;
     int r;
 
     for (; NLMSG_OK(header, size); header = NLMSG_NEXT(header, size)) {
+        if (header->nlmsg_seq != number)
+            continue;
         if (header->nlmsg_type == NLMSG_DONE)
             return 1;
         if (header->nlmsg_type == NLMSG_ERROR) {
@@ -150,7 +166,7 @@ static int message_query(int fd, struct message *message, message_visitor visit,
         long got = answer_receive(fd, data, DUMP_SIZE);
         if (got < 0)
             return (int) got;
-        r = answer_visit(data, (size_t) got, visit, userdata);
+        r = answer_visit(data, (size_t) got, message->header.nlmsg_seq, visit, userdata);
         if (r == 1)
             return failed;
         if (r < 0) {
@@ -184,9 +200,11 @@ int link_open(int netns_fd, int *ret_fd) {
     if (setns(netns_fd, CLONE_NEWNET) < 0)
         return -errno;
     r = socket_open(ret_fd);
-    /* A thread that stayed in a foreign namespace would configure the wrong host from here on. */
-    if (setns(own, CLONE_NEWNET) < 0)
-        abort();
+    /* A thread that stayed in a foreign namespace would configure the wrong host from here on. Instances run on. */
+    if (setns(own, CLONE_NEWNET) < 0) {
+        log_error("a thread cannot return from an instance's network: %s; ending", strerror(errno));
+        _exit(EXIT_FAILURE);
+    }
     return r;
 }
 

@@ -328,6 +328,16 @@ CALLS = {"openat": ("EIO", "EMFILE"), "write": ("EIO", "ENOSPC"), "pwrite64": ("
          "unlink": ("EIO",), "unlinkat": ("EIO",), "accept4": ("EMFILE",), "sendto": ("ENOBUFS",), "recvfrom": ("ENOMEM",),
          "epoll_ctl": ("ENOMEM",), "epoll_wait": ("EINTR",), "timerfd_settime": ("ENOMEM",), "mmap": ("ENOMEM",), "read": ("EIO",),
          "ftruncate": ("EIO",), "fallocate": ("ENOSPC",), "getrandom": ("EINTR",), "fcntl": ("EIO",), "pread64": ("EIO",)}
+# What polderd and its children on their way to another program call besides for a real instance; "?": where there is such a call.
+HOST_CALLS = {"?clone3": ("EAGAIN",), "clone": ("EAGAIN",), "vfork": ("EAGAIN",), "execve": ("ENOMEM", "EIO"), "waitid": ("EINTR",),
+              "pidfd_open": ("EMFILE",), "pidfd_send_signal": ("EPERM",), "kill": ("EPERM",), "mount": ("EPERM", "ENOMEM"),
+              "umount2": ("EBUSY",), "fsopen": ("ENOMEM",), "fsconfig": ("ENOMEM",), "fsmount": ("ENOMEM",), "move_mount": ("ENOMEM",),
+              "open_tree": ("ENOMEM",), "mount_setattr": ("EPERM",), "openat2": ("EIO", "EMFILE"), "socket": ("EMFILE",), "connect": ("EAGAIN",),
+              "bind": ("ENOMEM",), "sendmsg": ("ENOBUFS",), "recvmsg": ("ENOMEM",), "socketpair": ("EMFILE",), "pipe2": ("EMFILE",),
+              "eventfd2": ("EMFILE",), "unshare": ("ENOSPC",), "setns": ("EPERM",), "ioctl": ("EIO",), "prctl": ("EPERM",),
+              "symlinkat": ("ENOSPC",), "symlink": ("ENOSPC",), "linkat": ("EIO",), "fchownat": ("EIO",), "fchown": ("EIO",),
+              "chmod": ("EIO",), "fchmod": ("EIO",), "rmdir": ("EBUSY",), "getdents64": ("EIO",), "fstat": ("EIO",), "newfstatat": ("EIO",),
+              "statx": ("EIO",), "flock": ("EIO",), "dup3": ("EMFILE",), "dup2": ("EBUSY",), "mknodat": ("ENOSPC",)}
 
 
 class Injection:
@@ -336,8 +346,10 @@ class Injection:
     def __init__(self, daemon, call, action, number):
         self.log = daemon.directory / "strace"
         self.log.unlink(missing_ok=True)
-        self.process = subprocess.Popen(["strace", "-f", "-qq", "-o", self.log, "-p", str(daemon.pid), "-e", f"trace={call}", "-e",
-                                         f"inject={call}:{action}:when={number}"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        # Not the other programs that it starts: those it lets go at their execve.
+        self.process = subprocess.Popen(["strace", "-f", "-b", "execve", "-qq", "-o", self.log, "-p", str(daemon.pid), "-e",
+                                         f"trace={call}", "-e", f"inject={call}:{action}:when={number}"],
+                                        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
         eventually(lambda: self.process.poll() is not None or self.is_attached(daemon), what="strace to be there")
 
     def is_attached(self, daemon):
@@ -355,16 +367,16 @@ class Injection:
         return self.log.exists() and "(INJECTED)" in self.log.read_text(errors="replace") or "SIGKILL" in self.log.read_text(errors="replace")
 
 
-def life(daemon, name):
+def life(daemon, name, **spec):
     """One instance's life. The state that was acknowledged last, or "unknown"."""
     acknowledged = "unknown"
-    steps = [("POST", "/v1/instances?start=true&", {"name": name, "spec": {"kind": "fake"}}, "running"),
+    steps = [("POST", "/v1/instances?start=true&", {"name": name, "spec": spec or {"kind": "fake"}}, "running"),
              ("POST", f"/v1/instances/{name}/pause?", None, "paused"), ("POST", f"/v1/instances/{name}/resume?", None, "running"),
              ("PATCH", f"/v1/instances/{name}?", {"spec": {"description": "x"}}, "running"),
              ("POST", f"/v1/instances/{name}/stop?", None, "stopped"), ("DELETE", f"/v1/instances/{name}?purge=true&", None, "gone")]
     for method, path, body, state in steps:
         try:
-            reply = daemon.request(method, f"{path}wait=20s", body)
+            reply = daemon.request(method, f"{path}wait={20 if not spec else DEADLINE - 20}s", body)
         except Exception:  # it ended, or this connection was given up
             daemon.drop_clients()
             eventually(lambda: not daemon.is_alive() or answers(daemon), what="an end or an answer")
@@ -430,6 +442,52 @@ def test_system_calls_that_fail(make_daemon, count):
             hits += bool(injection.end())
         check_after(daemon, "web", acknowledged, f"round {number}, {call}, {action}", killed)
     assert hits > count // 4, hits
+
+
+REAL = {
+    "container": {"kind": "container", "image": "busybox", "network": "default", "command": ENDLESS, "memory": "64MiB",
+                  "stop_timeout": "1s"},
+    "microvm": {"kind": "microvm", "image": "busybox", "network": "default", "command": ENDLESS, "memory": "128MiB",
+                "stop_timeout": "1s"},
+}
+
+
+def check_nothing_left(daemon, identifiers, where):
+    """Of removed instances neither a process nor a directory nor a mount."""
+    for uuid in identifiers:
+        eventually(lambda: not guestlib.processes_of(uuid), what=f"{where}: the end of {guestlib.processes_of(uuid)}")
+        assert not (daemon.run / "i" / uuid).exists() and not (daemon.state / "instances" / uuid).exists(), where
+        assert uuid not in pathlib.Path(f"/proc/{daemon.holder.pid}/mounts").read_text(), where
+
+
+@pytest.mark.parametrize("kind, count", [("container", 12), pytest.param("container", 400, marks=pytest.mark.long),
+                                         pytest.param("microvm", 100, marks=pytest.mark.long)])
+def test_system_calls_that_fail_around_real_instances(request, kind, count):
+    """The same while polderd sets up, ends and removes a container or a microVM; another one beside it runs on."""
+    if polderlib.build_option("b_sanitize") not in (None, "none", []):
+        pytest.skip("sanitizers make system calls of their own, and end at the first that fails")
+    if not shutil.which("strace"):
+        pytest.skip("strace is not installed")
+    if kind == "microvm" and not guestlib.kernel_directory():
+        pytest.skip("POLDER_TEST_KERNEL_DIR names no kernel")
+    calls, chance, hits = {**CALLS, **HOST_CALLS}, random.Random(f"{kind} {count}"), 0
+    with prepared(request) as daemon:
+        beside = daemon.create("beside", start=True, **REAL["container"]) and daemon.instance("beside")["status"]["pid"]
+        for number in range(count):
+            call = chance.choice(sorted(calls))
+            killed = chance.random() < 0.2
+            action = "signal=KILL" if killed else f"error={chance.choice(calls[call])}"
+            where = f"round {number}, {call}, {action}"
+            injection = Injection(daemon, call, action, chance.choice((1, 1, 2, 3, 5, 8, 13, 30)))
+            try:
+                acknowledged = life(daemon, "web", **REAL[kind])
+                known = {one["assigned"]["uuid"] for one in daemon.list() if one["name"] == "web"} if daemon.is_alive() else set()
+            finally:
+                hits += bool(injection.end())
+            check_after(daemon, "web", acknowledged, where, killed)
+            check_nothing_left(daemon, known, where)
+            assert daemon.instance("beside")["status"]["pid"] == beside and guestlib.is_alive(beside), where
+        assert hits >= count // 4, hits
 
 
 # ---- F38: a newer schema, while instances run ----
