@@ -9,10 +9,10 @@
 #define DAY_MS UINT64_C(86400000)
 
 static const struct field plan_body_fields[] = {
-    { .name = "observe", .type = FIELD_DURATION, .offset = offsetof(struct optimize_request, observe), .change = CHANGE_LIVE,
-      .minimum = 1000, .maximum = DAY_MS, .initial = "10m", .help = "Only of those that were measured for so long." },
-    { .name = "cooldown", .type = FIELD_DURATION, .offset = offsetof(struct optimize_request, cooldown), .change = CHANGE_LIVE,
-      .maximum = DAY_MS, .or_zero = true, .initial = "30m", .help = "Only of those that did not change for so long." },
+    { .name = "observe", .type = FIELD_DURATION, .offset = offsetof(struct optimize_request, observe),
+      .change = CHANGE_LIVE, .minimum = 1000, .maximum = DAY_MS, .initial = "10m", .help = "Only of those that were measured for so long." },
+    { .name = "cooldown", .type = FIELD_DURATION, .offset = offsetof(struct optimize_request, cooldown),
+      .change = CHANGE_LIVE, .maximum = DAY_MS, .or_zero = true, .initial = "30m", .help = "Only of those that did not change for so long." },
 };
 static const struct table plan_body_table = TABLE("optimize-plan", struct optimize_request, plan_body_fields);
 

@@ -17,7 +17,7 @@ struct optimize_options {
     const char *observe, *cooldown;
 };
 
-/* --- a plan as a table ------------------------------------------------------------------------------------------------ */
+/* --- a plan as a table ---------------------------------------------------------------------------------- */
 
 static char *amounts(struct json_object *object, const char *key) {
     struct json_object *part = json_member(object, key);
@@ -42,7 +42,8 @@ static char *cell_gain(struct json_object *object) {
     _cleanup_free_ char *cpus = text_format_cpus((uint64_t) (milli < 0 ? -milli : milli));
     _cleanup_free_ char *memory = text_format_size((uint64_t) (bytes < 0 ? -bytes : bytes));
 
-    return text_format("%s%s cpus, %s%s", milli < 0 ? "-" : "", cpus ? cpus : "?", bytes < 0 ? "-" : "", memory ? memory : "?");
+    return text_format("%s%s cpus, %s%s", milli < 0 ? "-" : "", cpus ? cpus : "?", bytes < 0 ? "-" : "",
+                       memory ? memory : "?");
 }
 
 static char *cell_cost(struct json_object *object) {
@@ -112,7 +113,7 @@ static int show_plan(struct invocation *invocation, struct json_object *plan, st
     return 0;
 }
 
-/* --- commands --------------------------------------------------------------------------------------------------------- */
+/* --- commands ------------------------------------------------------------------------------------------- */
 
 static int run_plan(struct invocation *invocation, struct error *error) {
     const struct optimize_options *options = invocation->options;
@@ -163,7 +164,8 @@ static int run_apply(struct invocation *invocation, struct error *error) {
     _cleanup_response_ struct response response = RESPONSE_INIT;
     const char *id = invocation->arguments[0];
     _cleanup_free_ char *path = plan_path(id, "/apply");
-    int r = path ? change_run(invocation, "POST", path, NULL, id, &response, error) : error_set(error, ERROR_NO_MEMORY, "");
+    int r = path ? change_run(invocation, "POST", path, NULL, id, &response, error)
+                 : error_set(error, ERROR_NO_MEMORY, "");
 
     if (r < 0 || invocation->no_wait || invocation->quiet)
         return r;
@@ -203,5 +205,6 @@ static const struct command optimize_apply = {
 static const struct command *const optimize_commands[] = { &optimize_plan, &optimize_show, &optimize_apply, NULL };
 
 const struct command command_optimize = {
-    .name = "optimize", .group = GROUP_NODE, .summary = "Plans that make room: plan, show, apply", .children = optimize_commands,
+    .name = "optimize", .group = GROUP_NODE, .summary = "Plans that make room: plan, show, apply",
+    .children = optimize_commands,
 };

@@ -39,9 +39,10 @@ static void show_node(struct json_object *node) {
     struct json_object *filters = json_member(node, "filters");
     _cleanup_list_ char **passed = NULL, **failed = NULL;
     _cleanup_free_ char *passes = NULL, *fails = NULL;
+    size_t count = json_object_is_type(filters, json_type_array) ? json_object_array_length(filters) : 0;
     int r = 0;
 
-    for (size_t i = 0; r >= 0 && json_object_is_type(filters, json_type_array) && i < json_object_array_length(filters); i++) {
+    for (size_t i = 0; r >= 0 && i < count; i++) {
         struct json_object *filter = json_object_array_get_idx(filters, i);
         _cleanup_free_ char *more = detail(filter);
         if (json_boolean(filter, "passed", false))
@@ -68,7 +69,8 @@ static void show_terms(struct json_object *node) {
     show_line(text_format("  %s scores %lld (fit %lld, ends %lld): it takes %s cpus and %s there, and leaves %s and %s",
                           json_text(node, "node", ""), (long long) json_integer(node, "score", 0),
                           (long long) json_integer(terms, "fit", 0), (long long) json_integer(terms, "ends", 0),
-                          cpus ? cpus : "?", memory ? memory : "?", left_cpus ? left_cpus : "?", left_memory ? left_memory : "?"));
+                          cpus ? cpus : "?", memory ? memory : "?", left_cpus ? left_cpus : "?",
+                          left_memory ? left_memory : "?"));
 }
 
 void show_placement(struct json_object *placement) {

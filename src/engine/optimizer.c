@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Steps are found in this order: who is promised more than it uses; who could go to disk for the one that waits; who should
- * be promised more, if nobody waits; moves. What the steps so far give back or take is kept per node. */
+/* Steps are found in this order: who is promised more than it uses; who could go to disk for the one that
+ * waits; who should be promised more, if nobody waits; moves. What the steps so far give back or take is
+ * kept per node. */
 #include "engine/optimizer.h"
 
 #include <errno.h>
@@ -37,7 +38,7 @@ const char *optimizer_hold_sentence(enum optimizer_hold hold) {
     return sentences[hold];
 }
 
-/* --- measuring ------------------------------------------------------------------------------------------------------ */
+/* --- measuring ------------------------------------------------------------------------------------------ */
 
 static void window_turn(struct optimizer_use *use, uint64_t now) {
     uint64_t passed = (now - use->window) / OPTIMIZER_WINDOW;
@@ -81,7 +82,7 @@ static uint64_t peak_memory(const struct optimizer_use *use) {
     return use->memory_peak[0] > use->memory_peak[1] ? use->memory_peak[0] : use->memory_peak[1];
 }
 
-/* --- parameters ----------------------------------------------------------------------------------------------------- */
+/* --- parameters ----------------------------------------------------------------------------------------- */
 
 void optimizer_parameters_init(struct optimizer_parameters *parameters) {
     *parameters = (struct optimizer_parameters){
@@ -117,7 +118,7 @@ int optimizer_parameters_check(const struct optimizer_parameters *parameters, st
     return r < 0 ? r : consolidation_parameters_check(&parameters->moves, error);
 }
 
-/* --- a plan under way ----------------------------------------------------------------------------------------------- */
+/* --- a plan under way ----------------------------------------------------------------------------------- */
 
 struct room {
     int64_t cpus, memory; /* physical; below 0 where more is promised than there is */
@@ -160,7 +161,7 @@ static enum optimizer_hold held(const struct maker *maker, const struct optimize
     return OPTIMIZER_FITS;
 }
 
-/* --- resizing ------------------------------------------------------------------------------------------------------- */
+/* --- resizing ------------------------------------------------------------------------------------------- */
 
 static uint64_t fitting(const struct maker *maker, const struct optimizer_amount *amount, uint64_t peak, uint64_t step,
                         uint64_t least) {
@@ -193,7 +194,8 @@ static struct optimizer_step resize(const struct optimizer_instance *item, uint3
     return (struct optimizer_step){
         .instance = index, .action = OPTIMIZER_RESIZE, .reason = reason, .cpus = cpus, .memory = memory,
         .cpus_gain = (int64_t) physical(&item->cpus, item->cpus.promised) - (int64_t) physical(&item->cpus, cpus),
-        .memory_gain = (int64_t) physical(&item->memory, item->memory.promised) - (int64_t) physical(&item->memory, memory),
+        .memory_gain = (int64_t) physical(&item->memory, item->memory.promised) -
+                       (int64_t) physical(&item->memory, memory),
     };
 }
 
@@ -243,7 +245,7 @@ static void grow_all(struct maker *maker) {
             grow(maker, i);
 }
 
-/* --- to disk -------------------------------------------------------------------------------------------------------- */
+/* --- to disk -------------------------------------------------------------------------------------------- */
 
 static bool idles(const struct maker *maker, const struct optimizer_instance *item) {
     return (double) peak_cpu(&item->use) <= maker->parameters->idle * (double) item->cpus.most;
@@ -362,7 +364,7 @@ static int suspend_idle(struct maker *maker) {
     return 0;
 }
 
-/* --- moves ---------------------------------------------------------------------------------------------------------- */
+/* --- moves ---------------------------------------------------------------------------------------------- */
 
 static const double power_usual[CONSOLIDATION_POWERS] = { 100, 110, 120, 130, 140, 150, 160, 170, 180, 190, 200 };
 
@@ -426,7 +428,7 @@ static int move_some(struct maker *maker) {
     return r;
 }
 
-/* --- all ------------------------------------------------------------------------------------------------------------ */
+/* --- all ------------------------------------------------------------------------------------------------ */
 
 void optimizer_plan_done(struct optimizer_plan *plan) {
     free(plan->steps);

@@ -18,7 +18,7 @@
  * promise, more only above `full` of it, with full x (1 + headroom) > 1 > shrink. So, with demands that stay, whoever was
  * resized fits. Besides, an instance stays as it is for `cooldown` after any change, and is measured anew after a step. */
 
-/* --- measuring ------------------------------------------------------------------------------------------------------ */
+/* --- measuring ------------------------------------------------------------------------------------------ */
 
 #define OPTIMIZER_WINDOW UINT64_C(3600000000) /* µs; the peak is of this window and the one before */
 
@@ -33,11 +33,11 @@ struct optimizer_use {
     double cpu_peak[2];     /* of the present window, of the one before */
     uint64_t memory_peak[2];
 };
-/* `cpu_us`: processor time used so far; less than before: another run, everything is forgotten. Rates are taken over
- * `least` µs or more. */
+/* `cpu_us`: processor time used so far; less than before: another run, everything is forgotten. Rates are
+ * taken over `least` µs or more. */
 void optimizer_observe(struct optimizer_use *use, uint64_t cpu_us, uint64_t memory, uint64_t least, uint64_t now);
 
-/* --- planning ------------------------------------------------------------------------------------------------------- */
+/* --- planning ------------------------------------------------------------------------------------------- */
 
 struct optimizer_parameters {
     uint64_t observe;   /* s that it must have been measured for */

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Names of traits and taints are written in alphabetical order, so that the line does not depend on the numbers they have. */
+/* Names of traits and taints are written in alphabetical order, so that the line does not depend on the
+ * numbers they have. */
 #include "engine/placement-explain.h"
 
 #include <errno.h>
@@ -11,14 +12,14 @@
 #include "base/cleanup.h"
 #include "base/text.h"
 
-/* --- what it is decided from ------------------------------------------------------------------------------------------ */
+/* --- what it is decided from ---------------------------------------------------------------------------- */
 
 static int compare_names(const void *a, const void *b) {
     return strcmp(*(const char *const *) a, *(const char *const *) b);
 }
 
-static void emit_names(const struct nodes *nodes, enum node_names kind, const char *key, const uint64_t *bits, unsigned words,
-                       struct emitter *emitter) {
+static void emit_names(const struct nodes *nodes, enum node_names kind, const char *key, const uint64_t *bits,
+                       unsigned words, struct emitter *emitter) {
     const char *names[TRAITS_MAX];
     size_t count = 0;
 
@@ -50,7 +51,8 @@ static void emit_node_input(const struct nodes *nodes, uint32_t index, enum kind
     emit_object_end(emitter);
 }
 
-static void emit_input(const struct placement *placement, const struct placement_request *request, struct emitter *emitter) {
+static void emit_input(const struct placement *placement, const struct placement_request *request,
+                       struct emitter *emitter) {
     const struct shape *shape = &request->shape;
 
     emit_key(emitter, "input");
@@ -74,7 +76,7 @@ static void emit_input(const struct placement *placement, const struct placement
     emit_object_end(emitter);
 }
 
-/* --- what each node says ---------------------------------------------------------------------------------------------- */
+/* --- what each node says -------------------------------------------------------------------------------- */
 
 /* In units of the request: what it asks for beyond what the node has left for its kind. */
 static uint64_t lacking(uint64_t asked, uint64_t left, uint32_t percent) {
@@ -174,7 +176,7 @@ static void emit_node(const struct placement *placement, const struct placement_
     emit_object_end(emitter);
 }
 
-/* --- what would change it --------------------------------------------------------------------------------------------- */
+/* --- what would change it ------------------------------------------------------------------------------- */
 
 /* Of two lacks the one that is the smaller part of what is asked for. */
 static uint64_t weigh(const struct shape *shape, uint64_t cpus, uint64_t memory) {
@@ -223,7 +225,8 @@ static char *refused_sentence(const struct placement *placement, const struct pl
     node = nodes_get(placement->nodes, near);
     less = less_text(lacking_cpus(placement->nodes, node, &request->shape),
                      lacking_memory(placement->nodes, node, &request->shape));
-    return less ? text_format("it would fit on %s if it asked for %s less", nodes_name(placement->nodes, near), less) : NULL;
+    return less ? text_format("it would fit on %s if it asked for %s less", nodes_name(placement->nodes, near), less)
+                : NULL;
 }
 
 static char *chosen_sentence(const struct placement *placement, const struct placement_request *request,
@@ -246,7 +249,7 @@ static char *chosen_sentence(const struct placement *placement, const struct pla
     return cpus && memory ? text_format("with more than %s cpus or %s more it would fit nowhere", cpus, memory) : NULL;
 }
 
-/* --- all -------------------------------------------------------------------------------------------------------------- */
+/* --- all ------------------------------------------------------------------------------------------------ */
 
 static int can_tell(const struct placement *placement, const struct placement_request *request) {
     if (nodes_count(placement->nodes) > PLACEMENT_EXPLAINED)
@@ -298,7 +301,7 @@ int placement_explain(struct placement *placement, const struct placement_reques
     return buffer_take(&buffer, ret);
 }
 
-/* --- again ------------------------------------------------------------------------------------------------------------ */
+/* --- again ---------------------------------------------------------------------------------------------- */
 
 static int bad(struct error *error, const char *part) {
     return error_set(error, ERROR_BAD_VALUE, "placement", part, "it is no recorded decision");
@@ -361,7 +364,8 @@ static int read_wishes(struct nodes *nodes, struct json_object *json, const char
     return r;
 }
 
-static int read_request(struct nodes *nodes, struct json_object *json, struct placement_request *ret, struct error *error) {
+static int read_request(struct nodes *nodes, struct json_object *json, struct placement_request *ret,
+                        struct error *error) {
     int kind = kind_from_name(json_text(json, "kind", ""));
     int r;
 

@@ -14,8 +14,9 @@
 #define PLACEMENT_VERSION 1 /* raised when the same nodes and request would give another decision, or other words about it */
 #define PLACEMENT_EXPLAINED 16
 
-/* Decides, changes nothing but the number of decisions, and tells; `number` is the caller's name of the decision. Allocated.
- * -E2BIG, -EOPNOTSUPP: not of the kind above. -ENOMEM. */
+/* Decides, changes nothing but the number of decisions, and tells; `number` is the caller's name of the
+ * decision. Allocated. -E2BIG, -EOPNOTSUPP: not of the kind above. -ENOMEM. */
 int placement_explain(struct placement *placement, const struct placement_request *request, uint64_t number, char **ret);
-/* Makes the decision of a line again, from the line alone. NOT_SUPPORTED names another version; BAD_VALUE: no such line. */
+/* Makes the decision of a line again, from the line alone. NOT_SUPPORTED names another version; BAD_VALUE:
+ * no such line. */
 int placement_explain_again(struct json_object *line, char **ret, struct error *error);

@@ -38,40 +38,34 @@ static int number(struct nodes *nodes, enum node_names names, const char *name, 
     return r < 0 ? error_errno(error, r, "remembering '%s'", name) : r;
 }
 
+/* The bit of a name in a set of them. */
+static int add_name(struct nodes *nodes, enum node_names names, const char *name, uint64_t *set, struct error *error) {
+    int r = number(nodes, names, name, error);
+
+    if (r < 0)
+        return r;
+    set[r / 64] |= UINT64_C(1) << (r % 64);
+    return 0;
+}
+
 int placement_require(struct nodes *nodes, struct placement_request *request, const char *trait,
                       struct error *error) {
-    int r = number(nodes, NAMES_TRAITS, trait, error);
-
-    if (r >= 0)
-        request->shape.traits[r / 64] |= UINT64_C(1) << (r % 64);
-    return r < 0 ? r : 0;
+    return add_name(nodes, NAMES_TRAITS, trait, request->shape.traits, error);
 }
 
 int placement_refuse(struct nodes *nodes, struct placement_request *request, const char *trait,
                      struct error *error) {
-    int r = number(nodes, NAMES_TRAITS, trait, error);
-
-    if (r >= 0)
-        request->shape.refused[r / 64] |= UINT64_C(1) << (r % 64);
-    return r < 0 ? r : 0;
+    return add_name(nodes, NAMES_TRAITS, trait, request->shape.refused, error);
 }
 
 int placement_tolerate(struct nodes *nodes, struct placement_request *request, const char *taint,
                        struct error *error) {
-    int r = number(nodes, NAMES_TAINTS, taint, error);
-
-    if (r >= 0)
-        request->shape.tolerated |= UINT64_C(1) << r;
-    return r < 0 ? r : 0;
+    return add_name(nodes, NAMES_TAINTS, taint, &request->shape.tolerated, error);
 }
 
 int placement_want_model(struct nodes *nodes, struct placement_request *request, const char *model,
                          struct error *error) {
-    int r = number(nodes, NAMES_MODELS, model, error);
-
-    if (r >= 0)
-        request->shape.gpu_models |= UINT64_C(1) << r;
-    return r < 0 ? r : 0;
+    return add_name(nodes, NAMES_MODELS, model, &request->shape.gpu_models, error);
 }
 
 int placement_join(struct nodes *nodes, struct placement_request *request, const char *group,
@@ -240,8 +234,8 @@ static void offer(struct placement_decision *decision, struct placement_candidat
     decision->candidates[at] = candidate;
 }
 
-/* The best so far as keys, best first: the score, then the lowest rank; 0: none yet. They are kept in order by exchanges
- * without branches, since which way each would go nobody can guess. */
+/* The best so far as keys, best first: the score, then the lowest rank; 0: none yet. They are kept in
+ * order by exchanges without branches, since which way each would go nobody can guess. */
 struct scan {
     struct placement *placement;
     const struct placement_request *request;
@@ -298,9 +292,17 @@ static void scan_block(struct scan *scan, size_t block) {
         scan_node(scan, (uint32_t) (block * VIEW_BLOCK + (unsigned) __builtin_ctzll(above)));
 }
 
+static void scan_row(struct scan *scan, size_t row) {
+    uint64_t above = view_above(&scan->view->best[row * VIEW_BLOCK], (int16_t) scan->least);
+
+    for (; above; above &= above - 1)
+        scan_block(scan, row * VIEW_BLOCK + (unsigned) __builtin_ctzll(above));
+}
+
 #define LANES 16
 
-/* Of every sixteenth block the best, from the first, the second, ... on: sixteen values that belong to different nodes. */
+/* Of every sixteenth block the best, from the first, the second, ... on: sixteen values that belong to
+ * different nodes. */
 static void best_of_lanes(const struct view *view, int16_t *ret) {
     size_t blocks = (view->count + VIEW_BLOCK - 1) / VIEW_BLOCK, block = 0;
 
@@ -313,8 +315,9 @@ static void best_of_lanes(const struct view *view, int16_t *ret) {
         ret[lane] = view->best[block + lane] > ret[lane] ? view->best[block + lane] : ret[lane];
 }
 
-/* No more than the eighth best node's score, and seldom much less: the eighth best of the lanes; -1 where there are too few.
- * One value goes into eight that are in order by new[i] = max(old[i], min(value, old[i - 1])). */
+/* No more than the eighth best node's score, and seldom much less: the eighth best of the lanes; -1 where
+ * there are too few. One value goes into eight that are in order by new[i] = max(old[i], min(value, old[i
+ * - 1])). */
 static int16_t eighth_best(const struct view *view) {
     const view_group none = { -1, -1, -1, -1, -1, -1, -1, -1 };
     view_group best = none;
@@ -341,16 +344,17 @@ static int16_t best_of_all(const struct view *view) {
     return best;
 }
 
-/* Each block has a node with its best score, so that these tell a bound for the room-th best node: one less, or -1 where
- * there are too few blocks. */
+/* Each block has a node with its best score, so that these tell a bound for the room-th best node: one
+ * less, or -1 where there are too few blocks. */
 static int32_t scan_bound(const struct view *view, unsigned room) {
     int16_t best = room == 1 ? best_of_all(view) : eighth_best(view);
 
     return best < 0 ? -1 : best - 1;
 }
 
-/* Nodes in the order of their rank, whole blocks left out where nothing could be better than what is known. Where constraints
- * refuse so many of those above the bound that too few are left, it is lowered step by step until all were looked at. */
+/* Nodes in the order of their rank, whole blocks left out where nothing could be better than what is
+ * known. Where constraints refuse so many of those above the bound that too few are left, it is lowered
+ * step by step until all were looked at. */
 static void scan_view(struct placement *placement, const struct placement_request *request,
                       const struct view *view, unsigned room, struct placement_decision *decision) {
     uint32_t fewest[CONSTRAINTS_MAX];
@@ -362,8 +366,7 @@ static void scan_view(struct placement *placement, const struct placement_reques
     for (;;) {
         scan.least = bound;
         for (size_t row = 0; row * VIEW_BLOCK * VIEW_BLOCK < view->count; row++)
-            for (uint64_t above = view_above(&view->best[row * VIEW_BLOCK], (int16_t) scan.least); above; above &= above - 1)
-                scan_block(&scan, row * VIEW_BLOCK + (unsigned) __builtin_ctzll(above));
+            scan_row(&scan, row);
         if (scan.keys[room - 1] || bound < 0)
             break;
         scan.most = bound;
@@ -373,6 +376,16 @@ static void scan_view(struct placement *placement, const struct placement_reques
         decision->candidates[i] = scan_candidate(scan.keys[i]);
         decision->candidate_count += scan.keys[i] != 0;
     }
+}
+
+static bool is_refused(const struct placement *placement, const struct placement_request *request, const uint32_t *fewest,
+                       uint32_t node, struct placement_decision *decision) {
+    enum filter failed = filter_constraints(placement->nodes, node, request, fewest);
+
+    if (failed == FILTER_PASSED)
+        return false;
+    decision->refused[failed]++;
+    return true;
 }
 
 /* Every node that passes, by its score adjusted to what is known of ends. */
@@ -387,13 +400,8 @@ static void scan_adjusted(struct placement *placement, const struct placement_re
             i += VIEW_BLOCK - 1;
             continue;
         }
-        if (view->values[i] < 0)
+        if (view->values[i] < 0 || is_refused(placement, request, fewest, (uint32_t) i, decision))
             continue;
-        enum filter failed = filter_constraints(placement->nodes, (uint32_t) i, request, fewest);
-        if (failed != FILTER_PASSED) {
-            decision->refused[failed]++;
-            continue;
-        }
         const struct node *node = nodes_get(placement->nodes, (uint32_t) i);
         int32_t value = placement->options.score->adjust(input, node, view->values[i]);
         offer(decision, (struct placement_candidate){ (uint32_t) i, (int16_t) value, view->values[i] }, room);
@@ -414,13 +422,8 @@ static void draw(struct placement *placement, const struct placement_request *re
 
     filter_fewest(placement->nodes, request, fewest);
     for (size_t i = 0; i < view->count; i++) {
-        if (view->values[i] < 0)
+        if (view->values[i] < 0 || is_refused(placement, request, fewest, (uint32_t) i, decision))
             continue;
-        enum filter failed = filter_constraints(placement->nodes, (uint32_t) i, request, fewest);
-        if (failed != FILTER_PASSED) {
-            decision->refused[failed]++;
-            continue;
-        }
         state = mix(state + UINT64_C(0x9E3779B97F4A7C15));
         if ((uint64_t) ((unsigned __int128) state * ++seen >> 64) == 0) {
             decision->candidates[0] = (struct placement_candidate){ (uint32_t) i, view->values[i],

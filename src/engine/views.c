@@ -35,7 +35,7 @@ static int16_t node_value(const struct score_input *input, const struct score *s
 static void block_refresh(struct view *view, size_t block) {
     const int16_t *values = &view->values[block * VIEW_BLOCK];
     view_group most, group;
-    int16_t best[VIEW_GROUP];
+    int16_t best;
 
     memcpy(&most, values, sizeof(most));
     for (size_t i = VIEW_GROUP; i < VIEW_BLOCK; i += VIEW_GROUP) {
@@ -43,10 +43,10 @@ static void block_refresh(struct view *view, size_t block) {
         view_group above = group > most;
         most = (group & above) | (most & ~above);
     }
-    memcpy(best, &most, sizeof(best));
+    best = most[0];
     for (size_t i = 1; i < VIEW_GROUP; i++)
-        best[0] = best[i] > best[0] ? best[i] : best[0];
-    view->best[block] = best[0];
+        best = most[i] > best ? most[i] : best;
+    view->best[block] = best;
 }
 
 static void view_set(struct view *view, uint32_t node, int16_t value) {

@@ -31,7 +31,8 @@ struct view {
 #define VIEW_GROUP 8
 typedef int16_t view_group __attribute__((vector_size(2 * VIEW_GROUP)));
 
-/* So many blocks, filled up to whole rows of VIEW_BLOCK: what is done to a block's values can be done to a row of bests. */
+/* So many blocks, filled up to whole rows of VIEW_BLOCK: what is done to a block's values can be done to a
+ * row of bests. */
 static inline size_t view_row(size_t blocks) {
     return (blocks + VIEW_BLOCK - 1) / VIEW_BLOCK * VIEW_BLOCK;
 }

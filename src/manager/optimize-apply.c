@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* A plan becomes ordinary requests, one after the other, by whoever applied it: each is authorised, checked and audited as
- * if it had been sent by hand, and only goes through if nobody changed the instance since the plan was made. The first that
- * fails ends it; what was done before stays and is told. */
+/* A plan becomes ordinary requests, one after the other, by whoever applied it: each is authorised,
+ * checked and audited as if it had been sent by hand, and only goes through if nobody changed the instance
+ * since the plan was made. The first that fails ends it; what was done before stays and is told. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -29,7 +29,7 @@ static void apply_free(void *userdata) {
     free(apply);
 }
 
-/* --- is it still the state that was decided on? ----------------------------------------------------------------------- */
+/* --- is it still the state that was decided on? --------------------------------------------------------- */
 
 static int stale(struct error *error, const struct optimize_plan *plan, const char *format, const char *name) {
     _cleanup_free_ char *reason = text_format("%s%s", name, format);
@@ -67,7 +67,7 @@ static int check_state(struct manager *manager, const struct optimize_plan *plan
     return 0;
 }
 
-/* --- steps ------------------------------------------------------------------------------------------------------------ */
+/* --- steps ---------------------------------------------------------------------------------------------- */
 
 static char *resize_body(const struct optimize_step *step) {
     _cleanup_buffer_ struct buffer buffer = BUFFER_INIT;
@@ -100,7 +100,8 @@ static int do_resize(struct apply *apply, const struct optimize_step *step, cons
     int r = body ? json_parse(body, strlen(body), &json, error) : error_errno(error, -ENOMEM, "resizing");
 
     if (r >= 0)
-        r = manager_instance_patch(apply->manager, &apply->actor, step->uuid, json, etag, false, &operation, &text, error);
+        r = manager_instance_patch(apply->manager, &apply->actor, step->uuid, json, etag, false, &operation, &text,
+                                   error);
     instance = r >= 0 ? registry_find(apply->manager, step->uuid) : NULL;
     if (instance && step->step.memory < step->memory && instance->use.memory_most == 0)
         instance->use.memory_most = step->memory;
@@ -111,7 +112,8 @@ static int do_suspend(struct apply *apply, const struct optimize_step *step, con
     struct action_options options = { .if_match = etag, .timeout_ms = -1 };
     _cleanup_operation_ struct operation *operation = NULL;
     struct instance *instance;
-    int r = manager_instance_action(apply->manager, &apply->actor, step->uuid, ACTION_SUSPEND, &options, &operation, error);
+    int r = manager_instance_action(apply->manager, &apply->actor, step->uuid, ACTION_SUSPEND, &options, &operation,
+                                    error);
 
     if (r < 0)
         return r;
@@ -220,7 +222,8 @@ int manager_optimize_apply(struct manager *manager, const struct actor *actor, c
     if (r >= 0) {
         r = apply_new(manager, actor, plan, &apply);
         if (r >= 0)
-            r = operation_start(manager->operations, "optimize.apply", object, actor->name, apply_body, apply, apply_free, ret);
+            r = operation_start(manager->operations, "optimize.apply", object, actor->name, apply_body, apply, apply_free,
+                                ret);
         if (r < 0)
             return error_errno(error, r, "applying the plan");
         plan->applied = true;

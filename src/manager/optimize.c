@@ -14,7 +14,7 @@
 #define VALID (10 * 60 * CLOCK_SECOND) /* for which a plan may be applied */
 #define READS_IN_A_ROW 16
 
-/* --- measuring ------------------------------------------------------------------------------------------------------ */
+/* --- measuring ------------------------------------------------------------------------------------------ */
 
 void optimize_note(struct instance *instance, uint64_t cpu_us, uint64_t memory, uint64_t least) {
     struct instance_use *use = &instance->use;
@@ -49,7 +49,7 @@ void optimize_measure(struct instance *instance, uint64_t least) {
     }
 }
 
-/* --- plans that are kept --------------------------------------------------------------------------------------------- */
+/* --- plans that are kept -------------------------------------------------------------------------------- */
 
 struct optimize_plan *optimize_plan_ref(struct optimize_plan *plan) {
     plan->references++;
@@ -109,7 +109,7 @@ uint64_t optimize_hash(const struct instance *instance) {
     return hash;
 }
 
-/* --- what the planner sees ------------------------------------------------------------------------------------------- */
+/* --- what the planner sees ------------------------------------------------------------------------------ */
 
 /* One node and everybody on it, in the order of their names. */
 struct scene {
@@ -241,12 +241,13 @@ static int scene_make(struct manager *manager, const struct optimize_request *re
         if (!sorted[i]->uncommitted)
             scene_add(manager, scene, sorted[i]);
     scene->input = (struct optimizer_input){ .parameters = parameters, .nodes = &scene->node, .node_count = 1,
-                                             .instances = scene->items, .instance_count = scene->count, .now = clock_now() };
+                                             .instances = scene->items, .instance_count = scene->count,
+                                             .now = clock_now() };
     scene_set_node(manager, scene);
     return 0;
 }
 
-/* --- telling ---------------------------------------------------------------------------------------------------------- */
+/* --- telling -------------------------------------------------------------------------------------------- */
 
 static void emit_amounts(struct emitter *emitter, const char *key, uint64_t cpus, uint64_t memory) {
     emit_key(emitter, key);
@@ -299,7 +300,8 @@ static char *constraint_of(const struct scene *scene, const struct optimizer_ste
     if (!limit)
         return NULL;
     return instance->assigned.kind == KIND_CONTAINER
-               ? text_format("its limits stay (%s cpus), its reservation too; only its share while all are busy changes", limit)
+               ? text_format("its limits stay (%s cpus), its reservation too; only its share while all are busy changes",
+                             limit)
                : text_format("its limit of %s cpus stays, its reservation too; its memory is what is promised", limit);
 }
 
@@ -405,7 +407,7 @@ static int plan_text(const struct scene *scene, const struct optimizer_plan *pla
     return r < 0 ? r : buffer_take(&buffer, ret);
 }
 
-/* --- keeping ---------------------------------------------------------------------------------------------------------- */
+/* --- keeping -------------------------------------------------------------------------------------------- */
 
 static int record_step(const struct scene *scene, const struct optimizer_step *step, struct optimize_step *ret) {
     const struct instance *instance = scene->instances[step->instance];
@@ -424,7 +426,8 @@ static int record_marks(const struct scene *scene, struct optimize_plan *plan) {
     for (size_t i = 0; i < scene->count; i++) {
         const struct instance *instance = scene->instances[i];
         struct optimize_mark *mark = &plan->marks[plan->mark_count++];
-        *mark = (struct optimize_mark){ strdup(instance->assigned.uuid), strdup(instance->name), optimize_hash(instance) };
+        *mark = (struct optimize_mark){ strdup(instance->assigned.uuid), strdup(instance->name),
+                                        optimize_hash(instance) };
         if (!mark->uuid || !mark->name)
             return -ENOMEM;
     }

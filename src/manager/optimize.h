@@ -3,8 +3,9 @@
 
 #include "engine/optimizer.h"
 
-/* The optimiser at work on this node: what instances use is measured at the allocator's ticks, plans are made on request
- * and kept for a while, and one that is applied becomes ordinary requests by whoever applied it. */
+/* The optimiser at work on this node: what instances use is measured at the allocator's ticks, plans are
+ * made on request and kept for a while, and one that is applied becomes ordinary requests by whoever
+ * applied it. */
 
 #define OPTIMIZE_PLANS 16
 
@@ -33,7 +34,7 @@ void optimize_note(struct instance *instance, uint64_t cpu_us, uint64_t memory, 
 void optimize_measure(struct instance *instance, uint64_t least);
 #define OPTIMIZE_LEAST UINT64_C(10000000)
 
-/* --- between optimize.c and optimize-apply.c -------------------------------------------------------------------------- */
+/* --- between optimize.c and optimize-apply.c ------------------------------------------------------------ */
 
 struct optimize_step {
     struct optimizer_step step;

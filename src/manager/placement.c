@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Where: the engine's placement over the nodes that this daemon knows, of which there is one. What it decides at a start is
- * kept and written to the ledger beside the queue's decision of the same number; for one that waits, and for a need that is
- * only thought of, it is worked out when somebody asks. */
+/* Where: the engine's placement over the nodes that this daemon knows, of which there is one. What it
+ * decides at a start is kept and written to the ledger beside the queue's decision of the same number; for
+ * one that waits, and for a need that is only thought of, it is worked out when somebody asks. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -26,7 +26,7 @@ const char *placement_kept(const struct manager *manager, uint64_t number) {
     return number && manager->placements.kept[place].number == number ? manager->placements.kept[place].text : NULL;
 }
 
-/* --- the node as the engine's table has it ---------------------------------------------------------------------------- */
+/* --- the node as the engine's table has it -------------------------------------------------------------- */
 
 /* What a request can ask a node for: kinds that can run here, and what the host is. */
 static int add_traits(struct manager *manager, char ***ret) {
@@ -119,7 +119,7 @@ static int explain_instance(struct instance *instance, uint64_t number, char **r
     return explain(instance->manager, &wanted, number, ret);
 }
 
-/* --- starts ----------------------------------------------------------------------------------------------------------- */
+/* --- starts --------------------------------------------------------------------------------------------- */
 
 /* It is kept for explanations only: without memory there is none. */
 void placement_note(struct instance *instance) {
@@ -151,7 +151,8 @@ void placement_emit(struct instance *instance, struct emitter *emitter) {
         emit_null(emitter);
 }
 
-void placement_emit_need(struct manager *manager, enum kind kind, uint64_t cpus, uint64_t memory, struct emitter *emitter) {
+void placement_emit_need(struct manager *manager, enum kind kind, uint64_t cpus, uint64_t memory,
+                         struct emitter *emitter) {
     const struct wanted wanted = { NULL, kind, cpus, memory, false };
     _cleanup_free_ char *text = NULL;
 

@@ -50,6 +50,25 @@ static void setting_done(struct setting *setting) {
     _cleanup_(setting_done) struct setting name;                                                             \
     setting_init(&name)
 
+/* Two equal hosts of 100 with an instance each, which takes so long to move. */
+static void set_pair(struct setting *s, double first, double second) {
+    s->hosts[0] = s->hosts[1] = host(100, flat);
+    s->host_count = 2;
+    s->instances[0] = instance(0, first, 5);
+    s->instances[1] = instance(1, second, 5);
+    s->instance_count = 2;
+}
+
+static void expect_count(struct setting *s, uint64_t now, size_t count) {
+    plan(s, now);
+    assert_int_equal(s->count, count);
+}
+
+static void expect_move(struct setting *s, uint64_t now, uint32_t who) {
+    expect_count(s, now, 1);
+    assert_int_equal(s->moves[0].instance, who);
+}
+
 /* w = 1/2: 4, then 8: mean 6, variance (1/2)(4 x 4 / 4 + 1/2 x 16) = 6. */
 static void test_demand(void **state) {
     struct consolidation_parameters parameters = { .weight = 0.5 };
@@ -72,9 +91,7 @@ static void test_relieve(void **state) {
     s.instances[2] = instance(0, 15, 5);
     s.instances[3] = instance(1, 60, 5);
     s.instance_count = 4;
-    plan(&s, 1000);
-    assert_int_equal(s.count, 1);
-    assert_int_equal(s.moves[0].instance, 2);
+    expect_move(&s, 1000, 2);
     assert_int_equal(s.moves[0].from, 0);
     assert_int_equal(s.moves[0].to, 1); /* it is on, and 75 are below the mark */
     assert_int_equal(s.moves[0].reason, CONSOLIDATION_RELIEVE);
@@ -87,91 +104,58 @@ static void test_relieve(void **state) {
     plan(&s, 1000);
     assert_int_equal(s.moves[0].to, 2);
     s.hosts[2].closed = true; /* nowhere to go */
-    plan(&s, 1000);
-    assert_int_equal(s.count, 0);
+    expect_count(&s, 1000, 0);
 }
 
 /* Between the marks nothing happens: a host at 100 % is not relieved, one at 96 % is not filled. */
 static void test_hysteresis(void **state) {
     SETTING(s);
-    s.hosts[0] = s.hosts[1] = host(100, flat);
-    s.host_count = 2;
-    s.instances[0] = instance(0, 100, 5);
-    s.instances[1] = instance(1, 40, 5);
-    s.instance_count = 2;
-    plan(&s, 1000);
-    assert_int_equal(s.count, 0);
+    set_pair(&s, 100, 40);
+    expect_count(&s, 1000, 0);
     s.instances[0] = instance(0, 46, 5); /* together 86: above the mark for packing */
-    plan(&s, 1000);
-    assert_int_equal(s.count, 0);
+    expect_count(&s, 1000, 0);
     s.instances[0] = instance(0, 44, 5); /* 84 */
-    plan(&s, 1000);
-    assert_int_equal(s.count, 1);
+    expect_count(&s, 1000, 1);
     assert_int_equal(s.moves[0].reason, CONSOLIDATION_EMPTY);
     assert_int_equal(s.moves[0].instance, 1); /* the less used host is emptied */
 }
 
 static void test_margin_counts(void **state) {
     SETTING(s);
-    s.hosts[0] = s.hosts[1] = host(100, flat);
-    s.host_count = 2;
-    s.instances[0] = instance(0, 44, 5);
-    s.instances[1] = instance(1, 40, 5);
-    s.instance_count = 2;
-    plan(&s, 1000);
-    assert_int_equal(s.count, 1);
+    set_pair(&s, 44, 40);
+    expect_count(&s, 1000, 1);
     s.instances[0].demand.variance = 4; /* 84 + 2 */
-    plan(&s, 1000);
-    assert_int_equal(s.count, 0);
+    expect_count(&s, 1000, 0);
 }
 
 static void test_what_stays(void **state) {
     SETTING(s);
-    s.hosts[0] = s.hosts[1] = host(100, flat);
-    s.host_count = 2;
-    s.instances[0] = instance(0, 44, 5);
-    s.instances[1] = instance(1, 20, 5);
-    s.instance_count = 2;
-    plan(&s, 10000);
-    assert_int_equal(s.count, 1);
+    set_pair(&s, 44, 20);
+    expect_count(&s, 10000, 1);
     s.instances[1].pinned = true; /* then the other host is emptied, for the first cannot be */
-    plan(&s, 10000);
-    assert_int_equal(s.count, 1);
-    assert_int_equal(s.moves[0].instance, 0);
+    expect_move(&s, 10000, 0);
     s.instances[0].moved = 9000; /* 1,000 s ago: it rests */
-    plan(&s, 10000);
-    assert_int_equal(s.count, 0);
+    expect_count(&s, 10000, 0);
     s.instances[0].moved = 8200; /* 1,800 s ago */
-    plan(&s, 10000);
-    assert_int_equal(s.count, 1);
+    expect_count(&s, 10000, 1);
     s.hosts[0].started = 9000; /* the host stays on */
-    plan(&s, 10000);
-    assert_int_equal(s.count, 0);
+    expect_count(&s, 10000, 0);
     s.hosts[0].started = 0;
     s.instances[0].move_time = 3601; /* 100 W saved for 3,600 s against 3,601 s of 100 W */
-    plan(&s, 10000);
-    assert_int_equal(s.count, 0);
+    expect_count(&s, 10000, 0);
 }
 
 static void test_memory_and_size(void **state) {
     SETTING(s);
-    s.hosts[0] = s.hosts[1] = host(100, flat);
-    s.host_count = 2;
-    s.instances[0] = instance(0, 44, 5);
-    s.instances[1] = instance(1, 20, 5);
+    set_pair(&s, 44, 20);
     s.instances[0].memory = s.instances[1].memory = 6;
     s.hosts[0].memory = s.hosts[1].memory = 11;
-    s.instance_count = 2;
-    plan(&s, 10000);
-    assert_int_equal(s.count, 0);
+    expect_count(&s, 10000, 0);
     s.hosts[0].memory = 12;
-    plan(&s, 10000);
-    assert_int_equal(s.count, 1);
+    expect_count(&s, 10000, 1);
     s.hosts[0].cpu_largest = 10;      /* the second may not come, and the first wants more than it can get */
     s.hosts[1].memory = 12;
-    plan(&s, 10000);
-    assert_int_equal(s.count, 1);
-    assert_int_equal(s.moves[0].instance, 0);
+    expect_move(&s, 10000, 0);
     assert_int_equal(s.moves[0].reason, CONSOLIDATION_LARGE);
 }
 
@@ -184,9 +168,7 @@ static void test_thrift(void **state) {
     s.instances[0] = instance(0, 10, 5);
     s.instances[1] = instance(1, 50, 5);
     s.instance_count = 2;
-    plan(&s, 10000);
-    assert_int_equal(s.count, 1);
-    assert_int_equal(s.moves[0].instance, 1);
+    expect_move(&s, 10000, 1);
 }
 
 /* --- random clusters ------------------------------------------------------------------------------------------------- */

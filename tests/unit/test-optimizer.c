@@ -88,7 +88,8 @@ static void test_measure(void **state) {
     assert_int_equal(use.since, use.last);
 }
 
-/* 4 CPUs promised, 0.8 used: 0.8 x 1.25 = 1. 4 GiB promised, 1,000 MiB used: 1,250 MiB, in steps of 4 MiB 1,252. */
+/* 4 CPUs promised, 0.8 used: 0.8 x 1.25 = 1. 4 GiB promised, 1,000 MiB used: 1,250 MiB, in steps of 4 MiB
+ * 1,252. */
 static void test_shrink(void **state) {
     SETTING(s);
     add(&s, 4000, 4 * GIB, 800, 1000 * MIB);
@@ -258,7 +259,7 @@ static void test_parameters(void **state) {
     assert_true(optimizer_parameters_check(&parameters, &share) < 0);
 }
 
-/* --- random nodes ----------------------------------------------------------------------------------------------------- */
+/* --- random nodes --------------------------------------------------------------------------------------- */
 
 static uint32_t below(uint64_t *seed, uint32_t limit) {
     uint64_t z = *seed += 0x9e3779b97f4a7c15;
@@ -373,8 +374,9 @@ static void admit(struct setting *s) {
         s->waits = false;
 }
 
-/* While needs stay as they are, even without any cooldown: on one node the third plan is empty (one resource of an instance
- * may shrink before the other grows), on several they come to an end, and nobody is resized to and fro. */
+/* While needs stay as they are, even without any cooldown: on one node the third plan is empty (one
+ * resource of an instance may shrink before the other grows), on several they come to an end, and nobody
+ * is resized to and fro. */
 static void test_no_swinging(void **state) {
     uint64_t seed = 7, steps = 0, resized = 0, suspended = 0, moved = 0;
 

@@ -24,6 +24,13 @@ static void add_node(struct nodes *nodes, const char *name, uint64_t cpus, uint6
     assert_int_equal(nodes_add(nodes, &description, NULL), 0);
 }
 
+static struct nodes *make_nodes(void) {
+    struct nodes *nodes = NULL;
+
+    assert_int_equal(nodes_new(&nodes), 0);
+    return nodes;
+}
+
 static struct placement_request request_of(uint64_t cpus, uint64_t gib, unsigned gpus, unsigned milli) {
     struct placement_request request;
 
@@ -63,12 +70,11 @@ static int32_t value(const char *name, struct nodes *nodes, const struct fragmen
 
 /* Two nodes: 8 CPUs and 2 GPUs; 4 CPUs and 2 GPUs, of which 1.5 are free. Asked: 2 CPUs and half a GPU. */
 static void test_scores_by_hand(void **state) {
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
     struct fragments fragments = { 0 };
-    struct nodes *nodes = NULL;
     uint32_t slot;
     uint16_t gpus;
 
-    assert_int_equal(nodes_new(&nodes), 0);
     add_node(nodes, "big", 8, 16, 2, NULL, NULL, NULL);
     add_node(nodes, "small", 4, 16, 2, NULL, NULL, NULL);
     const struct node_share half = { .gpus = 2, .gpu_milli = 500, .group = -1 };
@@ -93,16 +99,14 @@ static void test_scores_by_hand(void **state) {
                 value("pack", nodes, &fragments, 0, &request, NULL));
     assert_true(value("spread", nodes, &fragments, 0, &request, NULL) >
                 value("spread", nodes, &fragments, 1, &request, NULL));
-    nodes_free(nodes);
 }
 
 /* The usual request is one whole GPU with 4 CPUs. */
 static void test_fragments_by_hand(void **state) {
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
     struct fragments fragments = { 0 };
     struct fragment_state idle;
-    struct nodes *nodes = NULL;
 
-    assert_int_equal(nodes_new(&nodes), 0);
     add_node(nodes, "one", 8, 16, 2, NULL, NULL, NULL);
     struct placement_request usual = request_of(4, 1, 1, 1000), part = request_of(1, 1, 1, 300),
                              greedy = request_of(5, 1, 1, 300);
@@ -116,17 +120,15 @@ static void test_fragments_by_hand(void **state) {
     assert_int_equal(value("fgd", nodes, &fragments, 0, &greedy, NULL), 15);
     assert_int_equal(value("fgd", nodes, &fragments, 0, &usual, NULL), 50);
     fragments_done(&fragments);
-    nodes_free(nodes);
 }
 
 /* Usual: one GPU with 4 CPUs and 8 GiB. What 6 CPUs serve of 2 GPUs, were 60, 80 or 100 % of that needed:
  * 2, 1.875 and 1.5, so that 0.208 is stranded on average. */
 static void test_balance_by_hand(void **state) {
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
     struct fragments fragments = { 0 };
     struct scarcity scarcity = { 0 };
-    struct nodes *nodes = NULL;
 
-    assert_int_equal(nodes_new(&nodes), 0);
     add_node(nodes, "even", 8, 64, 2, NULL, NULL, NULL);
     add_node(nodes, "starved", 6, 64, 2, NULL, NULL, NULL);
     add_node(nodes, "plain", 6, 64, 0, NULL, NULL, NULL);
@@ -159,7 +161,6 @@ static void test_balance_by_hand(void **state) {
                          cases[i].expected);
     }
     fragments_done(&fragments);
-    nodes_free(nodes);
 }
 
 static void add_gpus(struct nodes *nodes, const char *name, unsigned gpus, const char *model) {
@@ -220,13 +221,12 @@ static void test_scarcity_by_hand(void **state) {
 /* Equal nodes, one needed until 100, one until 1000: what ends at 90 fills the first of equals, what ends at
  * 900 goes to the second, whose time it does not lengthen. Without an expected end the rank decides. */
 static void test_ends_align(void **state) {
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
     struct placement_request request = request_of(2, 2, 0, 0);
     struct placement_decision decision;
-    struct placement placement;
-    struct nodes *nodes = NULL;
+    _cleanup_placement_ struct placement placement = { 0 };
     uint32_t slots[2], slot;
 
-    assert_int_equal(nodes_new(&nodes), 0);
     add_node(nodes, "soon", 8, 16, 0, NULL, NULL, NULL);
     add_node(nodes, "late", 8, 16, 0, NULL, NULL, NULL);
     const struct placement_options options = { .score = score_find("polder") };
@@ -251,8 +251,6 @@ static void test_ends_align(void **state) {
     request.until = 95;
     assert_int_equal(placement_place(&placement, &request, 10, false, &decision, &slot), 0);
     assert_int_equal(decision.node, 0);
-    placement_done(&placement);
-    nodes_free(nodes);
 }
 
 /* Of four requests three are of 2 CPUs and 4 GiB, one of 4 CPUs and 2 GiB. Of 8 CPUs and 16 GiB four of the
@@ -260,11 +258,10 @@ static void test_ends_align(void **state) {
  * they ask for 5/16 of the CPUs and 7/32 of the memory, which therefore counts 7/17: 0.75 x 0.25 x 0.412 =
  * 0.077. */
 static void test_mixture_by_hand(void **state) {
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
     struct mixture mixture = { 0 };
     struct placement_request slim = request_of(2, 4, 0, 0), wide = request_of(4, 2, 0, 0);
-    struct nodes *nodes = NULL;
 
-    assert_int_equal(nodes_new(&nodes), 0);
     add_node(nodes, "n", 8, 16, 0, NULL, NULL, NULL);
     const struct node *node = nodes_get(nodes, 0);
     for (int i = 0; i < 63; i++)
@@ -291,21 +288,18 @@ static void test_mixture_by_hand(void **state) {
     assert_int_equal(nodes_take(nodes, 0, &odd, &slot), 0);
     assert_int_equal(nodes_take(nodes, 1, &held, &slot), 0);
     const struct placement_options options = { .score = score_find("polder"), .mixture = &mixture };
-    struct placement placement;
+    _cleanup_placement_ struct placement placement = { 0 };
     placement_init(&placement, nodes, &options);
     assert_int_equal(place(&placement, &slim), 1);
-    placement_done(&placement);
-    nodes_free(nodes);
 }
 
 static void test_static_filters(void **state) {
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
     char *fast[] = { (char *) "avx2", NULL }, *keep[] = { (char *) "db-only", NULL };
     struct placement_decision decision;
-    struct placement placement;
-    struct nodes *nodes = NULL;
+    _cleanup_placement_ struct placement placement = { 0 };
     uint32_t slot;
 
-    assert_int_equal(nodes_new(&nodes), 0);
     add_node(nodes, "closed", 8, 16, 1, NULL, fast, NULL);
     add_node(nodes, "tainted", 8, 16, 1, NULL, fast, keep);
     add_node(nodes, "slow", 8, 16, 1, NULL, NULL, NULL);
@@ -329,21 +323,18 @@ static void test_static_filters(void **state) {
     assert_int_equal(place(&placement, &request), 6);
     assert_int_equal(placement_tolerate(nodes, &request, "db-only", NULL), 0);
     assert_int_equal(place(&placement, &request), 1);
-    placement_done(&placement);
-    nodes_free(nodes);
 }
 
 /* V = P x C: twelve containers of 1 CPU on 4 CPUs at 300 %, and then nothing more. */
 static void test_overcommit_per_kind(void **state) {
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
     uint32_t ratios[KIND_COUNT];
-    struct placement placement;
-    struct nodes *nodes = NULL;
+    _cleanup_placement_ struct placement placement = { 0 };
 
     for (int kind = 0; kind < KIND_COUNT; kind++)
         ratios[kind] = kind == KIND_CONTAINER ? 300 : 100;
     const struct node_description description = { .name = "n", .cpus = 4 * CPU, .memory = 64 * GIB,
                                                   .overcommit_cpu = ratios };
-    assert_int_equal(nodes_new(&nodes), 0);
     assert_int_equal(nodes_add(nodes, &description, NULL), 0);
     placement_init(&placement, nodes, NULL);
     struct placement_request container = request_of(1, 1, 0, 0), vm = request_of(1, 1, 0, 0);
@@ -352,17 +343,14 @@ static void test_overcommit_per_kind(void **state) {
         assert_int_equal(place(&placement, &container), 0);
     assert_int_equal(place(&placement, &container), NODE_NONE);
     assert_int_equal(place(&placement, &vm), NODE_NONE);
-    placement_done(&placement);
-    nodes_free(nodes);
 }
 
 static void test_constraints(void **state) {
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
     struct placement_request web = request_of(1, 1, 0, 0), cache = request_of(1, 1, 0, 0),
                              lone = request_of(1, 1, 0, 0);
-    struct placement placement;
-    struct nodes *nodes = NULL;
+    _cleanup_placement_ struct placement placement = { 0 };
 
-    assert_int_equal(nodes_new(&nodes), 0);
     add_node(nodes, "a1", 8, 16, 0, "a", NULL, NULL);
     add_node(nodes, "a2", 8, 16, 0, "a", NULL, NULL);
     add_node(nodes, "b1", 8, 16, 0, "b", NULL, NULL);
@@ -383,8 +371,6 @@ static void test_constraints(void **state) {
     for (uint32_t i = 0; i < 3; i++)
         assert_int_equal(place(&placement, &lone), i);
     assert_int_equal(place(&placement, &lone), NODE_NONE);
-    placement_done(&placement);
-    nodes_free(nodes);
 }
 
 static void expect_refused(const struct placement *placement, const struct placement_request *request,
@@ -398,11 +384,10 @@ static void expect_refused(const struct placement *placement, const struct place
 }
 
 static void test_impossible_and_contradictory(void **state) {
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
     struct placement_request request = request_of(9, 1, 0, 0);
-    struct placement placement;
-    struct nodes *nodes = NULL;
+    _cleanup_placement_ struct placement placement = { 0 };
 
-    assert_int_equal(nodes_new(&nodes), 0);
     add_node(nodes, "n", 8, 16, 1, NULL, NULL, NULL);
     placement_init(&placement, nodes, NULL);
     expect_refused(&placement, &request, ERROR_IMPOSSIBLE, "more than 8");
@@ -421,21 +406,18 @@ static void test_impossible_and_contradictory(void **state) {
     assert_int_equal(
         placement_constrain(nodes, &request, CONSTRAINT_ANTI_AFFINITY, "db", LEVEL_ZONE, 0, NULL), 0);
     expect_refused(&placement, &request, ERROR_BAD_REQUEST, "one node with 'db'");
-    placement_done(&placement);
-    nodes_free(nodes);
 }
 
 /* Nodes of 8 CPUs. In order of the list 3, 3, 5, 5 leave the last without a place; the largest first do not.
  */
 static void test_batch_by_demand(void **state) {
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
     struct placement_request requests[5];
     struct placement_decision decisions[5];
-    struct placement placement;
-    struct nodes *nodes = NULL;
+    _cleanup_placement_ struct placement placement = { 0 };
     uint32_t slots[5];
     size_t placed;
 
-    assert_int_equal(nodes_new(&nodes), 0);
     add_node(nodes, "a", 8, 16, 0, NULL, NULL, NULL);
     add_node(nodes, "b", 8, 16, 0, NULL, NULL, NULL);
     const struct placement_options options = { .score = score_find("first") };
@@ -461,20 +443,17 @@ static void test_batch_by_demand(void **state) {
     assert_int_equal(placement_batch(&placement, requests, 5, 0, false, decisions, slots, &placed), 0);
     assert_int_equal(placed, 4);
     assert_int_equal(slots[4], NODE_NONE);
-    placement_done(&placement);
-    nodes_free(nodes);
 }
 
 /* The large one must be near the small one, which comes later in this order. */
 static void test_batch_with_affinity(void **state) {
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
     struct placement_request requests[2] = { request_of(6, 1, 0, 0), request_of(1, 1, 0, 0) };
     struct placement_decision decisions[2];
-    struct placement placement;
-    struct nodes *nodes = NULL;
+    _cleanup_placement_ struct placement placement = { 0 };
     uint32_t slots[2];
     size_t placed;
 
-    assert_int_equal(nodes_new(&nodes), 0);
     add_node(nodes, "a", 8, 16, 0, NULL, NULL, NULL);
     placement_init(&placement, nodes, NULL);
     assert_int_equal(placement_join(nodes, &requests[1], "db", NULL), 0);
@@ -482,8 +461,6 @@ static void test_batch_with_affinity(void **state) {
                      0);
     assert_int_equal(placement_batch(&placement, requests, 2, 0, true, decisions, slots, &placed), 0);
     assert_int_equal(placed, 2);
-    placement_done(&placement);
-    nodes_free(nodes);
 }
 
 static int request_by_slot(void *userdata, uint32_t slot, struct placement_request *ret) {
@@ -495,14 +472,13 @@ static int request_by_slot(void *userdata, uint32_t slot, struct placement_reque
 
 /* Three nodes of 8 CPUs and instances of 2: what one node holds must fit into what the others have left. */
 static void test_reserve(void **state) {
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
     struct placement_request requests[16];
     struct placement_decision decision;
-    struct placement placement;
-    struct nodes *nodes = NULL;
+    _cleanup_placement_ struct placement placement = { 0 };
     uint32_t slot, node;
     bool survives;
 
-    assert_int_equal(nodes_new(&nodes), 0);
     add_node(nodes, "a", 8, 16, 0, "r", NULL, NULL);
     add_node(nodes, "b", 8, 16, 0, "r", NULL, NULL);
     add_node(nodes, "c", 8, 16, 0, "s", NULL, NULL);
@@ -539,19 +515,16 @@ static void test_reserve(void **state) {
     assert_int_equal(placement_place(&placement, &requests[0], 0, true, &decision, &slot), 0);
     assert_int_equal(placement_reserve(&placement, LEVEL_NODE, request_by_slot, requests, &node), 0);
     assert_int_equal(node, 0);
-    placement_done(&placement);
-    nodes_free(nodes);
 }
 
 static void test_ledger(void **state) {
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
     _cleanup_ledger_ struct placement_ledger ledger = { 0 };
     struct placement_request request = request_of(2, 1, 0, 0);
     struct placement_decision decision;
-    struct placement placement;
-    struct nodes *nodes = NULL;
+    _cleanup_placement_ struct placement placement = { 0 };
     uint32_t slot;
 
-    assert_int_equal(nodes_new(&nodes), 0);
     add_node(nodes, "small", 1, 16, 0, NULL, NULL, NULL);
     add_node(nodes, "a", 8, 16, 0, NULL, NULL, NULL);
     add_node(nodes, "b", 8, 16, 0, NULL, NULL, NULL);
@@ -576,8 +549,6 @@ static void test_ledger(void **state) {
     const struct placement_candidate *first = record->candidates, *second = first + 1;
     assert_true(first->score - first->value > second->score - second->value);
     assert_true(record->shape == shape_digest(&request.shape));
-    placement_done(&placement);
-    nodes_free(nodes);
 }
 
 static uint32_t dice(uint64_t *seed, uint32_t limit) {
@@ -607,13 +578,12 @@ static uint32_t naive(const struct nodes *nodes, const char *score, const struct
 
 /* Random arrivals and departures decide as the naive one does, and no node ever promises more than it has. */
 static void compare_with_naive(const char *name, uint64_t seed) {
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
     enum { NODES = 150, STEPS = 1500 };
     struct fragments fragments = { 0 };
     uint32_t slots[STEPS], held = 0;
     struct placement placement;
-    struct nodes *nodes = NULL;
 
-    assert_int_equal(nodes_new(&nodes), 0);
     for (unsigned i = 0; i < NODES; i++) {
         char text[16], rack[16];
         snprintf(text, sizeof(text), "n%u", i);
@@ -662,7 +632,6 @@ static void compare_with_naive(const char *name, uint64_t seed) {
     }
     placement_done(&placement);
     fragments_done(&fragments);
-    nodes_free(nodes);
 }
 
 static void test_like_the_naive_one(void **state) {
@@ -674,14 +643,13 @@ static void test_like_the_naive_one(void **state) {
 /* The best 1,300 of 2,000 nodes are refused by a constraint: those after them are found, in their order, whether one or
  * eight are asked for. */
 static void test_best_are_refused(void **state) {
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
     const struct placement_options options = { .score = score_find("best") };
     struct placement_decision decision;
-    struct placement placement;
-    struct nodes *nodes = NULL;
+    _cleanup_placement_ struct placement placement = { 0 };
     struct placement_request request = request_of(1, 1, 0, 0);
     uint32_t slot;
 
-    assert_int_equal(nodes_new(&nodes), 0);
     placement_init(&placement, nodes, &options);
     for (uint32_t i = 0; i < 2000; i++) {
         char name[16];
@@ -704,8 +672,6 @@ static void test_best_are_refused(void **state) {
     for (uint32_t i = 0; i < PLACEMENT_CANDIDATES; i++)
         assert_int_equal(decision.candidates[i].node, (1300 + i) * 7 % 2000);
     assert_int_equal(decision.refused[FILTER_ANTI_AFFINITY], 1300); /* each counted once */
-    placement_done(&placement);
-    nodes_free(nodes);
 }
 
 int main(void) {
