@@ -358,10 +358,13 @@ struct asking {
 
 static bool may_be_asked(const struct asking *asking, uint32_t handle, int64_t key) {
     const struct queue *queue = asking->queue;
-    const struct queue_entry *entry = &queue->entries[handle];
+    const struct queue_entry *entry = &queue->entries[handle], *first = &queue->entries[asking->first.handle];
 
-    return !keeps_running(queue, entry, asking->now) && !comes_first(queue, key, entry->rank, &asking->first) &&
-           !(asking->alarmed && queue->wants[handle].time >= TIME_FOREVER);
+    if (keeps_running(queue, entry, asking->now))
+        return false;
+    if (asking->alarmed) /* by arrival alone: scores of two whose alarms rang may be equal after rounding */
+        return entry->submitted > first->submitted && queue->wants[handle].time < TIME_FOREVER;
+    return !comes_first(queue, key, entry->rank, &asking->first);
 }
 
 /* The running one that comes last, of those that come after `first` and could help; of equals the one that it costs least. */

@@ -358,13 +358,17 @@ static void entry_remove(struct engine *engine, struct engine_entry *entry, uint
 
 int engine_occupy(struct engine *engine, const struct engine_request *request, uint64_t now) {
     struct engine_entry *entry = map_get(engine->entries, request->id);
+    struct engine_request again = *request;
 
     if (entry && entry->admitted)
         return 0;
     ledger_note_request(engine, "occupy", request, now);
-    if (entry)
+    if (entry) { /* it gave way by a pause, and its user does not want that: what it did until then is done */
+        int64_t done = queue_entry(engine->queue, entry->handle)->done;
+        again.done = done > (int64_t) again.done ? (uint64_t) done : again.done;
         entry_remove(engine, entry, now);
-    return entry_add(engine, request, true, now);
+    }
+    return entry_add(engine, &again, true, now);
 }
 
 void engine_release(struct engine *engine, const char *id, bool ended, uint64_t now) {

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "base/bits.h"
 #include "engine/profile.h"
 
 #define RUN_BOUND 10          /* s; of the bounded slowdown */
@@ -253,20 +254,6 @@ struct prediction predictor_predict(const struct predictor *predictor, const str
     if (predictor->kind == ESTIMATE_TSAFRIR)
         time = guess_from_last(predictor, traits);
     return (struct prediction){ time, urgency_of(predictor, time) };
-}
-
-static int64_t bits_of(double value) {
-    int64_t bits;
-
-    memcpy(&bits, &value, sizeof(bits));
-    return bits;
-}
-
-static double double_of(int64_t bits) {
-    double value;
-
-    memcpy(&value, &bits, sizeof(value));
-    return value;
 }
 
 bool predictor_next(const struct predictor *predictor, size_t *position, int64_t ret[PREDICTOR_VALUES]) {

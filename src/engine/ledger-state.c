@@ -5,26 +5,13 @@
 #include <json-c/json.h>
 #include <string.h>
 
+#include "base/bits.h"
 #include "base/text.h"
 #include "engine/ledger-internal.h"
 #include "engine/queue-internal.h"
 
 #define TEXT_OF_IT(value) #value
 #define TEXT_OF(value) TEXT_OF_IT(value)
-
-static int64_t bits_of(double value) {
-    int64_t bits;
-
-    memcpy(&bits, &value, sizeof(bits));
-    return bits;
-}
-
-static double double_of(int64_t bits) {
-    double value;
-
-    memcpy(&value, &bits, sizeof(value));
-    return value;
-}
 
 /* --- out -------------------------------------------------------------------------------------------------------------- */
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/bits.h"
 #include "base/text.h"
 #include "engine/ledger-internal.h"
 #include "engine/queue-internal.h"
@@ -152,13 +153,6 @@ void ledger_note_measure(struct engine *engine, enum engine_cost what, uint64_t 
     emit_key_unsigned(&emitter, "duration", duration);
     line_end(engine, &emitter, from);
     note_delta(engine->ledger, "measured", engine_cost_names[what]);
-}
-
-static int64_t bits_of(double value) {
-    int64_t bits;
-
-    memcpy(&bits, &value, sizeof(bits));
-    return bits;
 }
 
 void ledger_emit_options(struct emitter *emitter, const struct engine_options *options) {

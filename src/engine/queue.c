@@ -462,7 +462,7 @@ static enum queue_reason reason_of(const struct queue *queue, uint32_t handle, b
     return first ? QUEUE_REASON_NONE : QUEUE_REASON_ORDER;
 }
 
-ssize_t queue_forecast(struct queue *queue, int64_t now, struct queue_forecast *ret, size_t limit) {
+ssize_t queue_forecast(const struct queue *queue, int64_t now, struct queue_forecast *ret, size_t limit) {
     _cleanup_profile_ struct profile profile = { 0 };
     struct order_position position = { 0 };
     const struct order_slot *slot;
@@ -470,10 +470,8 @@ ssize_t queue_forecast(struct queue *queue, int64_t now, struct queue_forecast *
     bool in_order = queue->options.backfill == BACKFILL_NONE;
     int64_t earliest = now;
     size_t count = 0;
-    int r = queue_rescore(queue, now);
+    int r = profile_start(&profile, now, queue->options.capacity);
 
-    if (r >= 0)
-        r = profile_start(&profile, now, queue->options.capacity);
     for (size_t i = 0; r >= 0 && i < queue->running_count; i++) {
         int64_t end = queue->running[i].end > now ? queue->running[i].end : now + (queue->options.expires ? 0 : 1);
         r = profile_take(&profile, now, end, queue->wants[queue->running[i].handle].demand);

@@ -165,5 +165,6 @@ struct queue_forecast {
     int64_t start;   /* expected, if nobody else came and estimates held: T_i = sum of T_j before it, over the profile */
     enum queue_reason reason;
 };
-/* The first `limit` in order with their expected starts. Returns how many, or -ENOMEM. */
-ssize_t queue_forecast(struct queue *queue, int64_t now, struct queue_forecast *ret, size_t limit);
+/* The first `limit` in the order that the last pass made, with their expected starts: whoever looks changes nothing. Returns how
+ * many, or -ENOMEM. */
+ssize_t queue_forecast(const struct queue *queue, int64_t now, struct queue_forecast *ret, size_t limit);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bits.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "manager/internal.h"
@@ -44,21 +45,6 @@ static int take_histories(struct manager *manager, struct json_object *histories
         r = engine_learn_again(manager->engine, values);
     }
     return r;
-}
-
-/* Bits, so that nothing is rounded. */
-static int64_t bits_of(double value) {
-    int64_t bits;
-
-    memcpy(&bits, &value, sizeof(bits));
-    return bits;
-}
-
-static double double_of(int64_t bits) {
-    double value;
-
-    memcpy(&value, &bits, sizeof(value));
-    return value;
 }
 
 /* Of an earlier polderd there are none. */

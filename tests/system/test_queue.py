@@ -302,6 +302,26 @@ def test_priority_gives_way_to_higher_and_services_to_nobody(make_daemon):
     assert order == ["higher", "high", "low", "same"]
 
 
+def test_an_alarm_makes_others_give_way(make_daemon):
+    """dynamic: one that came later went ahead into room that the first could not use; when that one's alarm rings, it gives way,
+    and does not come back before it."""
+    daemon = small_node(make_daemon, "--queue_policy", "dynamic", "--queue_backfill", "easy", "--queue_residency", "0")
+    create(daemon, "runs", cpus=CPUS / 2, duration="1h")
+    create(daemon, "large", cpus=CPUS * 3 / 4, duration="1h")
+    create(daemon, "small", cpus=CPUS / 2, duration="30m")
+    daemon.act("runs", "stop")
+    assert [daemon.state_of(name) for name in ("large", "small")] == ["queued", "running"]
+    set_queue(daemon, parameters={"alarm": "2"})
+    wait_for(daemon, "large", "running")
+    assert daemon.state_of("small") == "paused" and preemptions(daemon, "small") == 1
+    asked = daemon.get("/v1/instances/small/why")["decision"]
+    assert (asked["verdict"], asked["gives_way"]["for"]) == ("pause", "large")
+    time.sleep(3)  # its own alarm rings: it came later
+    assert daemon.state_of("large") == "running" and preemptions(daemon, "large") == 0
+    daemon.act("large", "stop")
+    wait_for(daemon, "small", "running")
+
+
 def test_round_robin_takes_turns(make_daemon):
     daemon = small_node(make_daemon, "--queue_policy", "rr", "--queue_parameters", "rr.quantum=1", *PREEMPTIVE)
     for name in ("a", "b", "c"):

@@ -10,6 +10,7 @@
 #include "base/buffer.h"
 #include "base/text.h"
 #include "engine/ledger.h"
+#include "engine/trial.h"
 #include "engine/yielding.h"
 
 /* Two CPUs and 4 GiB; containers may be promised four times the CPUs and twice the memory, VMs just what is there. */
@@ -727,6 +728,14 @@ static void random_options(struct engine *engine, uint64_t seed, uint64_t now) {
     assert_int_equal(engine_configure(engine, &options, now), 0);
 }
 
+static void look(struct engine *engine, uint64_t now) {
+    struct engine_forecast forecasts[40];
+    struct engine_flip flip;
+
+    assert_in_range(engine_foresee(engine, now, forecasts, ELEMENTS(forecasts)), 0, ELEMENTS(forecasts));
+    (void) engine_find_flip(engine, "i7", now, &flip);
+}
+
 /* Every decision, of every policy, is made again from a checkpoint and the events after it: the same bytes. A checkpoint in
  * the middle changes nothing. */
 static void test_replay_gives_the_same_bytes(void **state _unused_) {
@@ -751,6 +760,8 @@ static void test_replay_gives_the_same_bytes(void **state _unused_) {
                     random_options(engine, run + 100, now);
             }
             random_event(engine, &seed, now);
+            if (random_next(&seed) % 4 == 0) /* whoever looks changes nothing of what is decided later */
+                look(engine, now + random_next(&seed) % SECONDS);
             drain(engine, now += random_next(&seed) % (5 * SECONDS));
         }
         free(journal);
