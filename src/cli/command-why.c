@@ -201,6 +201,7 @@ static int run_why(struct invocation *invocation, struct error *error) {
     if (json_path(response.json, "weight"))
         show_weight(response.json);
     show_placement(json_member(response.json, "placement"));
+    show_optimized(json_member(response.json, "optimizer"));
     if (json_object_is_type(json_member(response.json, "decision"), json_type_object))
         show_decision(json_member(response.json, "decision"));
     printf("policy %s, backfilling %s\n", json_text(response.json, "policy", ""), json_text(response.json, "backfill", ""));

@@ -87,3 +87,10 @@ void show_placement(struct json_object *placement) {
     }
     show_line(text_format("  %s", json_text(placement, "if", "")));
 }
+
+void show_optimized(struct json_object *done) {
+    if (json_object_is_type(done, json_type_object))
+        show_line(text_format("by the optimiser (plan %s, applied by %s): %s, for %s", json_text(done, "plan", ""),
+                              json_text(done, "actor", ""), json_path_text(done, "step.action", ""),
+                              json_path_text(done, "step.message", "")));
+}

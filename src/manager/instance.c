@@ -79,6 +79,7 @@ void instance_unref(struct instance *instance) {
     table_done(&instance_control_table, &instance->control);
     process_settings_done(&instance->view.process);
     instance_share_done(&instance->share);
+    instance_use_done(&instance->use);
     cgroup_free(instance->view.cgroup);
     free(instance->state_path);
     free(instance->run_path);

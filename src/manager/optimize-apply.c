@@ -138,6 +138,26 @@ static bool is_wanted(const struct apply *apply) {
     return why.standing == ENGINE_QUEUED && why.resource;
 }
 
+/* For `polder why`: which plan, by whom, when, and the step as it was planned. */
+static void remember(const struct apply *apply, const struct optimize_step *step) {
+    struct instance *instance = registry_find(apply->manager, step->uuid);
+    _cleanup_buffer_ struct buffer buffer = BUFFER_INIT;
+    struct emitter emitter = EMITTER_INIT(&buffer);
+    char time[CLOCK_TEXT_SIZE], *text = NULL;
+
+    emit_object(&emitter);
+    emit_key_text(&emitter, "plan", apply->plan->id);
+    emit_key_text(&emitter, "actor", apply->actor.name);
+    emit_key_text(&emitter, "time", clock_format(clock_wall(), time));
+    emit_key(&emitter, "step");
+    emit_raw(&emitter, step->text);
+    emit_object_end(&emitter);
+    if (!instance || buffer_take(&buffer, &text) < 0)
+        return;
+    free(instance->use.done);
+    instance->use.done = text;
+}
+
 /* 1: it was not needed any more. */
 static int do_step(struct apply *apply, const struct optimize_step *step, struct error *error) {
     char etag[32];
@@ -178,6 +198,8 @@ static int apply_body(struct operation *operation, void *userdata, struct error 
         operation_progress(operation, what, i, plan->count);
         FAILPOINT("optimize-before-step");
         r = do_step(apply, step, error);
+        if (r == 0)
+            remember(apply, step);
         emit_done(step, r, error, &emitter);
     }
     emit_array_end(&emitter);

@@ -49,6 +49,19 @@ void optimize_measure(struct instance *instance, uint64_t least) {
     }
 }
 
+void instance_use_done(struct instance_use *use) {
+    free(use->done);
+    *use = (struct instance_use){ 0 };
+}
+
+void optimize_emit_done(const struct instance *instance, struct emitter *emitter) {
+    emit_key(emitter, "optimizer");
+    if (instance->use.done)
+        emit_raw(emitter, instance->use.done);
+    else
+        emit_null(emitter);
+}
+
 /* --- plans that are kept -------------------------------------------------------------------------------- */
 
 struct optimize_plan *optimize_plan_ref(struct optimize_plan *plan) {
@@ -62,6 +75,7 @@ void optimize_plan_unref(struct optimize_plan *plan) {
     for (size_t i = 0; i < plan->count; i++) {
         free(plan->steps[i].uuid);
         free(plan->steps[i].name);
+        free(plan->steps[i].text);
     }
     for (size_t i = 0; i < plan->mark_count; i++) {
         free(plan->marks[i].uuid);
@@ -412,6 +426,9 @@ static int plan_text(const struct scene *scene, const struct optimizer_plan *pla
 static int record_step(const struct scene *scene, const struct optimizer_step *step, struct optimize_step *ret) {
     const struct instance *instance = scene->instances[step->instance];
     bool container = instance->assigned.kind == KIND_CONTAINER;
+    _cleanup_buffer_ struct buffer buffer = BUFFER_INIT;
+    struct emitter emitter = EMITTER_INIT(&buffer);
+    int r = emit_step(scene, step, &emitter);
 
     *ret = (struct optimize_step){
         .step = *step, .uuid = strdup(instance->assigned.uuid), .name = strdup(instance->name),
@@ -419,7 +436,9 @@ static int record_step(const struct scene *scene, const struct optimizer_step *s
         .cpu_limit = instance_cpu_limit(&instance->spec),
         .memory_limit = container ? instance_memory_limit(&instance->spec) : 0,
     };
-    return ret->uuid && ret->name ? 0 : -ENOMEM;
+    if (r >= 0)
+        r = buffer_take(&buffer, &ret->text);
+    return r >= 0 && (!ret->uuid || !ret->name) ? -ENOMEM : r;
 }
 
 static int record_marks(const struct scene *scene, struct optimize_plan *plan) {

@@ -25,9 +25,14 @@ struct instance_use {
     struct optimizer_use use;
     int64_t generation;   /* of the spec that it was measured under */
     uint64_t changed;     /* boot time of the last change that was seen; 0: none */
+    char *done;           /* JSON: the last step that was done with it since polderd started, or NULL */
     uint64_t memory_most; /* bytes promised before the optimiser took some in this run; 0: it did not */
 };
 
+void instance_use_done(struct instance_use *use);
+/* Member "optimizer": the last step of a plan that was done with it, or null. */
+struct emitter;
+void optimize_emit_done(const struct instance *instance, struct emitter *emitter);
 /* What an instance has used, as the allocator read it anyhow: processor time in microseconds, bytes. */
 void optimize_note(struct instance *instance, uint64_t cpu_us, uint64_t memory, uint64_t least);
 /* Looks itself. `least`: microseconds over which a rate is taken. */
@@ -38,7 +43,7 @@ void optimize_measure(struct instance *instance, uint64_t least);
 
 struct optimize_step {
     struct optimizer_step step;
-    char *uuid, *name;
+    char *uuid, *name, *text; /* the last: as it is told, JSON */
     int64_t generation;
     uint64_t cpus, memory;            /* promised before it */
     uint64_t cpu_limit, memory_limit; /* kept so; 0: it has no field for that */

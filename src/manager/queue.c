@@ -283,6 +283,7 @@ int manager_why_emit(struct manager *manager, const char *name, struct emitter *
     engine_emit_yield(manager->engine, instance->assigned.uuid, clock_now(), emitter);
     allocation_emit_weight(instance, emitter);
     placement_emit(instance, emitter);
+    optimize_emit_done(instance, emitter);
     number = engine_decision_about(manager->engine, instance->assigned.uuid);
     emit_key(emitter, "decision");
     if (number && engine_decision(manager->engine, number))

@@ -89,6 +89,9 @@ def test_promises_follow_use(node):
     rows = [(row["action"], row["object"], row["result"]) for row in node.audit()]
     assert ("instance.change", "instances/fat", "ok") in rows
     assert ("optimize.apply", f"plans/{answer['id']}", "ok") in rows
+    why = node.get("/v1/instances/fat/why")["optimizer"]
+    assert (why["plan"], why["step"]) == (answer["id"], step)
+    assert node.get("/v1/instances/fits/why")["optimizer"] is None
     # Measured anew, nothing is left to do; and by default it cools down first.
     assert kept(plan(node, cooldown="30m"))["fat"] == "cools"
     plan_with(node)
@@ -192,6 +195,9 @@ def test_command(node):
     shown = command(node, "show", answer["id"])
     assert "fat" in shown and "0.1 cpus, 128MiB" in shown and f"apply {answer['id']}" in shown
     assert "resize fat" in command(node, "apply", answer["id"])
+    done = subprocess.run([build_directory() / "src/cli/polder", "--socket", node.socket, "why", "fat"], capture_output=True,
+                          text=True, timeout=polderlib.DEADLINE, env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"})
+    assert f"by the optimiser (plan {answer['id']}, applied by root): resize, for in " in done.stdout
     assert "applied already" in command(node, "apply", answer["id"], status=1)
     shown = command(node, "plan", "-o", "wide", "--cooldown", "0")
     assert "nothing to do" in shown and "fat stays as it is: it was not measured" in shown
