@@ -2,9 +2,11 @@
 """polder optimize: plans from measured use, applied by ordinary requests, refused when the state has changed, empty when they
 were applied. The fake driver plays instances that use what their labels say; one test has real containers."""
 import os
+import re
 import subprocess
 
 import pytest
+import guestlib
 import polderlib
 from polderlib import build_directory, eventually, group_value
 
@@ -239,3 +241,31 @@ def test_real_containers(host):
     assert host.instance("sleeps")["status"]["pid"] == pid and host.state_of("sleeps") == "running"
     eventually(lambda: "measuring" not in kept(plan(host, observe="5s")).values(), what="measured anew")
     assert "sleeps" not in steps(plan(host, observe="5s"))
+
+
+@pytest.mark.long
+def test_real_microvm(request):
+    """An idle microVM gives memory back through its balloon: the guest sees less, goes on, and nothing more is planned."""
+    with guestlib.host_daemon(request) as daemon:
+        daemon.change("POST", "/v1/images", {"source": "busybox", "type": "build"})
+        daemon.polder("run", "--detach", "--name", "m", "--kind", "microvm", "--network", "none", "--memory", "640M", "busybox",
+                      "--", "sleep", "100000")
+
+        def total():
+            return int(re.search(r"MemTotal:\s+(\d+)", daemon.execute("m", "cat", "/proc/meminfo")).group(1)) << 10
+
+        whole, found = total(), []
+
+        def planned():
+            found[:] = [plan(daemon, observe="10s")]
+            return "m" in steps(found[0])
+        eventually(planned, 180, "a step")
+        after = steps(found[0])["m"]["after"]["memory"]
+        assert after <= 480 << 20  # at most 0.75 of what it had
+        apply(daemon, found[0])
+        assert spec_of(daemon, "m")["memory"] == after
+        eventually(lambda: abs(whole - (640 << 20) + after - total()) <= 16 << 20, 180, f"{after >> 20} MiB less")
+        assert daemon.execute("m", "echo", "well") == "well\n"
+        eventually(lambda: "measuring" not in kept(plan(daemon, observe="10s")).values(), 180, "measured anew")
+        left = steps(plan(daemon, observe="10s")).get("m", {"after": {"memory": after}})
+        assert left["after"]["memory"] == after
