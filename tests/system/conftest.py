@@ -14,9 +14,8 @@ def pytest_configure(config):
         config.addinivalue_line("markers", marker)
 
 
-# Inside a machine that is emulated, machines would be emulated twice: POLDER_TEST_NESTED says so.
-NESTED = "it runs machines, and this is one: emulation within emulation takes hours"
-MACHINES = re.compile(r"test_(cgroup2|hosts|quickstart|qemu_driver|machine\w*|guest_boot|image_build|crash_faults|\w*vm\w*)$")
+# Inside a machine (see polderlib.NESTED): modules that run machines. Others skip where they would start one.
+MACHINES = re.compile(r"test_(cgroup2|hosts|quickstart|qemu_driver|machine\w*|guest_boot|image_build|crash_faults|vm|microvm)$")
 
 
 def runs_machines(item):
@@ -29,7 +28,7 @@ def pytest_collection_modifyitems(items):
     if os.environ.get("POLDER_TEST_NESTED"):
         for item in items:
             if runs_machines(item):
-                item.add_marker(pytest.mark.skip(reason=NESTED))
+                item.add_marker(pytest.mark.skip(reason=polderlib.NESTED))
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -117,6 +117,8 @@ class HostDaemon(polderlib.Daemon):
     def polder(self, *arguments, status=0, timeout=BOOT, **options):
         """Runs the command; returns the finished process with text output. status None: any."""
         options.setdefault("stdin", subprocess.DEVNULL)
+        if "--kind" in arguments:
+            self.may_run(arguments[arguments.index("--kind") + 1])
         done = subprocess.run([polderlib.build_directory() / "src/cli/polder", *map(str, arguments)], capture_output=True,
                               text=True, errors="replace", timeout=timeout, env=self.command_environment(), check=False, **options)
         if status is not None:

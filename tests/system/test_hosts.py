@@ -125,6 +125,10 @@ GROUPS = {  # files of tests/system; what runs machines is skipped there (confte
     "surroundings": "test_surroundings.py test_newcomer.py test_api.py test_api_protocol.py test_cli.py",
     "scenarios": "test_scenarios_lifecycle.py test_scenarios_faults.py test_scenarios_crash.py test_scenarios_load.py",
     "crashes": "test_crash_drivers.py",
+    "faults": "test_faults_host.py test_attacks.py test_figures.py",
+    "allocation": "test_allocation.py test_advise.py test_optimize.py test_placement.py test_queue.py test_queue_real.py",
+    "simulator": "test_simulate_placement.py test_simulate_planetlab.py test_simulate_queue.py test_simulate_roadef.py "
+                 "test_simulate_vms.py test_formulas.py",
 }
 
 
