@@ -359,6 +359,8 @@ int main(int argc, char **argv) {
         r = fiber_start(&daemon.main, "main", daemon_main, &daemon);
     if (r >= 0)
         r = loop_run();
+    if (r < 0)
+        log_error("polderd cannot go on: %s", strerror(-r));
     daemon_close(&daemon);
     loop_done();
     return r < 0 ? 1 : r;

@@ -12,6 +12,7 @@ import subprocess
 
 import pytest
 
+import guestlib
 import polderlib
 from polderlib import eventually
 
@@ -51,17 +52,26 @@ class Memory:
 
 
 @pytest.fixture
-def short_of_memory(make_daemon, tmp_path):
-    """A daemon that is not started yet, and its memory."""
+def library(tmp_path):
     if polderlib.build_option("b_sanitize") not in (None, "none", []):
         pytest.skip("a preloaded library and a preloaded sanitizer do not go together")
-    library = tmp_path / "memory.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(SHIM)], check=True)
-    daemon = make_daemon(log_level="info")
-    # Found in /etc/group: the C library's own search beyond that falls when it has no memory.
+    made = tmp_path / "memory.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(made), str(SHIM)], check=True)
+    return str(made)
+
+
+def configure(daemon):
+    """A group in /etc/group: the C library's own search beyond that falls when it has no memory."""
     (daemon.directory / "polderd.conf").write_text("group = root\n")
     (daemon.directory / "polderd.conf").chmod(0o600)
-    return daemon, Memory(daemon, str(library))
+
+
+@pytest.fixture
+def short_of_memory(make_daemon, library):
+    """A daemon that is not started yet, and its memory."""
+    daemon = make_daemon(log_level="info")
+    configure(daemon)
+    return daemon, Memory(daemon, library)
 
 
 def steps(name):
@@ -82,7 +92,15 @@ def run_inside(daemon, name):
                           timeout=polderlib.DEADLINE)
 
 
-def live(daemon, name):
+def steps_of_a_container(name):
+    place = f"/v1/instances/{name}"
+    spec = {"kind": "container", "image": "busybox", "command": ["sleep", "100000"], "memory": "64MiB", "stop_timeout": "1s"}
+    return [("POST", "/v1/instances?start=true&", {"name": name, "spec": spec}, "running"),
+            ("POST", f"{place}/pause?", None, "paused"), ("POST", f"{place}/resume?", None, "running"),
+            ("POST", f"{place}/stop?", None, "stopped"), ("DELETE", f"{place}?purge=true&", None, None)]
+
+
+def live(daemon, name, steps=steps):
     """The state that was told last of an instance that lives through its steps, or "unknown" after a failure; what failed."""
     told, failures = "unknown", []
     for method, path, body, state in steps(name):
@@ -166,6 +184,30 @@ def test_requests_at_every_allocation(short_of_memory):
     """The same for one allocation after the other."""
     daemon, memory = short_of_memory
     walk(daemon, memory, range(1, prepare(daemon, memory)), random.Random(22))
+
+
+@pytest.mark.long
+def test_requests_around_a_container(library, request):
+    """The same with a real container, its control group and its network. libnftables ends the program that it is part of when
+    it gets no memory; polderd then finds everything again."""
+    with guestlib.host_daemon(request, arguments=["--fake-driver"], log_level="info") as daemon:
+        daemon.polder("image", "build", "busybox")
+        daemon.stop()
+        configure(daemon)
+        memory = Memory(daemon, library)
+        daemon.start()
+        daemon.create("beside", start=True)
+        daemon.change("PATCH", "/v1/instances/beside", {"spec": {"labels": {"a": "b"}}})
+        assert live(daemon, "first", steps_of_a_container) == (None, [])
+        memory.refuse(ALL, 1)
+        assert live(daemon, "web", steps_of_a_container) == (None, [])
+        total, chance = memory.give()[0], random.Random(25)
+        for number in sorted(chance.sample(range(1, total), 400)):
+            many = chance.choice(SHORTAGES)
+            memory.refuse(number, many)
+            told, failures = live(daemon, "web", steps_of_a_container)
+            memory.give()
+            check_whole(daemon, "web", told, f"allocation {number}, {many} in all, {failures}")
 
 
 def begin(daemon, memory, number, many):
