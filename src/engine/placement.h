@@ -94,6 +94,11 @@ int placement_batch(struct placement *placement, const struct placement_request 
                     uint64_t now, bool whole, struct placement_decision *ret, uint32_t *ret_slots,
                     size_t *ret_placed);
 
+/* Names what keeps some of these from ever being placed together, each by itself being possible: groups that must be near each
+ * other in a circle, so that none can be first, or a group that nobody is in. BAD_REQUEST with a sentence. */
+int placement_check_batch(const struct placement *placement, const struct placement_request *requests, size_t count,
+                          struct error *error);
+
 /* What the holder of a slot asked for. Negative errno ends the trial. */
 typedef int placement_request_of(void *userdata, uint32_t slot, struct placement_request *ret);
 

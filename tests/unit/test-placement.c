@@ -674,6 +674,54 @@ static void test_best_are_refused(void **state) {
     assert_int_equal(decision.refused[FILTER_ANTI_AFFINITY], 1300); /* each counted once */
 }
 
+static void expect_batch(struct placement *placement, const struct placement_request *requests, size_t count,
+                         const char *sentence) {
+    _cleanup_error_ struct error error = ERROR_INIT;
+    int r = placement_check_batch(placement, requests, count, &error);
+
+    if (!sentence) {
+        assert_int_equal(r, 0);
+        return;
+    }
+    assert_true(r < 0);
+    assert_int_equal(error.code, ERROR_BAD_REQUEST);
+    _cleanup_free_ char *text = error_sentence(&error, LANGUAGE_ENGLISH);
+    assert_non_null(strstr(text, sentence));
+}
+
+/* a near b, b near c, c near a: none can be first, unless somebody of one of them is there. d near itself and near a is no
+ * part of the circle; e must be near a group that nobody is in. */
+static void test_circles_are_named(void **state) {
+    static const char *const groups[] = { "a", "b", "c", "d", "e" }, *const near[] = { "b", "c", "a", "d", "x" };
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
+    _cleanup_placement_ struct placement placement = { 0 };
+    struct placement_request requests[5];
+    struct placement_decision decisions[5];
+    uint32_t slots[5];
+    size_t placed;
+
+    add_node(nodes, "n", 8, 16, 0, NULL, NULL, NULL);
+    placement_init(&placement, nodes, NULL);
+    for (size_t i = 0; i < 5; i++) {
+        requests[i] = request_of(1, 1, 0, 0);
+        assert_int_equal(placement_join(nodes, &requests[i], groups[i], NULL), 0);
+        assert_int_equal(placement_constrain(nodes, &requests[i], CONSTRAINT_AFFINITY, near[i], LEVEL_NODE, 0, NULL), 0);
+    }
+    expect_batch(&placement, requests, 3, "'b' must be near 'c', that near 'a', that near 'b': none of them can be first");
+    assert_int_equal(placement_batch(&placement, requests, 3, 0, false, decisions, slots, &placed), 0);
+    assert_int_equal(placed, 0); /* and it is so */
+    expect_batch(&placement, requests, 2, "it must be near 'c', and nobody is in that group");
+    expect_batch(&placement, &requests[3], 1, NULL);
+    expect_batch(&placement, &requests[4], 1, "'x'");
+    assert_int_equal(placement_constrain(nodes, &requests[3], CONSTRAINT_AFFINITY, "a", LEVEL_NODE, 0, NULL), 0);
+    expect_batch(&placement, requests, 4, "'b' must be near 'c'");
+    requests[2].constraint_count = 0; /* c can be first, then b, a and d */
+    expect_batch(&placement, requests, 4, NULL);
+    assert_int_equal(placement_batch(&placement, requests, 4, 0, true, decisions, slots, &placed), 0);
+    assert_int_equal(placed, 4);
+    expect_batch(&placement, &requests[1], 1, NULL); /* c is there now */
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_scores_by_hand),
@@ -692,6 +740,7 @@ int main(void) {
         cmocka_unit_test(test_ledger),
         cmocka_unit_test(test_like_the_naive_one),
         cmocka_unit_test(test_best_are_refused),
+        cmocka_unit_test(test_circles_are_named),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
