@@ -5,7 +5,10 @@
  *             the same inode as "log" until conmon rotates
  *   log       the newest lines
  * A writer of ours keeps each of two files within half of the limit. Lines that were cut by a crash or a full disk are
- * left out by the reader. */
+ * left out by the reader.
+ *
+ * The files are opened, written and read by worker threads, because the storage below them may hang. Who adds lines
+ * waits until they are written, but not for long: then they are kept here, as far as there is room. */
 #include "drivers/log.h"
 
 #include <errno.h>
@@ -14,38 +17,77 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/buffer.h"
 #include "base/cleanup.h"
+#include "base/fiber.h"
 #include "base/text.h"
 
 #define LINE_MAX_BYTES (16 * 1024)
 #define PREFIX_MAX 64 /* time, channel, flag */
 #define READ_CHUNK (64 * 1024)
+#define PENDING_MAX (256 * 1024)
+#define WRITE_WAIT (1 * CLOCK_SECOND)
 
 /* --- writing --------------------------------------------------------------------------------------------------- */
 
 struct log_file {
+    unsigned references;
+    struct buffer pending; /* whole lines that no worker has taken yet */
+    bool writing;          /* a fiber has lines written */
+    bool late;             /* for so long that nobody waits for it any more */
+    struct fiber_queue written;
+    /* Of the worker while `writing`: */
+    char *path;
     int directory;
-    int fd;
+    int fd; /* opened with the first line */
     uint64_t half;
     uint64_t size;
     bool torn; /* the last write was cut short: the next line starts with a newline */
 };
 
+static struct log_file *log_file_ref(struct log_file *log) {
+    log->references++;
+    return log;
+}
+
+void log_file_free(struct log_file *log) {
+    if (!log || --log->references > 0)
+        return;
+    buffer_done(&log->pending);
+    close_fd(log->fd);
+    close_fd(log->directory);
+    free(log->path);
+    free(log);
+}
+
 DEFINE_CLEANUP(struct log_file *, log_file_free)
 
 int log_file_open(const char *state_path, uint64_t limit, struct log_file **ret) {
     _cleanup_(log_file_freep) struct log_file *log = calloc(1, sizeof(*log));
-    struct stat status;
 
     if (!log)
         return -ENOMEM;
+    log->references = 1;
     log->half = limit / 2;
-    log->fd = -EBADF;
-    log->directory = open(state_path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    log->fd = log->directory = -EBADF;
+    log->path = strdup(state_path);
+    if (!log->path)
+        return -ENOMEM;
+    *ret = STEAL_PTR(log);
+    return 0;
+}
+
+static int files_open(struct log_file *log) {
+    struct stat status;
+
+    if (log->fd >= 0)
+        return 0;
+    if (log->directory < 0)
+        log->directory = open(log->path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (log->directory < 0)
         return -errno;
     log->fd = openat(log->directory, "log", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -53,7 +95,6 @@ int log_file_open(const char *state_path, uint64_t limit, struct log_file **ret)
         return -errno;
     log->size = (uint64_t) status.st_size;
     log->torn = log->size > 0; /* an empty line does no harm */
-    *ret = STEAL_PTR(log);
     return 0;
 }
 
@@ -74,6 +115,77 @@ static void log_rotate(struct log_file *log) {
     log->torn = false;
 }
 
+/* One line with its newline. */
+static void line_write(struct log_file *log, const char *line, size_t size) {
+    struct iovec parts[] = { { .iov_base = (char[]){ '\n' }, .iov_len = 1 },
+                             { .iov_base = (void *) (uintptr_t) line, .iov_len = size } };
+    size_t length = size + (log->torn ? 1 : 0);
+    ssize_t written;
+
+    if (length > log->half)
+        return;
+    if (log->size + length > log->half)
+        log_rotate(log);
+    length = size + (log->torn ? 1 : 0);
+    written = writev(log->fd, log->torn ? parts : parts + 1, log->torn ? 2 : 1);
+    if (written > 0)
+        log->size += (uint64_t) written;
+    if (written != 0)
+        log->torn = written != (ssize_t) length && (log->torn || written > 0);
+}
+
+struct write_job {
+    struct log_file *log;
+    struct buffer lines;
+};
+
+static int write_job_run(void *userdata) {
+    struct write_job *job = userdata;
+    const char *at = job->lines.data, *end;
+    size_t left = job->lines.size;
+
+    if (files_open(job->log) < 0)
+        return 0;
+    while (left > 0 && (end = memchr(at, '\n', left))) {
+        line_write(job->log, at, (size_t) (end - at) + 1);
+        left -= (size_t) (end - at) + 1;
+        at = end + 1;
+    }
+    return 0;
+}
+
+static int writer_main(void *userdata) {
+    _cleanup_(log_file_freep) struct log_file *log = userdata;
+
+    while (log->pending.size > 0) {
+        struct write_job job = { .log = log, .lines = log->pending };
+
+        log->pending = (struct buffer) BUFFER_INIT;
+        (void) fiber_job(write_job_run, &job);
+        buffer_done(&job.lines);
+    }
+    log->writing = log->late = false;
+    fiber_queue_wake_all(&log->written);
+    return 0;
+}
+
+/* Waits too, unless off fibers: there it is done in place. */
+static void pending_write(struct log_file *given) {
+    _cleanup_(log_file_freep) struct log_file *log = log_file_ref(given);
+    uint64_t deadline = deadline_in(WRITE_WAIT);
+    int r = 0;
+
+    if (!log->writing) {
+        log->writing = true;
+        if (!fiber_current() || fiber_start(NULL, "log", writer_main, log_file_ref(log)) < 0)
+            (void) writer_main(log_file_ref(log));
+    }
+    while (r >= 0 && log->writing && !log->late)
+        r = fiber_queue_wait(&log->written, deadline);
+    if (r == -ETIMEDOUT && log->writing)
+        log->late = true;
+}
+
 static size_t log_prefix(char *text, size_t size, enum stream_channel channel, bool partial) {
     struct timespec now;
     struct tm parts;
@@ -86,27 +198,15 @@ static size_t log_prefix(char *text, size_t size, enum stream_channel channel, b
                              channel == STREAM_ERRORS ? "stderr" : "stdout", partial ? 'P' : 'F');
 }
 
-static void log_write(struct log_file *log, enum stream_channel channel, const char *data, size_t size,
-                      bool partial) {
-    char line[1 + PREFIX_MAX + LINE_MAX_BYTES + 1];
-    size_t length = 0;
-    ssize_t written;
+static void line_add(struct log_file *log, enum stream_channel channel, const char *data, size_t size, bool partial) {
+    char prefix[PREFIX_MAX];
+    size_t length = log_prefix(prefix, sizeof(prefix), channel, partial);
 
-    if (log->torn)
-        line[length++] = '\n';
-    length += log_prefix(line + length, PREFIX_MAX, channel, partial);
-    memcpy(line + length, data, size);
-    length += size;
-    line[length++] = '\n';
-    if (length > log->half)
+    if (log->pending.size > PENDING_MAX || buffer_reserve(&log->pending, length + size + 1) < 0)
         return;
-    if (log->size + length > log->half)
-        log_rotate(log);
-    written = write(log->fd, line, length);
-    if (written > 0)
-        log->size += (uint64_t) written;
-    if (written != 0)
-        log->torn = written != (ssize_t) length && (log->torn || written > 0);
+    buffer_add(&log->pending, prefix, length);
+    buffer_add(&log->pending, data, size);
+    buffer_add_char(&log->pending, '\n');
 }
 
 /* What has no newline yet is not held back: a prompt is seen at once. */
@@ -119,19 +219,13 @@ void log_file_add(struct log_file *log, enum stream_channel channel, const void 
 
         if (end)
             part = (size_t) (end - at);
-        log_write(log, channel, at, part, !end);
+        line_add(log, channel, at, part, !end);
         part += end ? 1 : 0;
         at += part;
         size -= part;
     }
-}
-
-void log_file_free(struct log_file *log) {
-    if (!log)
-        return;
-    close_fd(log->fd);
-    close_fd(log->directory);
-    free(log);
+    if (log->pending.size > 0)
+        pending_write(log);
 }
 
 /* --- reading --------------------------------------------------------------------------------------------------- */
@@ -171,12 +265,14 @@ static int reader_open_files(struct log_reader *reader) {
     return 0;
 }
 
+static int entry_next(struct log_reader *reader, struct log_entry *ret);
+
 /* An entry counts as a line unless it goes on: "… P …" is followed by more of the same line. */
 static int64_t count_lines(struct log_reader *reader) {
     struct log_entry entry;
     int64_t lines = 0;
 
-    while (log_reader_next(reader, &entry) > 0)
+    while (entry_next(reader, &entry) > 0)
         lines += entry.partial ? 0 : 1;
     return lines;
 }
@@ -189,24 +285,41 @@ static void reader_rewind(struct log_reader *reader) {
     buffer_reset(&reader->data);
 }
 
+struct open_job {
+    const char *state_path;
+    int64_t tail;
+    struct log_reader *reader;
+};
+
+static int open_job_run(void *userdata) {
+    struct open_job *job = userdata;
+    struct log_reader *reader = job->reader;
+    int64_t lines;
+    int r;
+
+    reader->directory = open(job->state_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (reader->directory < 0)
+        return -errno;
+    r = reader_open_files(reader);
+    if (r >= 0 && job->tail >= 0) {
+        lines = count_lines(reader);
+        reader->skip = lines > job->tail ? lines - job->tail : 0;
+        reader_rewind(reader);
+    }
+    return r;
+}
+
 int log_reader_open(const char *state_path, int64_t tail, struct log_reader **ret) {
     _cleanup_(log_reader_freep) struct log_reader *reader = calloc(1, sizeof(*reader));
-    int64_t lines;
+    struct open_job job = { .state_path = state_path, .tail = tail, .reader = reader };
     int r;
 
     if (!reader)
         return -ENOMEM;
-    reader->directory = open(state_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (reader->directory < 0)
-        return -errno;
-    r = reader_open_files(reader);
+    reader->directory = -EBADF;
+    r = fiber_job(open_job_run, &job);
     if (r < 0)
         return r;
-    if (tail >= 0) {
-        lines = count_lines(reader);
-        reader->skip = lines > tail ? lines - tail : 0;
-        reader_rewind(reader);
-    }
     *ret = STEAL_PTR(reader);
     return 0;
 }
@@ -301,7 +414,7 @@ static bool reader_follow(struct log_reader *reader) {
     return true;
 }
 
-int log_reader_next(struct log_reader *reader, struct log_entry *ret) {
+static int entry_next(struct log_reader *reader, struct log_entry *ret) {
     for (;;) {
         int r = reader_take(reader, ret);
         if (r != 0)
@@ -319,4 +432,22 @@ int log_reader_next(struct log_reader *reader, struct log_entry *ret) {
             return 0;
         }
     }
+}
+
+struct next_job {
+    struct log_reader *reader;
+    struct log_entry *entry;
+};
+
+static int next_job_run(void *userdata) {
+    const struct next_job *job = userdata;
+
+    return entry_next(job->reader, job->entry);
+}
+
+int log_reader_next(struct log_reader *reader, struct log_entry *ret) {
+    struct next_job job = { .reader = reader, .entry = ret };
+    int r = reader_take(reader, ret); /* most are in memory */
+
+    return r != 0 ? r : fiber_job(next_job_run, &job);
 }

@@ -13,8 +13,10 @@
 
 struct log_file;
 
+/* Opens no file yet. */
 int log_file_open(const char *state_path, uint64_t limit, struct log_file **ret);
-/* Adds bytes of one channel; splits at newlines and at 16 KiB. Never waits for a reader; a full disk drops bytes. */
+/* Fiber (or off fibers, where storage that hangs is waited for): adds bytes of one channel; splits at newlines and at 16
+ * KiB. Never waits for a reader, and for the storage a second at most; a full disk, or one that hangs, drops bytes. */
 void log_file_add(struct log_file *log, enum stream_channel channel, const void *data, size_t size);
 void log_file_free(struct log_file *log);
 
@@ -27,7 +29,7 @@ struct log_entry {
     size_t size;
 };
 struct log_reader;
-/* tail: the last so many lines (-1: all). */
+/* Fibers: both may wait for the storage, and so long only their caller waits. tail: the last so many lines (-1: all). */
 int log_reader_open(const char *state_path, int64_t tail, struct log_reader **ret);
 /* 1: *ret filled, valid until the next call; 0: no more for now (follow: wait and call again; rotation is noticed). */
 int log_reader_next(struct log_reader *reader, struct log_entry *ret);

@@ -153,6 +153,11 @@ static int do_start(struct action *action, struct operation *operation, struct e
     return run_start_wished(instance, operation, &start, before, error);
 }
 
+/* It did not end in time, but it was killed: it ends as soon as the host's storage lets it, and as it was wished. */
+static bool is_killed(int r) {
+    return r == -ETIMEDOUT;
+}
+
 static int do_stop(struct action *action, struct error *error) {
     struct instance *instance = action->instance;
     enum power before = instance->control.power;
@@ -162,7 +167,7 @@ static int do_stop(struct action *action, struct error *error) {
     if (r < 0)
         return r;
     r = run_stop_and_wait(instance, stop_timeout(action), error);
-    if (r < 0 && state_is_active(instance->status.state))
+    if (r < 0 && !is_killed(r) && state_is_active(instance->status.state))
         wish_back(action, POWER_STOPPED, before);
     return r;
 }
@@ -262,7 +267,8 @@ static int do_delete(struct action *action, struct error *error) {
         if (instance->removed)
             return 0;
         if (r < 0) {
-            wish_back(action, POWER_DELETED, before);
+            if (!is_killed(r))
+                wish_back(action, POWER_DELETED, before);
             return r;
         }
         if (instance->control.power != POWER_DELETED) /* a newer wish came while it stopped */

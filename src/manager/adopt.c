@@ -400,22 +400,39 @@ static int remove_tree_job(void *userdata) {
     return file_remove_tree(AT_FDCWD, userdata);
 }
 
-static int sweep_directory(struct manager *manager, const char *parent, bool running, bool remove, char ***found) {
-    _cleanup_free_ char *path = text_format("%s/%s", running ? manager->configuration.run_path : manager->configuration.state_path,
-                                            parent);
-    _cleanup_list_ char **names = NULL;
+struct listing {
+    const char *path;
+    char **names; /* that are uuids */
+};
+
+/* On a worker thread: the storage may hang. */
+static int listing_job(void *userdata) {
+    struct listing *listing = userdata;
+    DIR *directory = opendir(listing->path);
     struct dirent *entry;
-    DIR *directory = path ? opendir(path) : NULL;
     int r = 0;
 
     if (!directory)
-        return path && errno == ENOENT ? 0 : -errno;
+        return errno == ENOENT ? 0 : -errno;
     while ((entry = readdir(directory)) && r >= 0)
-        if (uuid_is_valid(entry->d_name) && !is_owned(manager, entry->d_name, running))
-            r = list_add(&names, entry->d_name);
+        if (uuid_is_valid(entry->d_name))
+            r = list_add(&listing->names, entry->d_name);
     closedir(directory);
+    return r;
+}
+
+static int sweep_directory(struct manager *manager, const char *parent, bool running, bool remove, char ***found) {
+    _cleanup_free_ char *path = text_format("%s/%s", running ? manager->configuration.run_path : manager->configuration.state_path,
+                                            parent);
+    struct listing listing = { .path = path };
+    int r = path ? fiber_job(listing_job, &listing) : -ENOMEM;
+    _cleanup_list_ char **names = listing.names;
+
     for (char **name = names; r >= 0 && name && *name; name++) {
-        _cleanup_free_ char *full = text_format("%s/%s", path, *name);
+        _cleanup_free_ char *full = NULL;
+        if (is_owned(manager, *name, running))
+            continue;
+        full = text_format("%s/%s", path, *name);
         r = full ? list_add(found, full) : -ENOMEM;
         if (r >= 0 && remove)
             (void) fiber_job(remove_tree_job, full);

@@ -219,6 +219,9 @@ void run_after_end(struct instance *instance, const struct driver_exit *ended) {
     end_keep(instance);
     if (again)
         run_schedule_restart(instance);
+    /* Who asked for it was told that it would end later; this is later. */
+    if (instance->control.power == POWER_DELETED && !instance->handover)
+        end_complain(instance, instance_discard(instance, &actor_daemon, instance->control.purge, &error), &error);
 }
 
 static int remove_tree_job(void *userdata) {

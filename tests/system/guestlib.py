@@ -196,17 +196,40 @@ def host_daemon(request, **options):
         daemon.close(check=not failed)
 
 
+class HangingStorage:
+    """A FUSE file system at a place of a daemon's host that answers nothing while it hangs; see hangfs.py."""
+
+    def __init__(self, daemon, place):
+        self.daemon, self.place = daemon, place
+        self.flag = daemon.directory / f"{place.name}-hangs"
+        behind = daemon.directory / f"behind-{place.name}"
+        for folder in (behind, place):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o711)
+        script = pathlib.Path(__file__).parent / "hangfs.py"
+        self.process = subprocess.Popen([*daemon.inside, "/usr/bin/python3", script, behind, place, self.flag], stdin=subprocess.DEVNULL)
+        eventually(lambda: f" {place} fuse" in pathlib.Path(f"/proc/{daemon.holder.pid}/mounts").read_text(), what="the file system")
+        daemon.mounts = [*daemon.own_mounts(), str(place)]
+
+    def hang(self):
+        self.flag.touch()
+
+    def go_on(self):
+        self.flag.unlink(missing_ok=True)
+
+
 class Counter:
     """A number that something inside a guest writes to a file again and again."""
 
     SCRIPT = "i=0; while :; do i=$((i+1)); echo $i > /tmp/count.new; mv /tmp/count.new /tmp/count; sleep 0.1; done"
+    place = "/tmp/count"
 
     def __init__(self, daemon, name):
         self.daemon = daemon
         self.name = name
 
     def value(self):
-        text = self.daemon.polder("exec", self.name, "--", "cat", "/tmp/count", status=None).stdout.strip()
+        text = self.daemon.polder("exec", self.name, "--", "cat", self.place, status=None).stdout.strip()
         return int(text) if text.isdigit() else 0
 
     def wait_above(self, number, deadline=120):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What goes wrong around QEMU: it stands still or answers slowly, its disk's host is full, its process id is another's by
 now, its guest writes what looks like another disk. The VMs here have an empty disk and stay in their firmware."""
+import concurrent.futures
 import contextlib
 import hashlib
 import os
@@ -14,6 +15,7 @@ import time
 import pytest
 
 import guestlib
+import polderlib
 from polderlib import DEADLINE, eventually
 
 COUNT = ["sh", "-c", guestlib.Counter.SCRIPT]
@@ -365,3 +367,85 @@ def test_resume_waits_for_no_agent(host):
         eventually(lambda: host.polder("logs", "ticker").stdout.split()[-1] > last, what="it to count on")
     finally:
         host.polder("rm", "--force", "--purge", "ticker")
+
+
+# ---- storage that answers nothing ----
+
+@pytest.fixture(scope="module")
+def hanging(request):
+    """A daemon whose instances' directories lie on a file system that hangs when it is told to: (daemon, file system)."""
+    pytest.importorskip("fusepy", reason="python3-fusepy is not installed")
+    daemon = guestlib.HostDaemon(arguments=["--fake-driver"])
+    storage = guestlib.HangingStorage(daemon, daemon.state / "instances")
+    before = request.session.testsfailed
+    try:
+        add_images(daemon.start())
+        daemon.polder("image", "import", guestlib.ticker(daemon.directory), "--name", "ticker")
+        yield daemon, storage
+    finally:
+        failed = request.session.testsfailed > before
+        if failed:
+            print(f"--- {daemon.log_path} ends with:\n{daemon.log()[-8000:]}")
+        storage.go_on()
+        daemon.close(check=False)  # its end is the file system's as well
+        storage.process.wait(DEADLINE)
+
+
+def bounded(host, *words):
+    """Runs a command that must fail in time, and tells how."""
+    done = host.polder(*words, status=None, timeout=60)
+    assert done.returncode != 0 and "waits for a disk" in done.stderr, done
+
+
+@pytest.mark.long
+def test_disk_that_hangs(hanging):
+    """QEMU's threads sleep in the kernel: that is told, asking it to end fails in time, nobody else waits; and when the disk
+    answers again, all that was asked for has come true."""
+    host, storage = hanging
+    write = "while :; do date > /written; sync; sleep 0.1; done"
+    rest = guestlib.Counter.SCRIPT.replace("/tmp", "/dev/shm")
+    host.create("other", start=True)
+    host.create("waits")
+    host.polder("run", "--kind", "vm", "--name", "counts", "--memory", "64M", "--network", "none", "ticker")
+    for name, script in (("writes", write), ("rests", rest)):
+        host.polder("run", "--detach", "--kind", "microvm", "--name", name, "--network", "none", "busybox", "--", "sh", "-c", script)
+    resting = guestlib.Counter(host, "rests")
+    resting.place = "/dev/shm/count"
+    eventually(lambda: "aaac" in host.polder("logs", "counts").stdout, guestlib.BOOT, "the first numbers")
+    resting.wait_above(0)
+    pids = {name: pid_of(host, name) for name in ("counts", "writes")}
+    patient = []
+    storage.hang()
+    try:
+        for name in pids:
+            eventually(lambda: is_unresponsive(host, name), UNRESPONSIVE, f"{name} to be unresponsive")
+            status = host.instance(name)["status"]
+            assert status["state"] == "running" and "disk" in status["message"], status
+            assert shown_state(host, name) == "unresponsive"
+        for words in (("logs", "counts"), ("fsck", "--deep")):  # they wait, and nobody else
+            patient.append(subprocess.Popen([polderlib.build_directory() / "src/cli/polder", *words], stdin=subprocess.DEVNULL,
+                                            stdout=subprocess.PIPE, env=host.command_environment(), text=True))
+        for _ in range(20):
+            begun = time.monotonic()
+            assert len(host.list()) == 5
+            assert time.monotonic() - begun < 5
+        host.act("other", "pause")
+        host.act("other", "resume")
+        host.begin("waits", "start")
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            list(pool.map(lambda words: bounded(host, *words), (("stop", "--force", "counts"), ("rm", "--force", "--purge", "writes"))))
+        assert all(pathlib.Path(f"/proc/{pid}").exists() for pid in pids.values()) and host.state_of("rests") == "running"
+        resting.wait_above(resting.value())
+        assert host.state_of("waits") == "starting"
+    finally:
+        storage.go_on()
+    eventually(lambda: host.state_of("counts") == "stopped", what="the stop")
+    eventually(lambda: host.state_of("writes") is None, what="the removal")
+    assert not any(guestlib.is_alive(pid) for pid in pids.values())
+    eventually(lambda: not is_unresponsive(host, "rests"), UNRESPONSIVE, "it to rest")
+    host.wait_state("waits", "running")
+    assert all(one.wait(DEADLINE) is not None for one in patient) and "aaac" in patient[0].stdout.read()
+    patient[1].stdout.close()
+    host.check_clean()
+    host.polder("start", "counts")
+    host.polder("rm", "--force", "--purge", "counts", "rests", "other", "waits")

@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
+#include "base/fiber.h"
 #include "base/file.h"
 #include "base/text.h"
 
@@ -226,11 +228,57 @@ static void test_damage(void **state) {
 
 static void test_link_refused(void **state) {
     struct place *place = *state;
+    _cleanup_free_ char *path = text_format("%s/log", place->path), *other = text_format("%s/other", place->path);
+    struct log_file *log;
+    struct stat status;
+
+    put(place, "other", "somebody else's\n");
+    assert_int_equal(symlink(other, path), 0);
+    assert_int_equal(log_file_open(place->path, 1 << 20, &log), 0);
+    log_file_add(log, STREAM_OUTPUT, "never written\n", 14);
+    log_file_free(log);
+    assert_int_equal(stat(other, &status), 0);
+    assert_int_equal(status.st_size, 16);
+}
+
+/* A pipe in the log's place that nobody reads: who opens it to write waits, as for storage that hangs. */
+static int hanging_main(void *userdata) {
+    struct place *place = userdata;
     _cleanup_free_ char *path = text_format("%s/log", place->path);
     struct log_file *log;
+    char text[512] = "";
+    uint64_t begun = clock_now();
+    size_t size = 0;
+    long n;
+    int fd;
 
-    assert_int_equal(symlink("/etc/passwd", path), 0);
-    assert_int_equal(log_file_open(place->path, 1 << 20, &log), -ELOOP);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_int_equal(log_file_open(place->path, 1 << 20, &log), 0);
+    log_file_add(log, STREAM_OUTPUT, "one\n", 4);
+    assert_true(clock_now() - begun >= CLOCK_SECOND / 2);
+    begun = clock_now();
+    for (int i = 0; i < 1000; i++)
+        log_file_add(log, STREAM_OUTPUT, "two\n", 4);
+    assert_true(clock_now() - begun < 30 * CLOCK_SECOND);
+    log_file_free(log); /* what is under way goes on */
+    fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    assert_true(fd >= 0);
+    while (size < sizeof(text) - 1 && (n = fiber_read(fd, text + size, sizeof(text) - 1 - size, deadline_in(30 * CLOCK_SECOND))) > 0)
+        size += (size_t) n;
+    assert_non_null(strstr(text, " F one\n"));
+    assert_non_null(strstr(text, " F two\n"));
+    while (fiber_read(fd, text, sizeof(text), deadline_in(30 * CLOCK_SECOND)) > 0)
+        ;
+    close(fd);
+    loop_exit(0);
+    return 0;
+}
+
+static void test_hanging_storage(void **state) {
+    assert_int_equal(loop_init(), 0);
+    assert_int_equal(fiber_start(NULL, "hanging", hanging_main, *state), 0);
+    assert_int_equal(loop_run(), 0);
+    loop_done();
 }
 
 int main(void) {
@@ -242,6 +290,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_kept_name, setup, teardown),
         cmocka_unit_test_setup_teardown(test_damage, setup, teardown),
         cmocka_unit_test_setup_teardown(test_link_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_hanging_storage, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

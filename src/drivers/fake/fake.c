@@ -349,12 +349,24 @@ static int fake_start(void *data, struct driver_instance *view, const struct dri
     return 0;
 }
 
+struct saved_job {
+    const char *path;
+    bool drop;
+};
+
+static int saved_job_run(void *userdata) {
+    const struct saved_job *job = userdata;
+
+    if (job->drop)
+        (void) unlink(job->path);
+    return file_exists(AT_FDCWD, job->path);
+}
+
 static bool fake_saved(void *data _unused_, struct driver_instance *view, bool drop) {
     _cleanup_free_ char *path = memory_path(view);
+    struct saved_job job = { .path = path, .drop = drop };
 
-    if (path && drop)
-        (void) unlink(path);
-    return path && file_exists(AT_FDCWD, path);
+    return path && fiber_job(saved_job_run, &job) > 0;
 }
 
 static int fake_adopt(void *data, struct driver_instance *view, bool *ret_running, bool *ret_paused,

@@ -103,8 +103,6 @@ int console_make(int directory, struct console_ends *ret) {
 /* --- reading -------------------------------------------------------------------------------------------- */
 
 static void console_take(struct console *console, const char *data, size_t size) {
-    if (!console->freed && console->handler)
-        console->handler(data, size, console->userdata);
     for (struct viewer *viewer = console->viewers; viewer; viewer = viewer->next) {
         (void) byte_queue_add(&viewer->queue, STREAM_OUTPUT, data, size);
         byte_queue_trim(&viewer->queue, CONSOLE_QUEUE);
@@ -114,6 +112,9 @@ static void console_take(struct console *console, const char *data, size_t size)
         buffer_done(&console->tail);
     else if (console->tail.size > 2 * CONSOLE_TAIL)
         buffer_consume(&console->tail, console->tail.size - CONSOLE_TAIL);
+    /* Last: it may wait. */
+    if (!console->freed && console->handler)
+        console->handler(data, size, console->userdata);
 }
 
 /* An emulated port writes byte by byte: each would wake polderd and be an entry of its own in the log. What came first
@@ -136,11 +137,13 @@ static int console_main(void *userdata) {
     return 0;
 }
 
-void console_drain(struct console *console) {
+void console_drain(struct console *given) {
+    _cleanup_(console_unrefp) struct console *console = given;
     char data[4096];
     ssize_t size;
 
-    for (size_t total = 0; total < CONSOLE_PIPE; total += (size_t) size) {
+    console->references++;
+    for (size_t total = 0; total < CONSOLE_PIPE && !console->freed; total += (size_t) size) {
         size = read(console->output, data, sizeof(data));
         if (size <= 0)
             return;

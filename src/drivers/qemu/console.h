@@ -26,13 +26,13 @@ struct console_ends {
 
 /* Makes the FIFOs anew, empty. */
 int console_make(int directory, struct console_ends *ret);
-/* The daemon's side; also of a console made by an earlier daemon. `output` may be NULL. */
+/* The daemon's side; also of a console made by an earlier daemon. `output` may be NULL, and may wait. */
 int console_open(int directory, void (*output)(const void *data, size_t size, void *userdata), void *userdata,
                  struct console **ret);
 /* Viewers get the end. Also off fibers. */
 void console_free(struct console *console);
 int console_view(struct console *console, struct stream **ret, struct error *error);
-/* Takes in what QEMU wrote last, off the fiber: for a machine that just ended. */
+/* Fiber: takes in what QEMU wrote last, for a machine that just ended. */
 void console_drain(struct console *console);
 /* The last line that says something, escaped, allocated; NULL if there is none. */
 char *console_last_line(const struct console *console);

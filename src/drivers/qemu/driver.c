@@ -30,6 +30,7 @@
 #define RESTORED_DEADLINE (10 * CLOCK_SECOND)
 #define KILLED_DEADLINE (5 * CLOCK_SECOND) /* from SIGKILL inside to the guest's power-off */
 #define HALTED_DEADLINE (30 * CLOCK_SECOND)
+#define KILL_DEADLINE (20 * CLOCK_SECOND) /* from SIGKILL to the end; what waits for the host's storage takes longer */
 #define POWER_AGAIN (3 * CLOCK_SECOND)     /* a booting guest does not see the first press */
 
 static struct machine *machine_of(const struct driver_instance *instance) {
@@ -204,7 +205,7 @@ static void machine_drop(struct driver_instance *instance) {
     fiber_shield();
     machine->quiet = true;
     if (!machine->ended)
-        machine_kill(machine);
+        (void) machine_kill(machine, DEADLINE_NONE);
     machine_end_shares(machine);
     while (machine->busy > 0)
         (void) fiber_queue_wait(&machine->changed, DEADLINE_NONE);
@@ -306,7 +307,7 @@ static int adopt_machine(struct machine *machine, bool *ret_running, bool *ret_p
     }
     /* A guest that switched itself off meanwhile stands still until now. */
     if (machine->halted && machine_wait_end(machine, deadline_in(HALTED_DEADLINE)) < 0)
-        machine_kill(machine);
+        (void) machine_kill(machine, deadline_in(KILL_DEADLINE));
     if (machine->ended) {
         machine_exit(machine, ret_exit, &machine->reason);
         return 0;
@@ -366,9 +367,18 @@ static void ask_vm(struct machine *machine, uint64_t deadline) {
     }
 }
 
+/* Whether it was us or nobody who waits: once the signal is there, it ends. */
+static int kill_soon(struct machine *machine, struct error *error) {
+    if (machine_kill(machine, deadline_in(KILL_DEADLINE)) >= 0)
+        return 0;
+    return error_set(error, ERROR_UNRESPONSIVE,
+                     "QEMU was killed, but waits for a disk or another device of the host; it ends when that answers");
+}
+
 static int driver_stop(void *data _unused_, struct driver_instance *instance, uint64_t timeout,
                        struct error *error) {
     struct machine *machine = machine_of(instance);
+    int r;
 
     if (!machine)
         return 0;
@@ -389,10 +399,18 @@ static int driver_stop(void *data _unused_, struct driver_instance *instance, ui
         machine_unref(machine);
         return error_errno(error, -ECANCELED, "stopping");
     }
-    if (!machine->ended)
-        machine_kill(machine);
+    r = machine->ended ? 0 : kill_soon(machine, error);
     machine_unref(machine);
-    return 0;
+    return r;
+}
+
+static int signal_kill(struct machine *machine, struct error *error) {
+    int r;
+
+    machine->references++;
+    r = kill_soon(machine, error);
+    machine_unref(machine);
+    return r;
 }
 
 static int driver_signal(void *data _unused_, struct driver_instance *instance, int number,
@@ -402,22 +420,14 @@ static int driver_signal(void *data _unused_, struct driver_instance *instance, 
 
     if (!machine)
         return no_machine(error);
-    if (is_vm(instance)) {
-        if (number != SIGKILL)
-            return error_set(error, ERROR_NOT_SUPPORTED, "the kind vm", "signals",
-                             "a virtual machine has no main process; use stop, or the signal KILL");
-        machine_kill(machine);
-        return 0;
-    }
-    if (number == SIGKILL && machine->trouble) {
-        machine_kill(machine);
-        return 0;
-    }
+    if (is_vm(instance) && number != SIGKILL)
+        return error_set(error, ERROR_NOT_SUPPORTED, "the kind vm", "signals",
+                         "a virtual machine has no main process; use stop, or the signal KILL");
+    if (is_vm(instance) || (number == SIGKILL && machine->trouble))
+        return signal_kill(machine, error);
     r = guestport_signal(machine->port, number);
-    if (r < 0 && number == SIGKILL) {
-        machine_kill(machine);
-        return 0;
-    }
+    if (r < 0 && number == SIGKILL)
+        return signal_kill(machine, error);
     return r < 0 ? error_set(error, ERROR_GUEST, "the guest agent does not answer") : 0;
 }
 

@@ -109,13 +109,13 @@ int channel_output(struct guestport *port, const struct frame *frame) {
     channel->uncredited += size;
     if (channel->uncredited > GUEST_WINDOW)
         return -EBADMSG;
-    if (channel_is_main(channel)) {
+    if (channel_is_main(channel))
         skipped = main_skip(port, size);
-        if (size > skipped && port->handlers && port->handlers->output)
-            port->handlers->output(which, data + skipped, size - skipped, port->userdata);
-    }
     streams_add(channel, which, data + skipped, size - skipped);
     credit_update(port, channel);
+    /* Last: it may wait. */
+    if (channel_is_main(channel) && size > skipped && port->handlers && port->handlers->output)
+        port->handlers->output(which, data + skipped, size - skipped, port->userdata);
     return 0;
 }
 

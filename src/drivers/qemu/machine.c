@@ -69,6 +69,7 @@ static void machine_free(struct machine *machine) {
     free(machine->problem);
     free(machine->reason);
     free(machine->last_line);
+    free(machine->waiters);
     free(machine);
 }
 
@@ -161,14 +162,27 @@ int exit_write(const struct driver_instance *instance, int code, const char *pro
     return !path || out.failed ? -ENOMEM : fiber_job(exit_job_run, &job);
 }
 
+struct read_job {
+    const char *path;
+    char *text;
+    size_t size;
+};
+
+static int read_job_run(void *userdata) {
+    struct read_job *job = userdata;
+
+    return file_read(AT_FDCWD, job->path, EXIT_MAX, &job->text, &job->size);
+}
+
 bool exit_read(const struct driver_instance *instance, int *ret_code, char **ret_problem) {
     _cleanup_json_ struct json_object *json = NULL;
     _cleanup_free_ char *path = exit_path(instance), *text = NULL;
+    struct read_job job = { .path = path };
     const char *problem;
-    size_t size;
+    int r = path ? fiber_job(read_job_run, &job) : -ENOMEM;
 
-    if (!path || file_read(AT_FDCWD, path, EXIT_MAX, &text, &size) < 0 ||
-        json_parse(text, size, &json, NULL) < 0)
+    text = job.text;
+    if (r < 0 || json_parse(text, job.size, &json, NULL) < 0)
         return false;
     problem = json_text(json, "problem", NULL);
     *ret_code = (int) json_integer(json, "code", -1);
@@ -555,12 +569,12 @@ void machine_end_shares(struct machine *machine) {
 static void machine_ended(struct machine *machine) {
     machine_mark(machine, "QEMU ended");
     machine_end_shares(machine);
+    if (machine->console)
+        console_drain(machine->console);
+    if (machine->console)
+        machine->last_line = console_last_line(machine->console);
     machine->ended = true;
     machine->paused = false;
-    if (machine->console) {
-        console_drain(machine->console);
-        machine->last_line = console_last_line(machine->console);
-    }
     (void) identity_remove(machine->directory);
     qmp_free(STEAL_PTR(machine->qmp));
     guestport_free(STEAL_PTR(machine->port));
@@ -596,15 +610,15 @@ int machine_wait_end(struct machine *machine, uint64_t deadline) {
     return machine->ended ? 0 : r;
 }
 
-void machine_kill(struct machine *machine) {
+int machine_kill(struct machine *machine, uint64_t deadline) {
+    int r;
+
     fiber_shield();
     machine->killing = true;
     (void) process_signal(&machine->process, SIGKILL);
-    if (machine->watcher)
-        (void) machine_wait_end(machine, DEADLINE_NONE);
-    else
-        (void) process_end(&machine->process, 0);
+    r = machine->watcher ? machine_wait_end(machine, deadline) : process_end(&machine->process, 0);
     fiber_unshield();
+    return r;
 }
 
 int machine_failure(struct machine *machine, struct error *error) {

@@ -31,6 +31,8 @@ struct qemu {
  *
  * The watcher fiber waits for QEMU's end, finds out why, and tells the manager, unless `quiet`: then
  * somebody waits who wants to know himself (a failing start, suspend, release). */
+struct watch_waiter;
+
 struct machine {
     unsigned references;
     struct machine *next;
@@ -54,6 +56,9 @@ struct machine {
     bool paused;
     const char *trouble; /* why QEMU does not answer, or NULL; watch.c */
     unsigned missed;     /* looks in a row without an answer */
+    struct watch_waiter *waiters; /* its threads that waited for the host's storage at the last look, WATCH_WAITERS */
+    unsigned hung;       /* looks in a row at which one of them had not moved */
+    bool checking;       /* whether there is room */
     bool starved;        /* QEMU stopped the guest: the host has no room for what it writes */
     unsigned starving;   /* looks since it was last told to go on */
     bool killing;  /* by us */
@@ -97,8 +102,9 @@ static inline void machine_unrefp(struct machine **machine) {
 /* After the process runs: watches it, connects control, console, log and agent. `adopted`: it ran before
  * this daemon. */
 int machine_connect(struct machine *machine, bool adopted, struct error *error);
-/* Fiber: kills QEMU and waits until the watcher is through; never fails, never waits for the guest. */
-void machine_kill(struct machine *machine);
+/* Fiber: kills QEMU and waits until the watcher is through, never for the guest. -ETIMEDOUT: it waits for the host's
+ * storage in a way that no signal ends, and ends when that answers. */
+int machine_kill(struct machine *machine, uint64_t deadline);
 /* Fiber: waits until it has ended. */
 int machine_wait_end(struct machine *machine, uint64_t deadline);
 /* Fiber: one QMP command. BUSY when there is no connection. */

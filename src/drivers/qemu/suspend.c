@@ -25,27 +25,47 @@ static char *memory_path(const struct driver_instance *instance, const char *suf
     return text_format("%s/memory%s", instance->state_path, suffix);
 }
 
+static int unlink_job(void *userdata) {
+    return unlink(userdata) < 0 ? -errno : 0;
+}
+
 void suspend_remove(const struct driver_instance *instance) {
     _cleanup_free_ char *note = memory_path(instance, ".json"), *data = memory_path(instance, "");
 
     if (note)
-        (void) unlink(note);
+        (void) fiber_job(unlink_job, note);
     if (data)
-        (void) unlink(data);
+        (void) fiber_job(unlink_job, data);
+}
+
+static int exists_job(void *userdata) {
+    return file_exists(AT_FDCWD, userdata);
 }
 
 bool suspend_saved(const struct driver_instance *instance) {
     _cleanup_free_ char *note = memory_path(instance, ".json");
 
-    return note && file_exists(AT_FDCWD, note);
+    return note && fiber_job(exists_job, note) > 0;
 }
 
 /* --- the note ------------------------------------------------------------------------------------------- */
+
+struct note_job {
+    const char *path;
+    const struct buffer *text;
+};
+
+static int note_job_run(void *userdata) {
+    const struct note_job *job = userdata;
+
+    return file_write_atomic(AT_FDCWD, job->path, job->text->data, job->text->size, 0600, true);
+}
 
 static int note_write(const struct machine *machine) {
     _cleanup_buffer_ struct buffer out = BUFFER_INIT;
     _cleanup_free_ char *path = memory_path(machine->instance, ".json");
     struct emitter emitter = EMITTER_INIT(&out);
+    struct note_job job = { .path = path, .text = &out };
 
     emit_object(&emitter);
     emit_key_integer(&emitter, "version", MACHINE_VERSION);
@@ -53,7 +73,7 @@ static int note_write(const struct machine *machine) {
     emit_key_unsigned(&emitter, "memory", machine->boot_memory);
     emit_key_unsigned(&emitter, "cpus", machine->boot_cpus);
     emit_object_end(&emitter);
-    return !path || out.failed ? -ENOMEM : file_write_atomic(AT_FDCWD, path, out.data, out.size, 0600, true);
+    return !path || out.failed ? -ENOMEM : fiber_job(note_job_run, &job);
 }
 
 int suspend_note_read(const struct driver_instance *instance, struct suspend_note *ret, struct error *error) {
@@ -137,6 +157,12 @@ static int sync_job(void *userdata) {
 
 /* --- suspend -------------------------------------------------------------------------------------------- */
 
+static int create_job(void *userdata) {
+    int fd = open(userdata, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+    return fd < 0 ? -errno : fd;
+}
+
 static int memory_save(struct machine *machine, struct error *error) {
     _cleanup_free_ char *path = memory_path(machine->instance, "");
     _cleanup_close_ int fd = -EBADF;
@@ -145,9 +171,9 @@ static int memory_save(struct machine *machine, struct error *error) {
     suspend_remove(machine->instance);
     if (!path)
         return error_errno(error, -ENOMEM, "saving memory");
-    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    fd = fiber_job(create_job, path);
     if (fd < 0)
-        return error_errno(error, -errno, "saving memory");
+        return error_errno(error, fd, "saving memory");
     r = migration_run(machine, "migrate", fd, error);
     if (r < 0)
         return r;
@@ -158,24 +184,27 @@ static int memory_save(struct machine *machine, struct error *error) {
     return r < 0 ? error_errno(error, r, "saving memory") : 0;
 }
 
-/* The guest goes on, whatever was tried. */
-static void suspend_undo(struct machine *machine, bool was_paused) {
+/* The guest goes on, whatever was tried: what does not answer now does it later. */
+static void suspend_undo(struct machine *machine, bool saved, bool was_paused) {
     fiber_shield();
-    (void) machine_call(machine, "migrate_cancel", NULL, NULL, NULL);
+    if (saved)
+        (void) machine_call(machine, "migrate_cancel", NULL, NULL, NULL);
     if (!was_paused)
         (void) machine_call(machine, "cont", NULL, NULL, NULL);
-    suspend_remove(machine->instance);
+    if (saved)
+        suspend_remove(machine->instance);
     fiber_unshield();
 }
 
 int suspend_machine(struct machine *machine, struct error *error) {
     bool was_paused = machine->paused;
     int r = machine_call(machine, "stop", NULL, NULL, error);
+    bool stands = r >= 0;
 
-    if (r >= 0)
+    if (stands)
         r = memory_save(machine, error);
     if (r < 0) {
-        suspend_undo(machine, was_paused);
+        suspend_undo(machine, stands, was_paused);
         return r;
     }
     machine->quiet = true;
@@ -183,7 +212,7 @@ int suspend_machine(struct machine *machine, struct error *error) {
     /* The disks were written out before the migration completed. */
     if (machine_call(machine, "quit", NULL, NULL, NULL) < 0 ||
         machine_wait_end(machine, deadline_in(QMP_DEADLINE)) < 0)
-        machine_kill(machine);
+        (void) machine_kill(machine, DEADLINE_NONE);
     fiber_unshield();
     return 0;
 }

@@ -9,9 +9,11 @@
 
 #define WATCH_EVERY (2 * CLOCK_SECOND)
 #define WATCH_MISSED 2 /* looks in a row without an answer */
+#define WATCH_HUNG 2   /* looks in a row at which a thread had not moved since the one before */
+#define WATCH_WAITERS 8 /* threads that are remembered */
 #define WATCH_STARVED 5 /* looks between two tries to let a machine without space go on */
 #define WATCH_ROOM (UINT64_C(4) << 20) /* bytes that must be free for that */
-#define WATCH_BOUND (3 * WATCH_EVERY)
+#define WATCH_BOUND (4 * WATCH_EVERY)
 
 /* Goes on until no machine is left; safe to repeat. */
 void watch_begin(struct qemu *qemu);

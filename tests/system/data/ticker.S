@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # A boot sector for VMs of tests: counts on the first serial line, a number of four letters from "aaaa" to "pppp" about
-# nine times a second, and switches the machine off when its power button is pressed. The count is in a register alone.
+# nine times a second, writes to its disk each time, and switches the machine off when its power button is pressed. The
+# count is in a register alone.
     .code16
     .globl _start
 _start:
     xorw %ax, %ax
     movw %ax, %ds
+    movw %ax, %es
     movw %ax, %ss
     movw $0x7c00, %sp
     sti
@@ -26,6 +28,13 @@ letter:
     loop letter
     movb $'\n', %al
     call put
+    pushw %bx
+    movw $0x8000, %bx       # what is there, to the second sector of the first disk
+    movw $0x0301, %ax
+    movw $2, %cx
+    movw $0x80, %dx
+    int $0x13
+    popw %bx
     hlt                     # until the clock's next interrupts, 18 a second
     hlt
     movw $0x600, %dx
