@@ -190,7 +190,9 @@ class Walk:
         assert state in request.done, f"killed at {where}: sent again it is {state}"
         if found:
             self.check_truth(where, found)
-        if request.keeps_memory and state == "running":
+        if request.keeps_memory and state == "suspended":
+            self.daemon.act("web", "resume", wait=WAIT)
+        if request.keeps_memory:
             self.check_memory(where)
         self.check_places(where)
 
@@ -227,6 +229,7 @@ def visit(host, name, chosen):
 
 # Each driver's own points, and one on either side of what the manager does around them.
 SAMPLE = {"run": ("container-created", "network-veth-made", "qemu-started"), "stop": ("stop-after-driver",),
+          "suspend": ("qemu-memory-saved",),
           "rm": ("network-port-removed", "release-before-cgroup"), "restore": ("qemu-memory-loaded",)}
 
 

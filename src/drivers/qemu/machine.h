@@ -123,6 +123,8 @@ struct budget *machine_budget(struct machine *machine);
 void machine_budget_set(struct machine *machine);
 /* How many virtual processors the wished share of CPUs takes. */
 unsigned machine_processors(const struct instance_spec *spec);
+/* Fiber: boot_memory and boot_cpus are known then; a machine that an earlier daemon started is asked. */
+int machine_boot_sizes(struct machine *machine, struct error *error);
 /* Fiber: brings memory and processors of a running machine to the wish, within what it started with. */
 int machine_resize(struct machine *machine, const struct instance_spec *before, struct error *error);
 /* Fiber: driver.h's `balloon`. */

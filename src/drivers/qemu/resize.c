@@ -23,8 +23,7 @@ unsigned machine_processors(const struct instance_spec *spec) {
     return most > 1000 ? (unsigned) ((most + 999) / 1000) : 1;
 }
 
-/* A machine that an earlier daemon started: QEMU knows. */
-static int size_ask(struct machine *machine, struct error *error) {
+int machine_boot_sizes(struct machine *machine, struct error *error) {
     _cleanup_json_ struct json_object *memory = NULL, *processors = NULL;
     int r;
 
@@ -111,7 +110,7 @@ static int size_resize(struct machine *machine, const struct instance_spec *befo
 
     if (spec->memory == before->memory && machine_processors(spec) == machine_processors(before))
         return 0;
-    r = size_ask(machine, error);
+    r = machine_boot_sizes(machine, error);
     if (r < 0)
         return r;
     if (machine_processors(spec) > machine->boot_cpus) {

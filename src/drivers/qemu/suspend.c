@@ -198,8 +198,13 @@ static void suspend_undo(struct machine *machine, bool saved, bool was_paused) {
 
 int suspend_machine(struct machine *machine, struct error *error) {
     bool was_paused = machine->paused;
-    int r = machine_call(machine, "stop", NULL, NULL, error);
-    bool stands = r >= 0;
+    int r = machine_boot_sizes(machine, error);
+    bool stands;
+
+    if (r < 0)
+        return r; /* nothing was begun */
+    r = machine_call(machine, "stop", NULL, NULL, error);
+    stands = r >= 0;
 
     if (stands)
         r = memory_save(machine, error);
