@@ -95,6 +95,8 @@ static const struct {
                    "\"items\":{\"type\":\"object\"}}}}" },
     { "NetworkList", "{\"type\":\"object\",\"properties\":{\"networks\":{\"type\":\"array\","
                      "\"items\":{\"type\":\"object\"}}}}" },
+    { "FlowList", "{\"type\":\"object\",\"required\":[\"flows\",\"together\"],\"properties\":{\"flows\":{\"type\":\"array\","
+                  "\"items\":{\"type\":\"object\"}},\"together\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}}}}" },
     { "Check", "{\"type\":\"object\",\"required\":[\"clean\",\"problems\"],\"properties\":{\"clean\":"
                "{\"type\":\"boolean\"},\"problems\":{\"type\":\"array\",\"items\":{\"type\":\"string\"}}}}" },
 };

@@ -119,6 +119,12 @@ static int handle_networks(struct request *request, struct error *error _unused_
     return manager_networks_emit(request->manager, &emitter);
 }
 
+static int handle_flows(struct request *request, struct error *error) {
+    struct emitter emitter = reply_emitter(request);
+
+    return manager_flows_emit(request->manager, &emitter, error);
+}
+
 static int handle_network_reset(struct request *request, struct error *error) {
     int r = manager_network_reset(request->manager, request->actor, error);
 
@@ -227,6 +233,8 @@ const struct route node_routes[] = {
       ROUTE_QUICK },
     { "GET", "/v1/networks", handle_networks, PERMISSION_VIEW, "List networks", NULL, NULL, "NetworkList",
       ROUTE_QUICK },
+    { "GET", "/v1/network/flows", handle_flows, PERMISSION_VIEW, "Who sent how much to whom, and who had better stay together",
+      NULL, NULL, "FlowList", 0 },
     { "POST", "/v1/network/reset", handle_network_reset, PERMISSION_ADMIN,
       "Remove bridge, rules and name server; nothing may run in the network", NULL, &empty_body_table, NULL, 0 },
     { "GET", "/v1/audit", handle_audit, PERMISSION_AUDIT, "Who changed what, newest first", &audit_query_table, NULL,

@@ -206,6 +206,33 @@ static int post(struct invocation *invocation, const char *path, const char *bod
     return r < 0 ? r : client_request(client, "POST", path, body, ret, error);
 }
 
+static const struct column flow_columns[] = {
+    { .title = "FROM", .path = "from" },
+    { .title = "TO", .path = "to" },
+    { .title = "PACKETS", .path = "packets", .right = true },
+    { .title = "BYTES/PACKET", .path = "bytes_per_packet", .right = true },
+    { .title = "BYTES", .path = "bytes", .right = true },
+};
+static const struct view flow_view = { .columns = flow_columns, .count = ELEMENTS(flow_columns), .name = "from" };
+
+static int run_network_flows(struct invocation *invocation, struct error *error) {
+    _cleanup_response_ struct response response = RESPONSE_INIT;
+    int r = get(invocation, "/v1/network/flows", &response, error);
+    struct json_object *together;
+
+    if (r >= 0)
+        r = output_list(invocation, &flow_view, json_member(response.json, "flows"), response.json, error);
+    if (r < 0 || invocation->quiet || (invocation->output != OUTPUT_TABLE && invocation->output != OUTPUT_WIDE))
+        return r;
+    together = json_member(response.json, "together");
+    for (size_t i = 0; json_object_is_type(together, json_type_array) && i < json_object_array_length(together); i++) {
+        struct json_object *hint = json_object_array_get_idx(together, i);
+        printf("%s had better stay on one node with %s: %s %% of its traffic\n", json_text(hint, "name", ""),
+               json_text(hint, "with", ""), json_path_text(hint, "percent", "?"));
+    }
+    return r;
+}
+
 static int run_network_reset(struct invocation *invocation, struct error *error) {
     _cleanup_response_ struct response response = RESPONSE_INIT;
 
@@ -372,18 +399,24 @@ static const struct command network_show = {
     .name = "show", .alias = "ls list", .group = GROUP_NODE, .summary = "Show the networks", .usage = "",
     .common = COMMON_OUTPUT | COMMON_QUIET, .run = run_network_show,
 };
+static const struct command network_flows = {
+    .name = "flows", .group = GROUP_NODE, .summary = "Show who sent how much to whom, and who had better stay together", .usage = "",
+    .description = "What the bridge counted between instances since the daemon started, IP only: packets, times their mean size, is "
+                   "bytes. Pairs that are silent for ten minutes are forgotten.",
+    .common = COMMON_OUTPUT | COMMON_QUIET, .run = run_network_flows,
+};
 static const struct command network_reset = {
     .name = "reset", .group = GROUP_NODE, .summary = "Remove bridge, rules and name server", .usage = "",
     .run = run_network_reset,
 };
 static const struct command *const node_commands[] = { &node_show, &node_set, NULL };
-static const struct command *const network_commands[] = { &network_show, &network_reset, NULL };
+static const struct command *const network_commands[] = { &network_show, &network_flows, &network_reset, NULL };
 
 const struct command command_node = {
     .name = "node", .group = GROUP_NODE, .summary = "The node: show, set", .children = node_commands,
 };
 const struct command command_network = {
-    .name = "network", .group = GROUP_NODE, .summary = "Networks: show, reset", .children = network_commands,
+    .name = "network", .group = GROUP_NODE, .summary = "Networks: show, flows, reset", .children = network_commands,
 };
 const struct command command_doctor = {
     .name = "doctor", .group = GROUP_NODE, .summary = "Tell what this host can do, why not, and what to do", .usage = "",

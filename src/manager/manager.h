@@ -202,6 +202,8 @@ int manager_fsck_emit(struct manager *manager, const struct actor *actor, bool d
                       struct emitter *emitter, struct error *error); /* fiber */
 int manager_audit_emit(struct manager *manager, const struct actor *actor, const char *after, size_t limit,
                        struct emitter *emitter, struct error *error); /* fiber; newest first */
+/* Fiber: who sent how much to whom, and who had better stay together. */
+int manager_flows_emit(struct manager *manager, struct emitter *emitter, struct error *error);
 int manager_networks_emit(struct manager *manager, struct emitter *emitter);
 int manager_network_reset(struct manager *manager, const struct actor *actor, struct error *error);
 /* Notes in the audit trail what was refused before it reached any of the calls here. */

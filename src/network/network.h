@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/uuid.h"
 #include "host/facts.h"
 #include "model/instance.h"
 
@@ -63,6 +64,14 @@ int network_detach(struct network *network, const char *uuid, struct error *erro
 /* Removes everything: bridge, tables, dnsmasq, the choice of the subnet; ip_forward is switched off again if
  * Polder had switched it on and nobody else seems to route. IN_USE while members run. */
 int network_reset(struct network *network, struct error *error);
+/* What one member sent to another, counted by the bridge since the rules were written; a pair that is silent for ten
+ * minutes is forgotten. Only IP, and only between members. */
+struct network_flow {
+    char from[UUID_TEXT_SIZE], to[UUID_TEXT_SIZE];
+    uint64_t packets, bytes; /* bytes without the frames' own heads */
+};
+/* Allocated; none while nobody is in the network. */
+int network_flows(struct network *network, struct network_flow **ret, size_t *ret_count, struct error *error);
 /* Interfaces and rules that belong to no uuid of `known` (for reconcile and fsck); removed if `remove`. */
 int network_orphans(struct network *network, char *const *known, bool remove, char ***ret_found,
                     struct error *error);

@@ -145,11 +145,15 @@ int nft_run(const char *commands, struct error *error) {
     return call_run(&call, error);
 }
 
-int nft_list(char **ret_json, struct error *error) {
-    struct call call = { .commands = "list ruleset", .json = true };
+int nft_query(const char *command, char **ret_json, struct error *error) {
+    struct call call = { .commands = command, .json = true };
     int r = call_run(&call, error);
 
     if (r == 0)
         *ret_json = call.output;
     return r;
+}
+
+int nft_list(char **ret_json, struct error *error) {
+    return nft_query("list ruleset", ret_json, error);
 }

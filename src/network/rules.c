@@ -25,6 +25,13 @@ static const char guard_table[] =
     "    map rates {\n"
     "        type ifname : limit\n"
     "    }\n"
+    "    # Who sent how much to whom; pairs that are silent are forgotten.\n"
+    "    set flows {\n"
+    "        type ether_addr . ether_addr\n"
+    "        size 16384\n"
+    "        flags dynamic,timeout\n"
+    "        timeout 10m\n"
+    "    }\n"
     "    chain prerouting {\n"
     "        type filter hook prerouting priority -300; policy accept;\n"
     "        iifname \"pl*\" jump guard\n"
@@ -57,6 +64,7 @@ static const char guard_table[] =
     "    chain forward {\n"
     "        type filter hook forward priority -300; policy accept;\n"
     "        iifname . oifname @selves iifname . ether daddr != @senders drop\n"
+    "        ether type ip update @flows { ether saddr . ether daddr counter }\n"
     "    }\n"
     "}\n";
 

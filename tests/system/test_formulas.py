@@ -407,3 +407,33 @@ def test_control_budget_of_a_microvm(request):
         told = allocation(daemon, "m")["requests"]
         assert told["control_waits"] >= 3 and told["control_budget_milli"] == 1000
         assert metric_of(daemon, "polder_instance_control_calls_total", "m") >= before + 6
+
+
+def test_traffic_between_instances(request):
+    """C_c = P_c x R_c: packets times their size, counted by the bridge: 40 echo requests of 1400 + 8 + 20 bytes and their answers. Who
+    exchanges most with whom is the hint about who had better stay together; more with somebody else changes it."""
+    with guestlib.host_daemon(request) as daemon:
+        daemon.polder("image", "build", "busybox")
+        for name in ("a", "b", "c"):
+            daemon.polder("run", "--detach", "--name", name, "--kind", "container", "--stop-timeout", "0s", "busybox", "--", *IDLE)
+
+        def ping(source, target, count):
+            address = daemon.instance(target)["assigned"]["address"]
+            daemon.execute(source, "ping", "-q", "-c", count, "-i", "0.05", "-s", "1400", address)
+
+        def flows():
+            answer = daemon.get("/v1/network/flows")
+            return {(row["from"], row["to"]): row for row in answer["flows"]}, {row["name"]: row for row in answer["together"]}
+
+        assert flows() == ({}, {})
+        ping("a", "b", 40)
+        found, together = flows()
+        assert set(found) == {("a", "b"), ("b", "a")}
+        for row in found.values():
+            assert (row["packets"], row["bytes_per_packet"], row["bytes"]) == (40, 1428, 40 * 1428)
+        assert (together["a"]["with"], together["a"]["bytes"], together["a"]["percent"]) == ("b", 2 * 40 * 1428, 100)
+        ping("a", "c", 80)  # the input that changes
+        found, together = flows()
+        assert found["a", "c"]["bytes"] == 80 * 1428 and found["a", "b"]["bytes"] == 40 * 1428
+        assert (together["a"]["with"], together["a"]["percent"], together["b"]["with"]) == ("c", 66, "a")
+        assert "a had better stay on one node with c: 66 % of its traffic" in daemon.polder("network", "flows").stdout

@@ -396,6 +396,10 @@ int manager_audit_emit(struct manager *manager, const struct actor *actor, const
     return emit_nothing(emitter);
 }
 
+int manager_flows_emit(struct manager *manager, struct emitter *emitter, struct error *error) {
+    return emit_nothing(emitter);
+}
+
 int manager_networks_emit(struct manager *manager, struct emitter *emitter) {
     return emit_nothing(emitter);
 }
