@@ -133,7 +133,8 @@ int input_member(struct input *input, const char **ret_name, struct error *error
 static int refill(struct input *input, struct error *error) {
     la_ssize_t size;
 
-    memmove(input->data, input->data + input->begin, input->end - input->begin);
+    if (input->begin > 0)
+        memmove(input->data, input->data + input->begin, input->end - input->begin);
     input->end -= input->begin;
     input->begin = 0;
     if (input->room - input->end < (1 << 16) + 1) {
