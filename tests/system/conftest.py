@@ -20,7 +20,8 @@ MACHINES = re.compile(r"test_(cgroup2|hosts|quickstart|qemu_driver|machine\w*|gu
 
 def runs_machines(item):
     parameters = getattr(item, "callspec", None)
-    return item.name == "test_a_medium_needs_no_image" or bool(MACHINES.match(item.module.__name__.rpartition(".")[2])) or \
+    return item.name == "test_a_medium_needs_no_image" or "microvm" in item.name or \
+        bool(MACHINES.match(item.module.__name__.rpartition(".")[2])) or \
         bool(parameters and {"vm", "microvm"} & {value for value in parameters.params.values() if isinstance(value, str)})
 
 

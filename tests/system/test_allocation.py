@@ -160,7 +160,7 @@ def need(told):
 
 
 @pytest.mark.slow
-def test_balloon_moves_by_itself(request):
+def test_balloon_of_a_microvm_moves_by_itself(request):
     """A microVM gives memory back while the host is short of it, no more than it can do without and never below its floor, and gets
     it back; what the guest sees is what counts. The daemon is restarted to change what the host keeps for itself."""
     with guestlib.host_daemon(request, arguments=["--overcommit-memory-microvm", "400"]) as daemon:

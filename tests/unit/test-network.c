@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* The network layer without a network: subnets, member decoding, rules as golden files (rewrite them with
- * POLDER_GOLDEN=write), sockets of /proc and the rules of others. */
+ * POLDER_GOLDEN_UPDATE=1), sockets of /proc and the rules of others. */
 #include "test.h"
 
 #include <fcntl.h>
@@ -215,7 +215,7 @@ static void golden(const char *name, const char *text) {
     _cleanup_free_ char *path = text_format("%s/../golden/network/%s", sources ? sources : ".", name);
     _cleanup_free_ char *expected = NULL;
 
-    if (getenv("POLDER_GOLDEN"))
+    if (getenv("POLDER_GOLDEN_UPDATE"))
         assert_int_equal(file_write_atomic(AT_FDCWD, path, text, strlen(text), 0644, false), 0);
     assert_int_equal(file_read(AT_FDCWD, path, 1 << 20, &expected, NULL), 0);
     assert_string_equal(text, expected);
