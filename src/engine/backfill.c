@@ -32,6 +32,8 @@ static void expire(struct queue *queue, int64_t now) {
         queue->free = demand_sum(queue->free, queue->wants[handle].demand);
         queue->entries[handle].state = QUEUE_EXPIRED;
     }
+    if (count == 0)
+        return;
     queue->running_count -= count;
     memmove(queue->running, queue->running + count, queue->running_count * sizeof(*queue->running));
 }

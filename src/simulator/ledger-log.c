@@ -19,7 +19,9 @@
 #include "simulator/input.h"
 
 #define SECOND 1000000
-#define TIME_MOST (INT64_C(1) << 60)
+#define TIME_MOST (INT64_C(1) << 56)    /* microseconds: two thousand years */
+#define MEMORY_MOST (UINT64_C(1) << 60)
+#define PRIORITY_MOST 1000000000
 #define CPUS_MOST (UINT64_C(40000) * 1000) /* what fits into a job's processors */
 #define PROGRESS_LINES 16384
 #define NOT_RUNNING (-1)
@@ -127,10 +129,12 @@ static int refuse_request(struct reading *reading, const struct engine_request *
         return input_refuse(reading->input, error, "kind", "%d is no kind", (int) request->kind);
     if (request->cpus == 0 || request->cpus > CPUS_MOST)
         return input_refuse(reading->input, error, "cpus", "%llu thousandths are absurd", (unsigned long long) request->cpus);
-    if (request->memory > TIME_MOST)
+    if (request->memory > MEMORY_MOST)
         return input_refuse(reading->input, error, "memory", "%llu bytes are absurd", (unsigned long long) request->memory);
     if (request->waited > TIME_MOST || request->done > TIME_MOST)
         return input_refuse(reading->input, error, "waited", "the time is absurd");
+    if (request->priority > PRIORITY_MOST || request->priority < -PRIORITY_MOST)
+        return input_refuse(reading->input, error, "priority", "%lld is absurd", (long long) request->priority);
     return 0;
 }
 
@@ -209,7 +213,7 @@ static int read_node(struct reading *reading, struct json_object *checkpoint, st
     if (json_integer(checkpoint, "checkpoint", 0) != ENGINE_VERSION)
         return input_refuse(reading->input, error, "checkpoint", "it is of engine version %lld, and this one reads %d",
                             (long long) json_integer(checkpoint, "checkpoint", 0), ENGINE_VERSION);
-    if (cpus <= 0 || (uint64_t) cpus > CPUS_MOST || memory <= 0 || memory > TIME_MOST)
+    if (cpus <= 0 || (uint64_t) cpus > CPUS_MOST || memory <= 0 || (uint64_t) memory > MEMORY_MOST)
         return input_refuse(reading->input, error, "node", "its processors or its memory are absurd");
     for (size_t i = 0; i < ELEMENTS(members); i++)
         for (size_t kind = 0; kind < KIND_COUNT; kind++) {
@@ -237,6 +241,8 @@ static int read_first(struct reading *reading, struct json_object *entry, struct
         return input_refuse(reading->input, error, "entries", "one is no state of this engine");
     if (refuse_request(reading, &request, error) < 0)
         return -EBADMSG;
+    if (recorded.submitted < -TIME_MOST || recorded.submitted > TIME_MOST)
+        return input_refuse(reading->input, error, "entries", "the time of one is absurd");
     if (run_new(reading, request.id, &run) < 0)
         return -ENOMEM;
     run_ask(reading, run, &request);
@@ -305,7 +311,7 @@ static int read_moment(struct reading *reading, struct json_object *line, struct
         reading->log->repairs[SWF_BOOTED]++;
     }
     reading->now = now + reading->offset;
-    return 0;
+    return reading->now > TIME_MOST ? input_refuse(reading->input, error, "now", "the times add up to what is absurd") : 0;
 }
 
 static int read_line(struct reading *reading, const char *text, struct error *error) {
