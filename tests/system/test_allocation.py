@@ -160,10 +160,11 @@ def need(told):
 
 
 @pytest.mark.slow
-def test_balloon_of_a_microvm_moves_by_itself(request):
-    """A microVM gives memory back while the host is short of it, no more than it can do without and never below its floor, and gets
+@pytest.mark.parametrize("kind,memory,floor", [("microvm", 384, 240), pytest.param("vm", 512, 384, marks=pytest.mark.long)])
+def test_balloon_moves_by_itself(request, kind, memory, floor):
+    """A guest gives memory back while the host is short of it, no more than it can do without and never below its floor, and gets
     it back; what the guest sees is what counts. The daemon is restarted to change what the host keeps for itself."""
-    with guestlib.host_daemon(request, arguments=["--overcommit-memory-microvm", "400"]) as daemon:
+    with guestlib.host_daemon(request, arguments=[f"--overcommit-memory-{kind}", "400"]) as daemon:
         daemon.change("POST", "/v1/images", {"source": "busybox", "type": "build"})
         arguments = list(daemon.arguments)
 
@@ -175,20 +176,23 @@ def test_balloon_of_a_microvm_moves_by_itself(request):
             return eventually(lambda: abs(total() - size) <= 12 << 20, 180, f"{size >> 20} MiB (now {total() >> 20}: "
                               f"{allocation(daemon, 'm')['memory']})")
 
-        daemon.polder("run", "--detach", "--name", "m", "--kind", "microvm", "--network", "none", "--memory", "384M", "--allocation",
-                      "hybrid", "--memory-reservation", "240M", "busybox", "--", "sleep", "100000")
-        whole = eventually(total, 180, "its agent")
-        daemon.arguments = [*arguments, "--memory-reserve", all_but(256 << 20)]
+        if kind == "vm":
+            daemon.polder("image", "import", guestlib.debian_disk(), "--name", "debian")
+        what = ["debian"] if kind == "vm" else ["busybox", "--", *IDLE]
+        daemon.polder("run", "--detach", "--name", "m", "--kind", kind, "--network", "none", "--memory", f"{memory}M", "--allocation",
+                      "hybrid", "--memory-reservation", f"{floor}M", *what)
+        whole = eventually(total, guestlib.BOOT, "its agent")
+        daemon.arguments = [*arguments, "--memory-reserve", all_but((floor + 16) << 20)]
         daemon.restart()
         daemon.wait_state("m", "running")
-        sees(whole - (144 << 20))  # the floor
+        sees(whole - ((memory - floor) << 20))
         told = allocation(daemon, "m")["memory"]
-        assert told["short"] and told["used"] < need(told) == told["need"] == told["floor"] == 240 << 20
+        assert told["short"] and told["used"] < need(told) == told["need"] == told["floor"] == floor << 20
         assert abs(told["granted"] - told["need"]) <= 16 << 20
-        change(daemon, "m", memory_reservation="208M")  # the input that changes
-        sees(whole - (176 << 20))
+        change(daemon, "m", memory_reservation=f"{floor - 32}M")  # the input that changes
+        sees(whole - ((memory - floor + 32) << 20))
         change(daemon, "m", memory_reservation="16M")   # what it uses and some room count now
-        told = eventually(lambda: (now := allocation(daemon, "m")["memory"])["need"] < 208 << 20 and
+        told = eventually(lambda: (now := allocation(daemon, "m")["memory"])["need"] < (floor - 32) << 20 and
                           abs(now["granted"] - now["need"]) <= 24 << 20 and now, 180, "what it needs")
         assert told["need"] == need(told) > told["floor"]
         assert daemon.execute("m", "echo", "well") == "well\n"
