@@ -449,6 +449,7 @@ REAL = {
                   "stop_timeout": "1s"},
     "microvm": {"kind": "microvm", "image": "busybox", "network": "default", "command": ENDLESS, "memory": "128MiB",
                 "stop_timeout": "1s"},
+    "vm": {"kind": "vm", "image": "ticker", "network": "default", "memory": "64MiB", "stop_timeout": "1s"},
 }
 
 
@@ -461,9 +462,10 @@ def check_nothing_left(daemon, identifiers, where):
 
 
 @pytest.mark.parametrize("kind, count", [("container", 12), pytest.param("container", 400, marks=pytest.mark.long),
-                                         pytest.param("microvm", 100, marks=pytest.mark.long)])
+                                         pytest.param("microvm", 100, marks=pytest.mark.long),
+                                         pytest.param("vm", 100, marks=pytest.mark.long)])
 def test_system_calls_that_fail_around_real_instances(request, kind, count):
-    """The same while polderd sets up, ends and removes a container or a microVM; another one beside it runs on."""
+    """The same while polderd sets up, ends and removes a container or a machine; another one beside it runs on."""
     if polderlib.build_option("b_sanitize") not in (None, "none", []):
         pytest.skip("sanitizers make system calls of their own, and end at the first that fails")
     if not shutil.which("strace"):
@@ -472,6 +474,8 @@ def test_system_calls_that_fail_around_real_instances(request, kind, count):
         pytest.skip("POLDER_TEST_KERNEL_DIR names no kernel")
     calls, chance, hits = {**CALLS, **HOST_CALLS}, random.Random(f"{kind} {count}"), 0
     with prepared(request) as daemon:
+        if kind == "vm":
+            daemon.polder("image", "import", guestlib.ticker(daemon.directory), "--name", "ticker")
         beside = daemon.create("beside", start=True, **REAL["container"]) and daemon.instance("beside")["status"]["pid"]
         for number in range(count):
             call = chance.choice(sorted(calls))
