@@ -115,6 +115,8 @@ static int start_driver(struct instance *instance, const struct driver_start *st
     if (r >= 0)
         r = reservation_take(instance, error);
     FAILPOINT("start-before-directories");
+    if (r >= 0 && instance->assigned.kind != KIND_FAKE)
+        storage_wait(instance->manager->storage);
     if (r >= 0)
         r = directories_make(instance, error);
     FAILPOINT("start-before-cgroup");

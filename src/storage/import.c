@@ -496,6 +496,7 @@ int storage_image_add(struct storage *storage, const struct image_request *reque
 
     if (r < 0)
         return r;
+    storage_wait(storage);
     r = add_by_source(storage, request, progress, ret, error);
     if (r < 0)
         (void) sweep(storage, true, &found); /* layers that came before the one that failed */

@@ -253,7 +253,10 @@ int storage_image_remove(struct storage *storage, const char *name, struct error
     struct stored *stored;
     const char *alias = NULL;
     bool whole = false;
-    int r = records_lock(storage, error);
+    int r;
+
+    storage_wait(storage);
+    r = records_lock(storage, error);
 
     if (r < 0)
         return r;

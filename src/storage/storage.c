@@ -67,6 +67,20 @@ int staging_make(struct storage *storage, char **ret_path, struct error *error) 
     return staging_make_named(storage, "", ret_path, error);
 }
 
+static int answers_job(void *userdata) {
+    const struct storage *storage = userdata;
+    _cleanup_free_ char *probe = text_format("%s/.answers", storage->staging);
+    _cleanup_close_ int fd = probe ? open(probe, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600) : -ENOMEM;
+
+    if (fd >= 0)
+        (void) unlink(probe);
+    return 0;
+}
+
+void storage_wait(struct storage *storage) {
+    (void) fiber_job(answers_job, storage);
+}
+
 static int remove_job(void *userdata) {
     return file_remove_tree(AT_FDCWD, userdata);
 }
@@ -374,6 +388,7 @@ void storage_image_unuse(struct storage *storage, const char *digest, const char
 int storage_upload_path(struct storage *storage, char **ret_path) {
     char name[17];
 
+    storage_wait(storage);
     random_hex(name, 8);
     *ret_path = text_format("%s/upload-%s", storage->staging, name);
     return *ret_path ? 0 : -ENOMEM;

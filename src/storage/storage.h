@@ -111,8 +111,11 @@ struct kernel_files {
 };
 int storage_kernel(struct storage *storage, const struct image *image, struct kernel_files *ret, struct error *error);
 void kernel_files_done(struct kernel_files *files);
-/* Directory for uploads of the API: absolute path beneath staging, unique. */
+/* Fiber: for uploads of the API, an absolute path beneath staging, unique. */
 int storage_upload_path(struct storage *storage, char **ret_path);
 int storage_findings(struct storage *storage, struct findings *findings);
+/* Fiber: returns when the file system of the images answers. Comes before what is done there on the loop, so that one that
+ * hangs holds up who needs it and nobody else. */
+void storage_wait(struct storage *storage);
 /* Deep check: records against files, digests of disks; problems as sentences. */
 int storage_check(struct storage *storage, bool deep, char ***ret_problems, struct error *error);

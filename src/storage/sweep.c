@@ -246,8 +246,10 @@ static int check_image(struct storage *storage, const char *digest, bool deep, c
  * bytes of unpacked layers are not hashed: the digest of a layer is of its archive. */
 int storage_check(struct storage *storage, bool deep, char ***ret_problems, struct error *error) {
     _cleanup_list_ char **found = NULL, **digests = NULL;
-    int r = deep ? fiber_mutex_lock(&storage->records, DEADLINE_NONE) : 0;
+    int r;
 
+    storage_wait(storage);
+    r = deep ? fiber_mutex_lock(&storage->records, DEADLINE_NONE) : 0;
     if (r < 0)
         return error_errno(error, r, "checking the images");
     for (size_t i = 0; r >= 0 && i < storage->count; i++)

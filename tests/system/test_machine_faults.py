@@ -449,3 +449,44 @@ def test_disk_that_hangs(hanging):
     host.check_clean()
     host.polder("start", "counts")
     host.polder("rm", "--force", "--purge", "counts", "rests", "other", "waits")
+
+
+def test_image_store_that_hangs(request):
+    """Who starts or fetches something waits for it; lists, what runs and what needs no image go on; afterwards all is done."""
+    pytest.importorskip("fusepy", reason="python3-fusepy is not installed")
+    daemon = guestlib.HostDaemon(arguments=["--fake-driver"])
+    storage = guestlib.HangingStorage(daemon, daemon.state / "images")
+    before = request.session.testsfailed
+    try:
+        add_images(daemon.start())
+        daemon.polder("image", "import", guestlib.ticker(daemon.directory), "--name", "ticker")
+        for name in ("counts", "waits"):
+            daemon.polder("create", "--kind", "vm", "--name", name, "--memory", "64M", "--network", "none", "ticker")
+        daemon.polder("start", "counts")
+        eventually(lambda: "aaac" in daemon.polder("logs", "counts").stdout, guestlib.BOOT, "the first numbers")
+        storage.hang()
+        daemon.begin("waits", "start")
+        patient = [subprocess.Popen([polderlib.build_directory() / "src/cli/polder", *words], stdin=subprocess.DEVNULL,
+                                    stdout=subprocess.DEVNULL, env=daemon.command_environment())
+                   for words in (("image", "import", daemon.directory / "blank.raw", "--name", "again"), ("fsck", "--deep"),
+                                 ("image", "rm", "busybox"))]
+        for _ in range(20):
+            begun = time.monotonic()
+            assert len(daemon.list()) >= 2 and daemon.get("/v1/images")["images"]
+            assert time.monotonic() - begun < 5
+        daemon.create("other", start=True)
+        daemon.act("other", "stop")
+        last = daemon.polder("logs", "counts").stdout.split()[-1]
+        eventually(lambda: daemon.polder("logs", "counts").stdout.split()[-1] > last, what="it to count on")
+        assert daemon.state_of("waits") == "starting" and all(one.poll() is None for one in patient)
+        storage.go_on()
+        daemon.wait_state("waits", "running")
+        assert [one.wait(DEADLINE) for one in patient] == [0, 0, 0]
+        daemon.check_clean()
+        daemon.polder("rm", "--force", "--purge", "counts", "waits", "other")
+    finally:
+        storage.go_on()
+        if request.session.testsfailed > before:
+            print(f"--- {daemon.log_path} ends with:\n{daemon.log()[-8000:]}")
+        daemon.close(check=False)
+        storage.process.wait(DEADLINE)
