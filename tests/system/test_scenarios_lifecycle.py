@@ -66,7 +66,7 @@ def bring(daemon, name, state):
             daemon.wait_state(name, *expected)
     if state == "deleted":
         return daemon.list("?deleted=true")[-1]["assigned"]["uuid"]
-    assert daemon.state_of(name) == state
+    daemon.wait_state(name, state)  # "starting" was enough above
     return name
 
 
