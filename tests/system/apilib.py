@@ -46,10 +46,10 @@ def statuses(answer):
 
 
 def connect(path, address, protocol=PROTOCOL, **options):
-    """An async context manager: a WebSocket to `address` on the socket at `path`."""
+    """An async context manager: a WebSocket to `address` on the socket at `path`. A client that leaves while more comes than
+    it takes does not see the other side leave, so that it waits for all of close_timeout: no wait for a slow host."""
     return websockets.unix_connect(str(path), uri=f"ws://localhost{address}", subprotocols=[protocol],
-                                   open_timeout=DEADLINE, close_timeout=DEADLINE, max_size=None, compression=None,
-                                   **options)
+                                   open_timeout=DEADLINE, close_timeout=10, max_size=None, compression=None, **options)
 
 
 async def converse(path, address, first=None, messages=(), keep=None):
