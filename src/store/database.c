@@ -51,6 +51,11 @@ int database_error(sqlite3 *db, int code, const char *path, struct error *error)
         log_error("%s: writing to disk failed; ending at once, the next start recovers", path);
         _exit(EXIT_FSYNC);
     }
+    if ((extended & 0xff) == SQLITE_PROTOCOL) {
+        /* A lock that could not be given back: SQLite has tried for ten seconds, and nobody but us has this store. */
+        log_error("%s: its locks do not come free; ending at once, the next start recovers", path);
+        _exit(EXIT_FSYNC);
+    }
     if (database_is_full(db, extended))
         return error_set(error, ERROR_NO_SPACE, "saving a change");
     switch (extended & 0xff) {
