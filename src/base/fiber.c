@@ -650,13 +650,29 @@ static int worker_start(void) {
     return -r;
 }
 
-/* Does a job wait that a further worker should take? One that is at its job for long may never come back. */
-static bool worker_is_needed(void) {
+/* The lock is held. */
+static unsigned workers_stuck(void) {
     uint64_t now = clock_now();
-    unsigned moving = 0;
+    unsigned stuck = 0;
 
     for (unsigned i = 0; i < loop.worker_count; i++)
-        moving += loop.workers[i].since == 0 || now - loop.workers[i].since < STUCK_TIME;
+        stuck += loop.workers[i].since != 0 && now - loop.workers[i].since >= STUCK_TIME;
+    return stuck;
+}
+
+unsigned fiber_jobs_stuck(void) {
+    unsigned stuck;
+
+    pthread_mutex_lock(&loop.lock);
+    stuck = workers_stuck();
+    pthread_mutex_unlock(&loop.lock);
+    return stuck;
+}
+
+/* Does a job wait that a further worker should take? One that is at its job for long may never come back. */
+static bool worker_is_needed(void) {
+    unsigned moving = loop.worker_count - workers_stuck();
+
     return loop.jobs_waiting > loop.idle_workers && moving < WORKERS_USUAL && loop.worker_count < WORKERS_MAX;
 }
 

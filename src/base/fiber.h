@@ -62,6 +62,11 @@ int fiber_write(int fd, const void *data, size_t size, uint64_t deadline);
 /* Runs function(userdata) on a worker thread and waits for it; not cancellable, since userdata is usually on the
  * waiting stack. Returns the function's value. Off fibers it runs in place. */
 int fiber_job(int (*function)(void *userdata), void *userdata);
+/* How many jobs have been under way for over a second: they may hang, on storage that does not answer, and there are only
+ * so many workers. Who can do without a job, or comes from outside again and again, should not begin one when there are
+ * FIBER_JOBS_STUCK_MOST. */
+unsigned fiber_jobs_stuck(void);
+#define FIBER_JOBS_STUCK_MOST 32
 
 /* Something fibers wait for. A waiter always re-checks its condition. */
 struct fiber_queue {

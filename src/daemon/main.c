@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 #include <systemd/sd-event.h>
+#include <unistd.h>
 
 #include "api/api.h"
 #include "base/cleanup.h"
@@ -288,12 +289,13 @@ static int daemon_main(void *userdata) {
     return 0;
 }
 
+/* At once and without a clean-up, which would wait for a job that hangs: what was promised is in the store, and the next
+ * start takes over what is left, as after a crash. */
 static int on_overdue(sd_event_source *source _unused_, uint64_t now _unused_, void *userdata) {
     const struct daemon *daemon = userdata;
 
     log_warning("not everything came to its end in time: stopping all the same");
-    loop_exit(daemon->result);
-    return 0;
+    _exit(daemon->result);
 }
 
 static int on_signal(sd_event_source *source _unused_, const struct signalfd_siginfo *info _unused_, void *userdata) {
@@ -301,11 +303,9 @@ static int on_signal(sd_event_source *source _unused_, const struct signalfd_sig
 
     /* A second request does not wait for anybody. */
     if (daemon->stop_requests++ > 0)
-        loop_exit(daemon->result);
-    else
-        daemon->stop_asked = clock_now();
-    if (daemon->stop_requests == 1 &&
-        sd_event_add_time(loop_event(), NULL, CLOCK_BOOTTIME, daemon->stop_asked + STOP_ANYWAY, STOP_ACCURACY, on_overdue,
+        _exit(daemon->result);
+    daemon->stop_asked = clock_now();
+    if (sd_event_add_time(loop_event(), NULL, CLOCK_BOOTTIME, daemon->stop_asked + STOP_ANYWAY, STOP_ACCURACY, on_overdue,
                           daemon) < 0)
         log_warning("no timer for the end");
     fiber_queue_wake_all(&daemon->stop_queue);
@@ -361,6 +361,8 @@ int main(int argc, char **argv) {
         r = loop_run();
     if (r < 0)
         log_error("polderd cannot go on: %s", strerror(-r));
+    if (fiber_jobs_stuck() > 0)
+        _exit(r < 0 ? 1 : r); /* what a job that hangs still uses must not be freed, nor can its end be waited for */
     daemon_close(&daemon);
     loop_done();
     return r < 0 ? 1 : r;
