@@ -316,6 +316,8 @@ static int handle_logs(struct request *request, struct error *error) {
     if (r < 0)
         return r;
     r = log_reader_open(path, query->tail, &reader);
+    if (r == -EAGAIN)
+        return error_set(error, ERROR_BUSY, "the storage", "too much waits for it already");
     if (r < 0)
         return error_errno(error, r, "opening the log");
     request_cancelable(request, true);

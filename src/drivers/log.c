@@ -172,13 +172,15 @@ static int writer_main(void *userdata) {
 /* Waits too, unless off fibers: there it is done in place. */
 static void pending_write(struct log_file *given) {
     _cleanup_(log_file_freep) struct log_file *log = log_file_ref(given);
+    struct log_file *writers;
     uint64_t deadline = deadline_in(WRITE_WAIT);
     int r = 0;
 
     if (!log->writing) {
         log->writing = true;
-        if (!fiber_current() || fiber_start(NULL, "log", writer_main, log_file_ref(log)) < 0)
-            (void) writer_main(log_file_ref(log));
+        writers = log_file_ref(log);
+        if (!fiber_current() || fiber_start(NULL, "log", writer_main, writers) < 0)
+            (void) writer_main(writers);
     }
     while (r >= 0 && log->writing && !log->late)
         r = fiber_queue_wait(&log->written, deadline);
@@ -317,6 +319,8 @@ int log_reader_open(const char *state_path, int64_t tail, struct log_reader **re
     if (!reader)
         return -ENOMEM;
     reader->directory = -EBADF;
+    if (fiber_jobs_stuck() >= FIBER_JOBS_STUCK_MOST)
+        return -EAGAIN;
     r = fiber_job(open_job_run, &job);
     if (r < 0)
         return r;
@@ -449,5 +453,7 @@ int log_reader_next(struct log_reader *reader, struct log_entry *ret) {
     struct next_job job = { .reader = reader, .entry = ret };
     int r = reader_take(reader, ret); /* most are in memory */
 
+    if (r == 0 && fiber_jobs_stuck() >= FIBER_JOBS_STUCK_MOST)
+        return -EAGAIN;
     return r != 0 ? r : fiber_job(next_job_run, &job);
 }

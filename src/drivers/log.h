@@ -30,6 +30,7 @@ struct log_entry {
 };
 struct log_reader;
 /* Fibers: both may wait for the storage, and so long only their caller waits. tail: the last so many lines (-1: all). */
+/* -EAGAIN from either: too much hangs on storage already. */
 int log_reader_open(const char *state_path, int64_t tail, struct log_reader **ret);
 /* 1: *ret filled, valid until the next call; 0: no more for now (follow: wait and call again; rotation is noticed). */
 int log_reader_next(struct log_reader *reader, struct log_entry *ret);
