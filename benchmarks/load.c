@@ -65,6 +65,10 @@ static int receive(struct connection *connection) {
         connection->head[head + ((size_t) n < room ? (size_t) n : room)] = '\0';
         end = strstr(connection->head, "\r\n\r\n");
         length = strcasestr(connection->head, "content-length:");
+        if (end && strncmp(connection->head, "HTTP/1.1 200 ", 13) != 0) {
+            fprintf(stderr, "refused: %.60s\n", connection->head);
+            exit(1);
+        }
         if (end && length)
             connection->wanted = (size_t) (end + 4 - connection->head) + strtoull(length + 15, NULL, 10);
     }
