@@ -10,7 +10,8 @@ import polderlib
 
 def pytest_configure(config):
     for marker in ("scenario: the real daemon with the fake driver", "slow: takes more than half a minute",
-                   "long: only for ./check --long"):
+                   "long: only for ./check --long",
+                   "alone: takes what others would get (process ids, processor time), so that none may run beside it"):
         config.addinivalue_line("markers", marker)
 
 

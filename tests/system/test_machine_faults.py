@@ -268,6 +268,7 @@ def process_with_id(pid, tries=500):
     return None
 
 
+@pytest.mark.alone
 def test_reused_id_is_not_touched(host, machine):
     machine("former")
     pid = pid_of(host, "former")

@@ -382,6 +382,7 @@ def processes_in(uuid):
 
 
 @containers
+@pytest.mark.alone
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_neighbour_still_answers(make_daemon, bomb):
     """With limits as anybody would set them. The bounds leave room for a busy test machine: without the limits, a fork bomb
