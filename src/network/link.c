@@ -23,6 +23,7 @@
 
 #define MESSAGE_SIZE 1024
 #define DUMP_SIZE 32768
+#define ANSWER_SECONDS 10 /* the answer is there at once: one that is not will never come */
 
 /* --- messages ---------------------------------------------------------------------------------------- */
 
@@ -105,7 +106,7 @@ static long answer_receive(int fd, void *data, size_t size) {
         if (got >= 0)
             return got;
         if (errno != EINTR)
-            return -errno;
+            return errno == EAGAIN ? -ETIMEDOUT : -errno;
     }
 }
 
@@ -132,8 +133,9 @@ static int message_run(int fd, struct message *message) {
 
 typedef int (*message_visitor)(const struct nlmsghdr *header, void *userdata);
 
-/* Visits each message of the answer to request `number`. Returns 1 at its end, 0 if more is to come. */
-static int answer_visit(const char *data, size_t size, uint32_t number, message_visitor visit, void *userdata) {
+/* Visits each message of the answer to request `number`. A visit that fails ends the visits but not the answer: *failed gets
+ * why. Returns 1 at its end, 0 if more is to come, negative errno if that is the answer. */
+static int answer_visit(const char *data, size_t size, uint32_t number, message_visitor visit, void *userdata, int *failed) {
     const struct nlmsghdr *header = (const struct nlmsghdr *) data;
     int r;
 
@@ -146,45 +148,67 @@ static int answer_visit(const char *data, size_t size, uint32_t number, message_
             r = ((const struct nlmsgerr *) NLMSG_DATA(header))->error;
             return r < 0 ? r : 1;
         }
-        r = visit(header, userdata);
-        if (r < 0)
-            return r;
+        if (*failed >= 0)
+            *failed = visit(header, userdata);
         if (!(header->nlmsg_flags & NLM_F_MULTI))
             return 1;
     }
     return 0;
 }
 
-static int message_query(int fd, struct message *message, message_visitor visit, void *userdata) {
-    _cleanup_free_ char *data = malloc(DUMP_SIZE);
-    int r = data ? message_send(fd, message) : -ENOMEM, failed = 0;
+/* Reads to the end even if a visit fails: the socket is used again. */
+static int message_ask(int fd, struct message *message, char *data, message_visitor visit, void *userdata) {
+    int r = message_send(fd, message), failed = 0;
 
-    if (r < 0)
-        return r;
-    /* Read to the end even if a visit fails: the socket is used again. */
-    for (;;) {
+    while (r == 0) {
         long got = answer_receive(fd, data, DUMP_SIZE);
+        r = got < 0 ? (int) got
+                    : answer_visit(data, (size_t) got, message->header.nlmsg_seq, visit, userdata, &failed);
+    }
+    return r < 0 ? r : failed;
+}
+
+static bool answer_ends(const char *data, size_t size) {
+    const struct nlmsghdr *header = (const struct nlmsghdr *) data;
+
+    for (; NLMSG_OK(header, size); header = NLMSG_NEXT(header, size))
+        if (header->nlmsg_type == NLMSG_DONE)
+            return true;
+    return false;
+}
+
+/* Reads what is left of a dump that was given up. */
+static int dump_finish(int fd, char *data) {
+    long got;
+
+    do {
+        got = answer_receive(fd, data, DUMP_SIZE);
         if (got < 0)
             return (int) got;
-        r = answer_visit(data, (size_t) got, message->header.nlmsg_seq, visit, userdata);
-        if (r == 1)
-            return failed;
-        if (r < 0) {
-            if (!(message->header.nlmsg_flags & NLM_F_DUMP))
-                return r;
-            if (r == -ENODEV || failed)
-                return r;
-            failed = r;
-        }
+    } while (!answer_ends(data, (size_t) got));
+    return 0;
+}
+
+static int message_query(int fd, struct message *message, message_visitor visit, void *userdata) {
+    _cleanup_free_ char *data = malloc(DUMP_SIZE);
+    int r = data ? message_ask(fd, message, data, visit, userdata) : -ENOMEM;
+
+    /* A socket has one dump at a time, and one of which a part could not be received is still under way. */
+    if (r == -EBUSY && (message->header.nlmsg_flags & NLM_F_DUMP)) {
+        r = dump_finish(fd, data);
+        if (r >= 0)
+            r = message_ask(fd, message, data, visit, userdata);
     }
+    return r;
 }
 
 static int socket_open(int *ret_fd) {
-    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    const struct timeval limit = { .tv_sec = ANSWER_SECONDS };
+    _cleanup_close_ int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
 
-    if (fd < 0)
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) < 0)
         return -errno;
-    *ret_fd = fd;
+    *ret_fd = STEAL_FD(fd);
     return 0;
 }
 

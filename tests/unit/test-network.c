@@ -4,9 +4,11 @@
 #include "test.h"
 
 #include <fcntl.h>
+#include <linux/rtnetlink.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -385,6 +387,37 @@ static void test_blocker_circle(void **state) {
           &outward, NULL, NULL, NULL);
 }
 
+/* --- rtnetlink --------------------------------------------------------------------------------------- */
+
+/* What remains when an answer could not be received. */
+static void leave_dump_open(int fd) {
+    struct {
+        struct nlmsghdr header;
+        struct ifinfomsg info;
+    } request = { .header = { .nlmsg_len = sizeof(request), .nlmsg_type = RTM_GETLINK,
+                              .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP, .nlmsg_seq = 1 } };
+
+    assert_int_equal(send(fd, &request, sizeof(request), 0), sizeof(request));
+}
+
+static void test_dump_after_a_broken_one(void **state) {
+    struct link_info *links = NULL, info;
+    _cleanup_close_ int fd = -EBADF;
+    size_t count = 0;
+
+    assert_int_equal(link_open(-EBADF, &fd), 0);
+    for (int round = 0; round < 3; round++) {
+        leave_dump_open(fd); /* the next answer that is received carries it on, so the dump comes at once */
+        assert_int_equal(link_list(fd, &links, &count), 0);
+        assert_true(count >= 1);
+        assert_string_equal(links[0].name, "lo");
+        free(links);
+    }
+    leave_dump_open(fd);
+    assert_int_equal(link_get(fd, "lo", &info), 0);
+    assert_int_equal(link_get(fd, "polder-none", &info), -ENODEV);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_subnet_parse),
@@ -400,6 +433,7 @@ int main(void) {
         cmocka_unit_test(test_blocker_ufw),
         cmocka_unit_test(test_blocker_rules),
         cmocka_unit_test(test_blocker_circle),
+        cmocka_unit_test(test_dump_after_a_broken_one),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
