@@ -100,7 +100,8 @@ struct resume {
 #define RESUME_INIT { .storage = NULL }
 /* A staging directory whose name says of which repository it is, so that the next start knows. */
 int resume_staging(struct storage *storage, const char *reference, char **ret_path, struct error *error);
-/* Hashes what there is of the repository. It is to be closed even after a failure. */
+/* Hashes what there is of the repository; what cannot be read is done without. It is to be closed even after a failure.
+ * -ECANCELED, -ENOMEM. */
 int resume_open(struct resume *resume, struct storage *storage, const char *reference, const char *staging,
                 const struct storage_progress *progress, struct error *error);
 /* Puts the blobs before skopeo, as soon as it has emptied its directory; a guard's `before`. */

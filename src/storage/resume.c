@@ -180,7 +180,14 @@ static int list_kept(struct storage *storage, const char *repository, char ***re
     return r;
 }
 
-/* Hashes one of them. Whatever its bytes are by now: one that is not what it was goes, and the pull does without it. */
+/* Whatever its bytes are by now: one that is not what it was goes, and the pull does without it. */
+static void drop_kept(const char *path, const char *name) {
+    log_warning("a kept part of a download is not what it was, and is fetched again: %s", name);
+    if (unlink(path) < 0 && errno != ENOENT)
+        log_warning("it cannot be removed: %s", strerror(errno));
+}
+
+/* Hashes one of them. One that cannot be read now may be as good as ever: it stays, for another pull. -ECANCELED, -ENOMEM. */
 static int check_kept(struct resume *resume, const char *name, const struct storage_progress *progress) {
     _cleanup_free_ char *path = text_format("%s/downloads/%s", resume->storage->images, name), *digest = NULL;
     _cleanup_error_ struct error error = ERROR_INIT;
@@ -193,8 +200,14 @@ static int check_kept(struct resume *resume, const char *name, const struct stor
         return list_add(&resume->blobs, kept_digest(name, NULL));
     if (!file_exists(AT_FDCWD, path))
         return 0; /* another pull took it */
-    log_warning("a kept part of a download is not what it was, and is fetched again: %s", name);
-    return unlink(path) < 0 && errno != ENOENT ? -errno : 0;
+    if (r >= 0 || r == -ELOOP) { /* read, or a symbolic link, which none of them was */
+        drop_kept(path, name);
+    } else {
+        _cleanup_free_ char *sentence = error_sentence(&error, LANGUAGE_ENGLISH);
+        log_warning("a kept part of a download cannot be checked, and is fetched again: %s: %s", name,
+                    sentence && error_is_set(&error) ? sentence : strerror(-r));
+    }
+    return 0;
 }
 
 int resume_open(struct resume *resume, struct storage *storage, const char *reference, const char *staging,
@@ -209,7 +222,10 @@ int resume_open(struct resume *resume, struct storage *storage, const char *refe
         r = list_kept(storage, resume->repository, &kept);
     for (char **name = kept; r >= 0 && name && *name; name++)
         r = check_kept(resume, *name, progress);
-    return r < 0 ? error_errno(error, r, "looking for what came before") : 0;
+    if (r >= 0 || r == -ECANCELED || r == -ENOMEM)
+        return r < 0 ? error_errno(error, r, "looking for what came before") : 0;
+    log_warning("what earlier pulls left cannot be looked at, and is fetched again: %s", strerror(-r));
+    return 0;
 }
 
 void resume_close(struct resume *resume, bool keep) {

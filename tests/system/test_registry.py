@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Pulling: from Debian's docker-registry, and from one that lies, stalls and breaks off (attacks A60-A62, A66, F29)."""
 import base64
+import contextlib
 import gzip
 import json
 import os
+import pathlib
 import shutil
 import socket
 import subprocess
@@ -16,7 +18,7 @@ import pytest
 import imagelib
 from imagelib import (DOCKER_LAYER, DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, FakeRegistry, Image, Layer, Proxy, Registry,
                       digest, footprint, images, index_bytes, kept, names_in, pull, pull_refused, settle, tar_of, wipe)
-from polderlib import Daemon, build_option, eventually
+from polderlib import DEADLINE, Daemon, build_option, eventually
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="polderd needs root"),
@@ -497,6 +499,49 @@ def test_altered_part_is_not_used(daemon, registry, proxy):
     assert pull(daemon, source)["digest"] == image.digest
     assert {layer.digest for layer in image.layers} <= set(proxy.blobs_asked_for())
     assert "is not what it was" in daemon.log() and kept(daemon) == []
+
+
+@contextlib.contextmanager
+def opens_fail(daemon, path):
+    """Whatever opens this has too many files open."""
+    log = daemon.directory / "strace"
+    log.unlink(missing_ok=True)
+    process = subprocess.Popen(["strace", "-f", "-b", "execve", "-qq", "-o", log, "-P", path, "-p", str(daemon.pid), "-e", "trace=openat",
+                                "-e", "inject=openat:error=EMFILE"], stdin=subprocess.DEVNULL)
+    try:
+        tasks = pathlib.Path(f"/proc/{daemon.pid}/task")
+        eventually(lambda: all("TracerPid:\t0" not in (task / "status").read_text() for task in tasks.iterdir()), what="strace")
+        yield
+    finally:
+        process.terminate()
+        process.wait(DEADLINE)
+    assert "(INJECTED)" in log.read_text()
+
+
+def test_part_that_cannot_be_checked_stays(daemon, registry, proxy):
+    """Neither is a part lost for want of file descriptors, nor does a pull fail because of what earlier ones left."""
+    if build_option("b_sanitize") not in (None, "none", []):
+        pytest.skip("sanitizers make system calls of their own, and end at the first that fails")
+    if not shutil.which("strace"):
+        pytest.skip("strace is not installed")
+    image = layered()
+    source = proxy.source(registry.push("resume:unchecked", image))
+    first, second, third = (layer.digest for layer in image.layers)
+    deny(proxy, image, 1)
+    pull_refused(daemon, source, "registry")
+    assert {first, third} <= set(kept(daemon))
+    place = daemon.state / "images/downloads"
+    deny(proxy, image, 0)
+    for path in (next(place / name for name in names_in(place) if name.endswith(first[7:])), place):
+        with opens_fail(daemon, path):
+            pull_refused(daemon, source, "registry")
+        assert first in kept(daemon)
+    assert "cannot be checked" in daemon.log() and "cannot be looked at" in daemon.log()
+    proxy.faults.clear()
+    proxy.seen.clear()
+    assert pull(daemon, source)["digest"] == image.digest
+    asked = proxy.blobs_asked_for()
+    assert first not in asked and second in asked
 
 
 def test_parts_are_bounded(daemon, registry, proxy):
