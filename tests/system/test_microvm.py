@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """MicroVMs through the command and the API: the same OCI image as a container, a life of its own while polderd is away."""
+import asyncio
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ import time
 
 import pytest
 
+import apilib
 import guestlib
 import polderlib
 from polderlib import DEADLINE, eventually
@@ -180,6 +182,42 @@ def test_suspend_and_resume(host, microvm):
     counter.wait_above(after)
     assert not [path for path in (host.state / "instances").glob("*/memory*")]
     guestlib.check_jail(host, "asleep")
+
+
+@pytest.mark.long
+def test_qemu_that_dies_while_somebody_attaches_to_what_it_restores(host, microvm):
+    """Its memory is loaded, and it is gone before its terminal is handed out: an error for who asked, and polderd goes on."""
+    if not polderlib.build_option("failpoints"):
+        pytest.skip("this build has no fail points (meson -Dfailpoints=true)")
+    uuid = host.instance(microvm("brief"))["assigned"]["uuid"]
+    host.polder("suspend", "brief")
+    host.stop()
+    record = host.directory / "passed"
+    host.environment.update(POLDER_FAILPOINTS="qemu-memory-loaded=delay:8000", POLDER_FAILPOINTS_RECORD=str(record))
+    try:
+        host.start()
+        daemon = host.pid
+
+        async def attach():
+            asking = asyncio.create_task(apilib.converse(host.socket, "/v1/instances/brief/attach?start=true", {}))
+            while not record.exists() or "qemu-memory-loaded" not in record.read_text().split():
+                assert not asking.done(), asking.result()
+                await asyncio.sleep(0.05)
+            killed = guestlib.processes_of(uuid)
+            for pid in killed:  # polderd stands still meanwhile
+                os.kill(pid, signal.SIGKILL)
+            return killed, await asking
+
+        killed, (_, _, last) = apilib.run(attach())
+        assert killed and last and "error" in last, (killed, last)
+        host.wait_state("brief", "failed")
+        assert host.is_alive() and host.pid == daemon
+        assert "QEMU" in host.instance("brief")["status"]["message"]
+    finally:
+        host.environment.clear()
+        host.restart(kill=True)
+    host.polder("start", "brief")
+    assert host.execute("brief", "echo", "well") == "well\n"
 
 
 def test_killed_daemon_adopts(host, microvm):

@@ -201,8 +201,11 @@ static const struct stream_operations viewer_operations = {
 };
 
 int console_view(struct console *console, struct stream **ret, struct error *error) {
-    struct viewer *viewer = calloc(1, sizeof(*viewer));
+    struct viewer *viewer;
 
+    if (!console)
+        return error_set(error, ERROR_GUEST, "its console is not there");
+    viewer = calloc(1, sizeof(*viewer));
     if (!viewer)
         return error_errno(error, -ENOMEM, "opening the console");
     viewer->stream.operations = &viewer_operations;

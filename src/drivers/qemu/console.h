@@ -31,6 +31,7 @@ int console_open(int directory, void (*output)(const void *data, size_t size, vo
                  struct console **ret);
 /* Viewers get the end. Also off fibers. */
 void console_free(struct console *console);
+/* `console` may be NULL, as that of a machine that has ended is: GUEST. */
 int console_view(struct console *console, struct stream **ret, struct error *error);
 /* Fiber: takes in what QEMU wrote last, for a machine that just ended. */
 void console_drain(struct console *console);

@@ -167,6 +167,9 @@ static int begin_restored(struct machine *machine, const struct driver_start *st
     guest_refresh(machine);
     if (!start->ret_stream)
         return 0;
+    /* An end frees the port and the console, and none of the waits above failed for it. */
+    if (machine->ended)
+        return machine_failure(machine, error);
     return machine->port ? guestport_attach(machine->port, start->ret_stream, error)
                          : console_view(machine->console, start->ret_stream, error);
 }
@@ -189,6 +192,8 @@ static int machine_begin(struct machine *machine, const struct driver_start *sta
         }
         return r;
     }
+    if (machine->ended)
+        return machine_failure(machine, error);
     if (start->restore)
         return begin_restored(machine, start, error);
     if (machine->port)

@@ -300,6 +300,8 @@ static int console_join(struct machine *machine, uint64_t deadline) {
                         "\"append\":true}}}",
                         MACHINE_FD_CONSOLE_IN, MACHINE_FD_CONSOLE_OUT);
 
+    if (!qmp_is_open(machine->qmp))
+        return -ENOTCONN;
     return arguments ? qmp_call(machine->qmp, "chardev-change", arguments, -1, deadline, NULL, NULL)
                      : -ENOMEM;
 }
