@@ -122,7 +122,7 @@ struct driver_balloon {
     uint64_t target; /* bytes that the guest shall do with, at most what it started with; 0: as it is */
     bool listen;     /* it shall say what it uses, from now on */
     uint64_t size;   /* answer: bytes that it has now; it may be on its way to the target */
-    uint64_t used;   /* answer: bytes of them that it could not do without, as it said last; 0: it has not said */
+    uint64_t used;   /* answer: bytes of them that it could not do without, as it said lately; 0: it has not said */
 };
 
 struct driver {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* The balloon as the allocator moves it: told, and listened to, never waited for. What the guest says of its memory it says
- * through its balloon driver every few seconds, while it is asked to; QEMU keeps the last answer. */
+ * through its balloon driver every few seconds, while it is asked to; QEMU keeps the last answer for ever, and the guest gives
+ * one when its driver starts, unasked: what it used hours ago says nothing of now. */
 #include <errno.h>
 #include <json-c/json.h>
 
@@ -12,6 +13,7 @@
 
 #define BALLOON_PATH "/machine/peripheral/balloon"
 #define LISTENING_PERIOD 2 /* seconds */
+#define ANSWER_COUNTS (5 * LISTENING_PERIOD) /* seconds; a busy guest is slow to answer */
 #define GUEST_OVERHEAD (UINT64_C(24) << 20) /* at least; what its kernel keeps before it counts */
 
 static int listen_set(struct machine *machine, bool listens) {
@@ -25,12 +27,20 @@ static int listen_set(struct machine *machine, bool listens) {
     if (r >= 0) {
         machine->listens = listens;
         machine->listening_known = true;
+        machine->listening_since = clock_wall() / CLOCK_SECOND;
     }
     return r;
 }
 
-/* Of `size` bytes that it has, how many could it not do without? 0: it has not said. What its kernel took before it began to
- * count (its code, its tables of pages) is not in its total, but is needed. */
+/* QEMU dates an answer by the host's clock, in whole seconds. That may have been set back since. */
+static bool is_fresh(const struct machine *machine, int64_t answered) {
+    int64_t now = (int64_t) (clock_wall() / CLOCK_SECOND), since = (int64_t) machine->listening_since;
+
+    return (answered >= since || since > now) && answered <= now && now - answered <= ANSWER_COUNTS;
+}
+
+/* Of `size` bytes that it has, how many could it not do without? 0: it has not said, or not lately. What its kernel took
+ * before it began to count (its code, its tables of pages) is not in its total, but is needed. */
 static int used_ask(struct machine *machine, uint64_t size, uint64_t *ret) {
     _cleanup_json_ struct json_object *answer = NULL;
     struct json_object *statistics;
@@ -44,7 +54,7 @@ static int used_ask(struct machine *machine, uint64_t size, uint64_t *ret) {
     statistics = json_member(answer, "stats");
     total = json_integer(statistics, "stat-total-memory", -1);
     available = json_integer(statistics, "stat-available-memory", -1);
-    if (json_integer(answer, "last-update", 0) == 0 || total <= 0 || available < 0 || available > total)
+    if (!is_fresh(machine, json_integer(answer, "last-update", 0)) || total <= 0 || available < 0 || available > total)
         return 0;
     if (size > (uint64_t) total && size - (uint64_t) total > overhead)
         overhead = size - (uint64_t) total;

@@ -78,6 +78,7 @@ struct machine {
     unsigned boot_cpus;
     bool listens; /* the guest is asked to say what memory it uses, as far as known */
     bool listening_known;
+    uint64_t listening_since; /* seconds of the wall clock */
     int status; /* of QEMU's process */
     uint64_t kills_before; /* out-of-memory kills when it started */
     bool migrated; /* the last migration completed */
