@@ -269,12 +269,44 @@ int cgroup_v1_memory(const struct cgroup *cgroup, uint64_t *ret_held, uint64_t *
     return 0;
 }
 
+static bool host_swaps(void) {
+    _cleanup_free_ char *text = NULL;
+    int r = file_read(AT_FDCWD, "/proc/swaps", CGROUP_TEXT_LIMIT, &text, NULL);
+
+    /* A kernel without swap has no such file; one that does has a line for each below the headings. */
+    return r < 0 ? r != -ENOENT : strstr(text, "\n/") != NULL;
+}
+
+/* Groups are made with their parent's; read from there, so that nothing depends on how an earlier squeeze ended. */
+static int swappiness_usual(const struct cgroup *cgroup, const struct hierarchy *memory, char **ret) {
+    char path[PATH_MAX];
+
+    snprintf(path, sizeof(path), "%s/memory.swappiness", cgroup->host->base);
+    return file_read(memory->fd, path, CGROUP_TEXT_LIMIT, ret, NULL);
+}
+
+/* force_empty swaps as well, if the host has swap: without limit, so all that is not of files, down to nothing. A group
+ * without swappiness gives up pages of files alone. */
+static int cache_drop(const struct cgroup *cgroup, const struct hierarchy *memory) {
+    _cleanup_free_ char *usual = NULL;
+    int r = swappiness_usual(cgroup, memory, &usual);
+
+    if (r >= 0)
+        r = cgroup_write(cgroup, memory, "memory.swappiness", "0");
+    if (r < 0 && host_swaps())
+        return r;
+    r = cgroup_write(cgroup, memory, "memory.force_empty", "0");
+    if (usual)
+        (void) cgroup_write(cgroup, memory, "memory.swappiness", usual);
+    return r;
+}
+
 int cgroup_v1_squeeze(const struct cgroup *cgroup, uint64_t bytes, uint64_t floor) {
     uint64_t held, cache;
     int r = bytes ? cgroup_v1_memory(cgroup, &held, &cache) : 0;
 
     if (r < 0 || bytes == 0 || held <= bytes || held < cache || held - cache < floor)
         return r;
-    r = cgroup_write(cgroup, cgroup_find_hierarchy(cgroup->host, "memory"), "memory.force_empty", "0");
+    r = cache_drop(cgroup, cgroup_find_hierarchy(cgroup->host, "memory"));
     return r < 0 ? r : 1;
 }

@@ -21,8 +21,10 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "base/uuid.h"
+#include "host/cgroup-internal.h"
 
 #define SOON (20 * CLOCK_SECOND)
+#define HOARD (24u << 20) /* bytes */
 
 struct test {
     struct cgroup_host *host;
@@ -216,6 +218,72 @@ static int memory_main(void *userdata) {
     return 0;
 }
 
+/* In the group, with memory of its own and pages of a file; says when it has them, and sleeps. */
+static void hoard(const int *fds, size_t count, int ready) {
+    char block[65536] = { 1 };
+    volatile char *memory = malloc(HOARD);
+    int file = open("/var/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+    for (size_t i = 0; i < count; i++)
+        if (write(fds[i], "0", 1) != 1)
+            _exit(1);
+    for (size_t i = 0; memory && i < HOARD; i += 4096)
+        memory[i] = 1;
+    for (size_t i = 0; i < HOARD; i += sizeof(block))
+        if (write(file, block, sizeof(block)) != sizeof(block))
+            _exit(1);
+    if (fsync(file) < 0 || write(ready, "", 1) != 1)
+        _exit(1);
+    for (;;)
+        pause();
+}
+
+static char *swappiness_of(const struct test *test) {
+    char *text = NULL;
+
+    assert_int_equal(cgroup_read(test->group, cgroup_find_hierarchy(test->host, "memory"), "memory.swappiness", &text), 0);
+    return text;
+}
+
+/* v1 has no mark to reclaim down to: what is kept of files goes at once, and nothing else does, nor stays changed. */
+static int squeeze_main(void *userdata) {
+    uint64_t held, cache, held_after, cache_after;
+    struct test test;
+    int ready[2];
+    const int *fds;
+    size_t count;
+    pid_t pid;
+    char told;
+
+    test_open(&test);
+    if (cgroup_host_layout(test.host) == CGROUP_V2 || !cgroup_host_has(test.host, "memory")) {
+        test_close(&test);
+        return 0;
+    }
+    _cleanup_free_ char *before = swappiness_of(&test);
+    fds = cgroup_procs_fds(test.group, &count);
+    assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+    pid = fork();
+    if (pid == 0)
+        hoard(fds, count, ready[1]);
+    close(ready[1]);
+    assert_int_equal(read(ready[0], &told, 1), 1);
+    close(ready[0]);
+    assert_int_equal(cgroup_memory(test.group, &held, &cache), 0);
+    assert_true(held >= 2 * HOARD - (4 << 20) && cache >= HOARD / 2);
+    assert_int_equal(cgroup_squeeze(test.group, HOARD, 2 * HOARD), 0); /* below its floor without them */
+    assert_int_equal(cgroup_squeeze(test.group, HOARD, 0), 1);
+    assert_int_equal(cgroup_memory(test.group, &held_after, &cache_after), 0);
+    assert_true(cache_after < cache / 2);
+    assert_true(held_after - cache_after >= HOARD - (4 << 20));
+    _cleanup_free_ char *after = swappiness_of(&test);
+    assert_string_equal(before, after);
+    assert_int_equal(cgroup_kill(test.group), 0);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    test_close(&test);
+    return 0;
+}
+
 static int bad_main(void *userdata) {
     struct cgroup_host *host = NULL;
     struct cgroup *group = NULL;
@@ -262,6 +330,10 @@ static void test_memory(void **state) {
     on_fiber(memory_main);
 }
 
+static void test_squeeze(void **state) {
+    on_fiber(squeeze_main);
+}
+
 static void test_bad(void **state) {
     on_fiber(bad_main);
 }
@@ -293,7 +365,7 @@ static void test_unified(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_members), cmocka_unit_test(test_freeze), cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_memory), cmocka_unit_test(test_bad), cmocka_unit_test(test_unified),
+        cmocka_unit_test(test_memory), cmocka_unit_test(test_squeeze), cmocka_unit_test(test_bad), cmocka_unit_test(test_unified),
     };
 
     if (geteuid() != 0) {
