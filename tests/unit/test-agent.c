@@ -30,6 +30,8 @@ struct fake {
     bool endless;
     bool early; /* garbage before the sync's answer */
     unsigned syncs;
+    unsigned clocks;       /* how often it was told the time */
+    unsigned clocks_spoilt; /* so many of them end the connection */
     struct agent *agent;
     struct line_reader lines;
 };
@@ -68,6 +70,13 @@ static int fake_answer(struct fake *fake, const char *line, size_t size) {
                  (long long) json_integer(json_member(json, "arguments"), "id", 0));
         say(fake, text);
         return 0;
+    }
+    if (text_equal(command, "guest-set-time")) {
+        fake->clocks++;
+        if (fake->clocks_spoilt > 0) {
+            fake->clocks_spoilt--;
+            return -ECONNRESET;
+        }
     }
     if (fake->endless)
         return say_endless(fake);
@@ -204,6 +213,44 @@ static void test_silent(void) {
     misbehave((struct fake){ .answer = NULL });
 }
 
+static void wait_syncs(const struct fake *fake, unsigned number) {
+    for (uint64_t end = deadline_in(FAR); (fake->syncs < number || !agent_is_up(fake->agent)) && clock_now() < end;)
+        assert_int_equal(fiber_sleep(1000), 0);
+    assert_int_equal(fake->syncs, number);
+}
+
+/* A connection that is lost over the clock does not leave it wrong, and a guest that never sets it is asked for other things
+ * in the end. */
+static void test_clock_is_set_again(void) {
+    struct fake fake = { .answer = "{\"return\":{}}\n", .clocks_spoilt = 1 };
+
+    fake_start(&fake);
+    assert_int_equal(agent_wait_up(fake.agent, NULL), 0);
+    agent_set_clock(fake.agent);
+    wait_syncs(&fake, 2);
+    assert_int_equal(agent_call(fake.agent, "guest-ping", NULL, NULL, NULL), 0);
+    assert_int_equal(fake.clocks, 2);
+    fake.clocks_spoilt = 10;
+    agent_set_clock(fake.agent);
+    wait_syncs(&fake, 5);
+    assert_int_equal(agent_call(fake.agent, "guest-ping", NULL, NULL, NULL), 0);
+    assert_int_equal(fake.clocks, 5);
+    fake_end(&fake);
+}
+
+/* Nobody was free to set it when it had to be. */
+static void test_clock_comes_before_what_is_asked(void) {
+    struct fake fake = { .answer = "{\"return\":{}}\n" };
+
+    fake_start(&fake);
+    agent_set_clock(fake.agent);
+    assert_int_equal(fake.clocks, 0);
+    assert_int_equal(agent_wait_up(fake.agent, NULL), 0);
+    assert_int_equal(agent_call(fake.agent, "guest-ping", NULL, NULL, NULL), 0);
+    assert_int_equal(fake.clocks, 1);
+    fake_end(&fake);
+}
+
 /* C_m = P_m x R_m: 1.0 x 10 a second, 40 at once; a command and its answer are two. */
 static void test_commands_keep_to_their_budget(void) {
     struct fake fake = { .answer = "{\"return\":{}}\n" };
@@ -250,7 +297,8 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         FIBER_TEST(test_plain),   FIBER_TEST(test_error),   FIBER_TEST(test_addresses),
         FIBER_TEST(test_garbage), FIBER_TEST(test_endless), FIBER_TEST(test_silent),
-        FIBER_TEST(test_commands_keep_to_their_budget),
+        FIBER_TEST(test_commands_keep_to_their_budget), FIBER_TEST(test_clock_is_set_again),
+        FIBER_TEST(test_clock_comes_before_what_is_asked),
     };
 
     if (argc > 1)

@@ -31,6 +31,7 @@
 #define REFRESH_FIRST (5 * CLOCK_SECOND) /* addresses may come soon after the agent */
 #define REFRESH_PAUSE (30 * CLOCK_SECOND)
 #define REFRESH_EARLY 6
+#define CLOCK_TRIES 3 /* connections in a row that are lost over the guest's clock; then other things have their turn */
 #define HOSTNAME_MAX 255
 #define INTERFACES_MAX 64
 #define ADDRESSES_MAX 64
@@ -49,6 +50,7 @@ struct agent {
     bool up;
     bool freed;
     bool clock_due; /* the guest's clock is wrong, and nothing is asked of it before that is mended */
+    unsigned clock_failures; /* connections lost over it */
     uint64_t started;
     struct line_reader lines;
     struct budget budget;
@@ -217,6 +219,25 @@ static int call_locked(struct agent *agent, const char *text, struct json_object
                                                          : "its agent answered what is no answer");
 }
 
+/* A busy guest may not answer in time: then the connection is lost, and its clock may be wrong still. So it is told again
+ * over the next one. */
+static void clock_set_locked(struct agent *agent) {
+    _cleanup_free_ char *arguments = NULL, *text = NULL;
+
+    if (!agent->clock_due || !agent->up)
+        return;
+    arguments = text_format("{\"time\":%llu}", (unsigned long long) clock_wall() * 1000);
+    text = arguments ? request_text("guest-set-time", arguments) : NULL;
+    if (!text)
+        return;
+    agent->clock_due = false;
+    (void) call_locked(agent, text, NULL, NULL);
+    if (agent->up)
+        agent->clock_failures = 0;
+    else if (++agent->clock_failures < CLOCK_TRIES)
+        agent->clock_due = true;
+}
+
 int agent_call(struct agent *given, const char *command, const char *arguments, struct json_object **ret,
                struct error *error) {
     _cleanup_(agent_unrefp) struct agent *agent = agent_ref(given);
@@ -231,6 +252,7 @@ int agent_call(struct agent *given, const char *command, const char *arguments, 
     r = fiber_mutex_lock(&agent->turn, deadline_in(2 * AGENT_DEADLINE));
     if (r < 0)
         return error_errno(error, r, "asking the guest agent");
+    clock_set_locked(agent);
     r = call_locked(agent, text, ret, error);
     fiber_mutex_unlock(&agent->turn);
     return r;
@@ -303,23 +325,14 @@ static bool addresses_refresh(struct agent *agent) {
 
 /* --- its clock ------------------------------------------------------------------------------------------ */
 
-static void clock_set_locked(struct agent *agent) {
-    _cleanup_free_ char *arguments = text_format("{\"time\":%llu}", (unsigned long long) clock_wall() * 1000);
-    _cleanup_free_ char *text = arguments ? request_text("guest-set-time", arguments) : NULL;
-
-    agent->clock_due = false;
-    if (text)
-        (void) call_locked(agent, text, NULL, NULL);
-}
-
 void agent_set_clock(struct agent *given) {
     _cleanup_(agent_unrefp) struct agent *agent = agent_ref(given);
 
     agent->clock_due = true;
+    agent->clock_failures = 0;
     if (!agent->up || fiber_mutex_lock(&agent->turn, deadline_in(2 * AGENT_DEADLINE)) < 0)
-        return; /* the keeper does it */
-    if (agent->up && agent->clock_due)
-        clock_set_locked(agent);
+        return; /* whoever has the next turn does it */
+    clock_set_locked(agent);
     fiber_mutex_unlock(&agent->turn);
 }
 
@@ -338,8 +351,7 @@ static int keeper_connect(struct agent *agent) {
     if (r < 0)
         return r;
     agent->up = true;
-    if (agent->clock_due)
-        clock_set_locked(agent);
+    clock_set_locked(agent);
     fiber_queue_wake_all(&agent->waiting);
     if (agent->changed)
         agent->changed(agent->userdata);
