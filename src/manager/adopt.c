@@ -608,6 +608,22 @@ static struct instance *overdue(struct manager *manager) {
     return NULL;
 }
 
+static int storekeeper_main(void *userdata) {
+    struct manager *manager = userdata;
+
+    storage_tidy(manager->storage);
+    return 0;
+}
+
+/* Beside the sweeper, so that an image store that hangs holds up nothing but its own tidying. */
+static void tidying_begin(struct manager *manager) {
+    if (manager->storekeeper && !fiber_is_done(manager->storekeeper))
+        return;
+    fiber_unref(manager->storekeeper);
+    manager->storekeeper = NULL;
+    (void) fiber_start(&manager->storekeeper, "storekeeper", storekeeper_main, manager);
+}
+
 static int sweeper_main(void *userdata) {
     struct manager *manager = userdata;
     int r = 0;
@@ -619,7 +635,7 @@ static int sweeper_main(void *userdata) {
 
         if (!kept) {
             idempotency_expire(manager);
-            storage_tidy(manager->storage);
+            tidying_begin(manager);
             r = fiber_sleep(SWEEP_EVERY);
             continue;
         }

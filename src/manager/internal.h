@@ -75,6 +75,7 @@ struct manager {
     struct fiber_queue written_queue; /* those who wait for the writer */
     struct fiber *writer;
     struct fiber *sweeper;
+    struct fiber *storekeeper; /* tidies the image store; the last one that the sweeper started */
     struct fiber *probe; /* of what the host can do */
     struct fiber *explainer; /* tells those who wait for room why */
     struct fiber_queue explain_queue;

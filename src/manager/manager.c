@@ -288,6 +288,7 @@ void manager_stop(struct manager *manager, uint64_t deadline) {
     fiber_end(manager->sweeper);
     fiber_end(manager->probe);
     fiber_end(manager->writer);
+    fiber_end(manager->storekeeper); /* last: all else is done if the image store hangs */
 }
 
 static void free_instances(struct manager *manager) {
@@ -343,6 +344,7 @@ void manager_free(struct manager *manager) {
     idempotency_free(manager);
     fiber_unref(manager->writer);
     fiber_unref(manager->sweeper);
+    fiber_unref(manager->storekeeper);
     fiber_unref(manager->probe);
     fiber_unref(manager->explainer);
     fiber_unref(manager->reaper);

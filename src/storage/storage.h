@@ -82,7 +82,8 @@ int storage_image_remove(struct storage *storage, const char *name, struct error
 /* Removes images that no instance uses (untagged ones only, unless all) files that no record owns, and what
  * pulls that broke off left. */
 int storage_prune(struct storage *storage, bool all, uint64_t *ret_bytes, char ***ret_removed, struct error *error);
-/* Drops what pulls that broke off left, as far as it is too old or too much. To be called now and then. */
+/* Drops what pulls that broke off left, as far as it is too old or too much. To be called now and then,
+ * on a fiber that may wait as long as the file system of the images does not answer. */
 void storage_tidy(struct storage *storage);
 /* Pins: an instance uses the image (by digest). */
 int storage_image_use(struct storage *storage, const char *digest, const char *uuid);

@@ -491,3 +491,25 @@ def test_image_store_that_hangs(request):
             print(f"--- {daemon.log_path} ends with:\n{daemon.log()[-8000:]}")
         daemon.close(check=False)
         storage.process.wait(DEADLINE)
+
+
+@pytest.mark.long
+def test_trash_while_the_image_store_hangs(request):
+    """Each minute the trash is emptied and the image store tidied: that the second never ends does not keep the first from it."""
+    pytest.importorskip("fusepy", reason="python3-fusepy is not installed")
+    daemon = guestlib.HostDaemon(arguments=["--fake-driver", "--trash", "1s"])
+    storage = guestlib.HangingStorage(daemon, daemon.state / "images")
+    try:
+        daemon.start()
+        for name in ("first", "second"):
+            daemon.create(name)
+        storage.hang()
+        for name in ("first", "second"):  # the second one only after the sweep that began to tidy
+            daemon.delete(name)
+            eventually(lambda: name not in {one["name"] for one in daemon.list("?deleted=true")}, 180, f"the end of {name}")
+        storage.go_on()
+        daemon.check_clean()
+    finally:
+        storage.go_on()
+        daemon.close(check=False)
+        storage.process.wait(DEADLINE)
