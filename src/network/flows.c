@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* Who sends how much to whom, as the bridge counted it: the set "flows" of the table "bridge polder" has a counter for each
- * pair of hardware addresses, which the guard has made sure are those of the members. */
+ * pair of hardware addresses: those of members, since the guard lets nobody send as another, and only what leaves by the port
+ * that it is for is counted. */
 #include <errno.h>
 #include <json-c/json.h>
 #include <string.h>

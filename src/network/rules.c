@@ -64,7 +64,8 @@ static const char guard_table[] =
     "    chain forward {\n"
     "        type filter hook forward priority -300; policy accept;\n"
     "        iifname . oifname @selves iifname . ether daddr != @senders drop\n"
-    "        ether type ip update @flows { ether saddr . ether daddr counter }\n"
+    "        # What a port is flooded with is for nobody there, and invented addresses must not fill the set.\n"
+    "        ether type ip oifname . ether daddr @senders update @flows { ether saddr . ether daddr counter }\n"
     "    }\n"
     "}\n";
 

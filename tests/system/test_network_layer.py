@@ -478,6 +478,38 @@ def test_conflicting_ports_are_refused_by_name(site):
 
 # --- who may say what --------------------------------------------------------------------------------------------
 
+def flows(site):
+    """Packets that the bridge counted, by the hardware addresses of sender and receiver."""
+    rows = json.loads(site.host.run("nft", "-j", "list", "set", "bridge", "polder", "flows").stdout)["nftables"]
+    found = next(row["set"].get("elem", []) for row in rows if "set" in row)
+    return {tuple(one["elem"]["val"]["concat"]): one["elem"]["counter"]["packets"] for one in found}
+
+
+def test_invented_receivers_are_not_counted(site):
+    """Frames for nobody are flooded to each port; they fill no table. One for a member that is flooded counts once."""
+    site.start()
+    bad, victim, third = site.attach("bad"), site.attach("victim"), site.attach("third")
+    mine, theirs = (bytes.fromhex(one.mac.replace(":", "")) for one in (bad, victim))
+    sender = bad.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x800))
+    sender.bind(("eth0", 0))
+    quiet = victim.socket(socket.AF_INET, socket.SOCK_DGRAM)  # so that the victim answers nothing by itself
+    quiet.bind(("0.0.0.0", 2))
+    seen = third.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x800))
+    seen.bind(("eth0", 0))
+    seen.settimeout(DEADLINE)
+    packet = udp_packet(bad.address, victim.address, 1, 2, b"x" * 40)
+    for number in range(50):
+        sender.send(frame(b"\x52\x54\x01\x02" + struct.pack(">H", number), mine, 0x800, packet))
+    sender.send(frame(b"\xff" * 6, mine, 0x800, packet))
+    while seen.recv(2048)[:6] != b"\xff" * 6:  # all before it came through, to where they were not for
+        pass
+    for _ in range(7):
+        sender.send(frame(theirs, mine, 0x800, packet))
+    wait_until(lambda: flows(site) == {(bad.mac, victim.mac): 7}, "the one flow that there is")
+    for one in (sender, quiet, seen):
+        one.close()
+
+
 def arp(operation, sender_mac, sender, target_mac, target):
     return struct.pack(">HHBBH", 1, 0x800, 6, 4, operation) + sender_mac + socket.inet_aton(sender) + target_mac + \
         socket.inet_aton(target)
