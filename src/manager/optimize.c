@@ -165,8 +165,9 @@ static void scene_add(struct manager *manager, struct scene *scene, struct insta
         .memory = { spec->memory, spec->memory_reservation, memory_most > spec->memory ? memory_most : spec->memory,
                     (uint32_t) manager->configuration.overcommit_memory[kind] },
     };
-    if (spec->allocation != INSTANCE_FIXED)
-        item->ways |= OPTIMIZER_MAY_RESIZE;
+    if (spec->allocation == INSTANCE_FIXED)
+        return;
+    item->ways = OPTIMIZER_MAY_RESIZE;
     if (instance->driver && instance->driver->capabilities & DRIVER_SUSPEND)
         item->ways |= OPTIMIZER_MAY_SUSPEND;
 }

@@ -10,6 +10,7 @@ import guestlib
 import polderlib
 from polderlib import build_directory, eventually, group_value
 
+CPUS = os.cpu_count()
 QUICK = {"observe": "1s", "cooldown": "0"}
 
 
@@ -155,6 +156,19 @@ def test_who_idles_makes_room(node):
     assert (node.state_of("idle-1"), node.state_of("idle-2")) == ("running", "suspended")
     assert steps(plan_with(node, "eager"))["eager"]["action"] == "resize"  # it asks for far more than it uses
     assert kept(plan(node))["idle-2"] == "rests"
+
+
+@pytest.mark.scenario
+@pytest.mark.skipif(CPUS < 2, reason="a fixed instance leaves one processor to others")
+def test_what_is_fixed_stays(node):
+    """It idles and holds what somebody of its priority waits for, but its room is its own."""
+    total = node.get("/v1/node")["memory"]
+    room = (total["physical"] - total["reserved"]) >> 20 << 20
+    create(node, "fixed", "cpu=0.001,memory=10M", cpus=1, memory=room // 2, allocation="fixed")
+    create(node, "eager", "cpu=0.05,memory=10M", cpus=0.1, memory=room, wait=False)
+    answer = plan_with(node)
+    assert kept(answer) == {"fixed": "reserved", "eager": "rests"}
+    assert answer["plan"]["waiting"]["instance"] == "eager" and not answer["plan"]["waiting"]["fits_afterwards"]
 
 
 @pytest.mark.scenario
