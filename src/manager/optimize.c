@@ -189,11 +189,12 @@ static void scene_find_waiter(struct manager *manager, struct scene *scene, cons
     scene->waiting = first;
     const struct instance_spec *spec = &scene->waiting->spec;
     int kind = scene->waiting->assigned.kind;
+    uint64_t memory = missing(spec->memory, manager->configuration.overcommit_memory[kind], scene->node.memory,
+                              totals->taken_memory);
     scene->waiter = (struct optimizer_waiter){
         .priority = spec->priority,
         .cpus = missing(spec->cpus, manager->configuration.overcommit_cpu[kind], scene->node.cpus, totals->taken_cpus),
-        .memory = missing(spec->memory, manager->configuration.overcommit_memory[kind], scene->node.memory,
-                          totals->taken_memory),
+        .memory = scene->waiting->yielded ? 0 : memory, /* who is paused has kept it */
     };
     scene->input.waiter = &scene->waiter;
 }

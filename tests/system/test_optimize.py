@@ -172,6 +172,22 @@ def test_what_is_fixed_stays(node):
 
 
 @pytest.mark.scenario
+def test_who_is_paused_has_its_memory(make_daemon):
+    """The long one gave way: it waits for processors, and not for the memory that it keeps."""
+    daemon = make_daemon(arguments=["--overcommit_cpu_fake", "100", "--overcommit_memory_fake", "100", "--queue_policy", "srtf",
+                                    "--queue_residency", "0", "--queue_backfill", "none"]).start()
+    total = daemon.get("/v1/node")["memory"]
+    most = (total["physical"] - total["reserved"]) * 2 // 3 >> 20 << 20
+    daemon.create("long", start=True, cpus=CPUS, memory=most, duration="1h")
+    daemon.create("short", start=True, cpus=CPUS, memory="16M", duration="1m", wait=False)
+    daemon.wait_state("long", "paused")
+    daemon.wait_state("short", "running")
+    waiting = plan(daemon)["plan"]["waiting"]
+    assert waiting["instance"] == "long"
+    assert waiting["lacks"]["cpus_milli"] > 0 and waiting["lacks"]["memory"] == 0
+
+
+@pytest.mark.scenario
 def test_what_is_not_needed_any_more_is_left(node):
     total = node.get("/v1/node")["memory"]
     room = (total["physical"] - total["reserved"]) >> 20 << 20
