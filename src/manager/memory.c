@@ -86,20 +86,28 @@ static uint64_t resident(int64_t pid) {
     return pages * (uint64_t) sysconf(_SC_PAGESIZE);
 }
 
-static bool measure_machine(struct instance *instance, struct memory_item *item) {
+/* One that hangs would hold everybody up until a deadline, with its lock held. */
+static bool answers(const struct instance *instance, int64_t *ret_pid) {
     struct driver_facts facts = { 0 };
-    struct driver_balloon balloon = { .listen = true };
-    uint64_t held;
-    bool answers;
 
     instance->driver->facts(instance->driver_data, &instance->view, &facts);
-    answers = !facts.trouble && !instance->status.unresponsive;
     free(facts.hostname);
     list_free(facts.addresses);
-    if (!answers || instance->driver->balloon(instance->driver_data, &instance->view, &balloon, NULL) < 0 ||
-        balloon.used == 0)
+    *ret_pid = facts.pid;
+    return !facts.trouble && !instance->status.unresponsive;
+}
+
+static bool measure_machine(struct instance *instance, struct memory_item *item) {
+    struct driver_balloon balloon = { .listen = true };
+    int64_t pid;
+    uint64_t held;
+
+    if (!answers(instance, &pid))
         return false;
-    held = resident(facts.pid);
+    instance->share.memory_whole = false; /* that it shall listen no more is told when all is given back */
+    if (instance->driver->balloon(instance->driver_data, &instance->view, &balloon, NULL) < 0 || balloon.used == 0)
+        return false;
+    held = resident(pid);
     item->held = held < balloon.size ? held : balloon.size;
     item->used = balloon.used;
     instance->share.memory_granted = balloon.size + SLACK < item->most ? balloon.size : 0;
@@ -146,17 +154,26 @@ static int squeeze_job(void *userdata) {
     return cgroup_squeeze(squeeze->cgroup, squeeze->bytes, squeeze->floor);
 }
 
-/* `granted` is 0 for all that it may have. */
+static int grant_machine(struct instance *instance, uint64_t granted) {
+    struct driver_balloon balloon = { .target = granted ? granted : most_of(instance), .listen = granted != 0 };
+    int64_t pid;
+    int r;
+
+    if (!answers(instance, &pid))
+        return -EHOSTDOWN;
+    r = instance->driver->balloon(instance->driver_data, &instance->view, &balloon, NULL);
+    return r < 0 ? r : balloon.size != balloon.target;
+}
+
+/* `granted` is 0 for all that it may have. Who could not be told is told in a later look. */
 static void grant(struct instance *instance, uint64_t granted) {
     struct squeeze squeeze = { instance->view.cgroup, granted, reservation_floor(instance) };
-    struct driver_balloon balloon = { .target = granted ? granted : most_of(instance), .listen = granted != 0 };
     int r;
 
     if (!take(instance))
         return;
     if (is_machine(instance)) {
-        r = instance->driver->balloon(instance->driver_data, &instance->view, &balloon, NULL);
-        r = r < 0 ? r : balloon.size != balloon.target;
+        r = grant_machine(instance, granted);
     } else {
         r = fiber_job(squeeze_job, &squeeze);
     }
