@@ -337,7 +337,7 @@ void plot_lines(struct buffer *page, const struct plot *plot) {
 /* ---- bars ---- */
 
 void plot_gantt(struct buffer *page, const struct plot_gantt *gantt) {
-    struct frame frame = { { INFINITY, -INFINITY, false }, { 0, gantt->rows ? gantt->rows : 1, false } };
+    struct frame frame = { { INFINITY, -INFINITY, false }, { 0, gantt->row * (gantt->rows ? gantt->rows : 1), false } };
     size_t drawn = gantt->bar_count < BARS_MAX ? gantt->bar_count : BARS_MAX;
 
     for (size_t i = 0; i < drawn; i++) {
@@ -348,10 +348,10 @@ void plot_gantt(struct buffer *page, const struct plot_gantt *gantt) {
     draw_frame(page, &frame, gantt->title, gantt->x_label, gantt->y_label, 0);
     for (size_t i = 0; i < drawn; i++) {
         const struct plot_bar *bar = &gantt->bars[i];
-        double left = unit_x(&frame, bar->begin), top = unit_y(&frame, (double) bar->row + bar->height);
+        double left = unit_x(&frame, bar->begin), top = unit_y(&frame, gantt->row * ((double) bar->row + bar->height));
         buffer_addf(page, "<path class=\"bar\" fill=\"%s\" d=\"M%.1f %.1fH%.1fV%.1fH%.1fz\"/>\n",
                     colours[bar->colour % ELEMENTS(colours)], left, top, unit_x(&frame, bar->end),
-                    unit_y(&frame, bar->row), left);
+                    unit_y(&frame, gantt->row * bar->row), left);
     }
     if (drawn < gantt->bar_count)
         buffer_addf(page, "<text x=\"%d\" y=\"%d\">the first %zu of %zu</text>\n", LEFT, HEIGHT - 4, drawn,

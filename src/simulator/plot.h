@@ -49,6 +49,7 @@ struct plot_gantt {
     const struct plot_bar *bars;
     size_t bar_count;
     uint32_t rows;
+    double row; /* what one is on the axis */
 };
 /* Draws the first 20,000 bars and tells how many there are. */
 void plot_gantt(struct buffer *page, const struct plot_gantt *gantt);

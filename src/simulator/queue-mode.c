@@ -380,7 +380,7 @@ static void emit_cell(struct emitter *emitter, const struct cell *cell, bool job
     emit_key_text(emitter, "backfill", backfill_names[cell->run.backfill]);
     emit_key_text(emitter, "estimates", estimate_names[cell->run.estimate]);
     emit_key_text(emitter, "semantics", semantics_names[cell->run.semantics]);
-    emit_key_unsigned(emitter, "processors", cell->run.processors);
+    emit_number(emitter, "processors", queue_run_machine(&cell->run));
     emit_key_unsigned(emitter, "count", cell->run.count);
     emit_number(emitter, "bsld", outcome->bsld);
     emit_number(emitter, "rmsbsld", outcome->root_square_bsld);

@@ -17,7 +17,7 @@
 #define BINS 96
 #define STEPS 200             /* of the distribution of slowdowns */
 #define GANTT_JOBS 300        /* about so many are submitted in the stretch that is drawn */
-#define GANTT_PROCESSORS 8192 /* larger machines are not drawn */
+#define GANTT_PROCESSORS 8192 /* larger machines are not drawn, and no finer rows */
 #define WAIT_LEAST 0.01 /* hours: less looks the same on a logarithmic axis */
 #define UNEVEN 20       /* peaks so many times apart cannot be compared on a linear axis */
 #define HOUR 3600.0
@@ -94,7 +94,7 @@ static void curves_fill(const struct sheet *sheet, const struct queue_report_cel
         curves->slowdown[bin] += slowdown_of(cell, i);
         spread(&sheet->span, curves->waiting, (double) job->submitted, start, 1 / width);
         spread(&sheet->span, curves->use, start, (double) cell->outcome->ends[i],
-               100 * job->processors / width / (double) cell->run->processors);
+               100.0 * job->processors / width / (double) cell->run->processors);
     }
     for (size_t bin = 0; bin < BINS; bin++) {
         curves->wait[bin] = curves->jobs[bin] ? curves->wait[bin] / (double) curves->jobs[bin] : NAN;
@@ -252,9 +252,23 @@ struct gantt {
     struct span span;
     struct plot_bar *bars;
     size_t count, room;
-    int64_t *free_at; /* of each processor */
-    uint32_t processors;
+    int64_t *free_at; /* of each row */
+    uint32_t rows;
+    uint64_t row;     /* what one is of the run's processors */
 };
+
+/* As coarse as shows every job in whole rows, or as fine as can be drawn. */
+static uint64_t gantt_row(const struct queue_run *run) {
+    uint64_t row = run->part ? run->processors : 1;
+
+    for (size_t i = 0; row > 1 && i < run->count; i++)
+        for (uint64_t rest = run->jobs[i].processors; rest > 0;) {
+            uint64_t next = row % rest;
+            row = rest;
+            rest = next;
+        }
+    return run->processors / row <= GANTT_PROCESSORS ? row : (run->processors + GANTT_PROCESSORS - 1) / GANTT_PROCESSORS;
+}
 
 static int gantt_add(struct gantt *gantt, const struct piece *piece, uint32_t row, uint32_t height) {
     double begin = (double) piece->start, end = (double) piece->end;
@@ -277,10 +291,12 @@ static int gantt_add(struct gantt *gantt, const struct piece *piece, uint32_t ro
 
 /* On the lowest processors that are free: the log does not say which. */
 static int gantt_place(struct gantt *gantt, const struct piece *piece) {
-    uint32_t left = piece->job->processors, begin = 0, height = 0;
+    uint64_t left = (piece->job->processors + gantt->row / 2) / gantt->row;
+    uint32_t begin = 0, height = 0;
     int r = 0;
 
-    for (uint32_t i = 0; r >= 0 && i < gantt->processors && left > 0; i++) {
+    left = left > 0 ? left : 1;
+    for (uint32_t i = 0; r >= 0 && i < gantt->rows && left > 0; i++) {
         if (gantt->free_at[i] > piece->start) {
             r = height > 0 ? gantt_add(gantt, piece, begin, height) : 0;
             height = 0;
@@ -313,17 +329,21 @@ static int gantt_fill(struct gantt *gantt, const struct queue_report_cell *cell)
 static int draw_gantt(struct buffer *page, const struct queue_report_cell *cell, struct span span, double origin) {
     _cleanup_free_ char *label = text_format("hours, from day %.1f on; a job has the same colour everywhere",
                                              (span.begin - origin) / DAY);
-    struct gantt gantt = { .span = span, .processors = (uint32_t) cell->run->processors };
+    uint64_t row = gantt_row(cell->run);
+    struct gantt gantt = { .span = span, .rows = (uint32_t) (cell->run->processors / row), .row = row };
     int r;
 
-    gantt.free_at = malloc(((size_t) gantt.processors + 1) * sizeof(int64_t));
+    gantt.free_at = malloc(((size_t) gantt.rows + 1) * sizeof(int64_t));
     r = gantt.free_at && label ? 0 : -ENOMEM;
-    for (uint32_t i = 0; r >= 0 && i < gantt.processors; i++)
+    for (uint32_t i = 0; r >= 0 && i < gantt.rows; i++)
         gantt.free_at[i] = INT64_MIN;
     if (r >= 0)
         r = gantt_fill(&gantt, cell);
     if (r >= 0)
-        plot_gantt(page, &(struct plot_gantt){ cell->name, label, "processors", gantt.bars, gantt.count, gantt.processors });
+        plot_gantt(page, &(struct plot_gantt){
+                             .title = cell->name, .x_label = label, .y_label = "processors", .bars = gantt.bars,
+                             .bar_count = gantt.count, .rows = gantt.rows,
+                             .row = (double) row / (double) (cell->run->part ? cell->run->part : 1) });
     free(gantt.free_at);
     free(gantt.bars);
     return r;
@@ -333,7 +353,7 @@ static int draw_gantts(struct buffer *page, const struct sheet *sheet) {
     struct span span = gantt_span(sheet);
     int r = 0;
 
-    if (sheet->cells[0].run->processors > GANTT_PROCESSORS || !(span.end > span.begin))
+    if (queue_run_machine(sheet->cells[0].run) > GANTT_PROCESSORS || !(span.end > span.begin))
         return 0;
     plot_section(page, "Who ran where, while most waited");
     for (size_t i = 0; r >= 0 && i < sheet->count; i++)
@@ -345,8 +365,8 @@ static int draw_gantts(struct buffer *page, const struct sheet *sheet) {
 static int draw_sheet(struct buffer *page, const struct sheet *sheet) {
     const struct queue_run *run = sheet->cells[0].run;
     const char *log = sheet->cells[0].log, *slash = strrchr(log, '/');
-    _cleanup_free_ char *title = text_format("%s: %zu jobs, %llu processors", slash ? slash + 1 : log, run->count,
-                                             (unsigned long long) run->processors);
+    _cleanup_free_ char *title = text_format("%s: %zu jobs, %.10g processors", slash ? slash + 1 : log, run->count,
+                                             queue_run_machine(run));
     int r = title ? 0 : -ENOMEM;
 
     if (r < 0)

@@ -46,6 +46,10 @@ static inline void queue_run_on(struct queue_run *run, const struct swf_log *log
     run->part = log->part;
     run->memory = log->memory;
 }
+/* Its whole processors. */
+static inline double queue_run_machine(const struct queue_run *run) {
+    return (double) run->processors / (double) (run->part ? run->part : 1);
+}
 
 struct queue_outcome {
     int64_t *starts;  /* first start of each job; owned */

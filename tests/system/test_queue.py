@@ -3,6 +3,7 @@
 way without loss. The fake driver plays instances; capacity is made small by overcommit ratios."""
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import time
@@ -470,7 +471,7 @@ def test_the_record_is_replayed_and_tuned(make_daemon, tmp_path):
     assert polder(daemon, "queue", "--ledger", "-").stdout.startswith('{"checkpoint":2')
     rows = json.loads(polder(daemon, "simulate", "queue", "-o", "json", "--per-job", "--policy", "fcfs,sjf", "--backfill", "none",
                              "--estimates", "requested", log).stdout)
-    assert [row["count"] for row in rows] == [5, 5]
+    assert [row["count"] for row in rows] == [5, 5] and [row["processors"] for row in rows] == [CPUS, CPUS]
     runs = [end - start for _, start, end in rows[0]["jobs"]]
     assert runs[0] in range(3, 10) and all(run in range(1, 8) for run in runs[1:4])
     starts = [start for _, start, _ in rows[0]["jobs"]]
@@ -478,6 +479,12 @@ def test_the_record_is_replayed_and_tuned(make_daemon, tmp_path):
     table = polder(daemon, "simulate", "queue", log).stdout
     assert f"5 jobs, {CPUS} processors" in table and "as it was: mean wait" in table
     assert "1 jobs still ran when the record ended: until then" in table and "1 jobs dropped: did not run" in table
+    page = tmp_path / "report.html"
+    polder(daemon, "simulate", "queue", "--policy", "fcfs", "--report", page, log)
+    shown = page.read_text()
+    assert f"<h2>record: 5 jobs, {CPUS} processors</h2>" in shown
+    bars = re.findall(r'<path class="bar"[^>]* d="M[0-9.]+ ([0-9.]+)H[0-9.]+V([0-9.]+)H', shown)
+    assert ("34.0", "268.0") in bars, "the long one has all of them, from the lowest row to the highest"
     shown = polder(daemon, "simulate", "queue", "--tune", "wait", "--tune-steps", "5", "--policy", "sjf,dynamic", "--estimates",
                    "requested", log).stdout
     before = daemon.get("/v1/node")["queue"]
