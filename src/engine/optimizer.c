@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/cleanup.h"
 #include "base/text.h"
@@ -129,6 +128,7 @@ struct maker {
     const struct optimizer_parameters *parameters;
     struct optimizer_plan *plan;
     struct room *rooms; /* per node: what is free */
+    size_t *resized;    /* of each instance: the number of its step, from 1 on, until steps are dropped; 0: it has none */
 };
 
 static uint64_t physical(const struct optimizer_amount *amount, uint64_t promised) {
@@ -139,6 +139,7 @@ static void add_step(struct maker *maker, const struct optimizer_step *step) {
     struct room *room = &maker->rooms[maker->input->instances[step->instance].node];
 
     maker->plan->steps[maker->plan->count++] = *step;
+    maker->resized[step->instance] = step->action == OPTIMIZER_RESIZE ? maker->plan->count : 0;
     maker->plan->holds[step->instance] = OPTIMIZER_HAS_STEP;
     room->cpus += step->cpus_gain;
     room->memory += step->memory_gain;
@@ -253,15 +254,11 @@ static bool idles(const struct maker *maker, const struct optimizer_instance *it
 
 static struct optimizer_step suspension(const struct maker *maker, uint32_t index) {
     const struct optimizer_instance *item = &maker->input->instances[index];
-    const struct optimizer_step *resized = NULL;
     uint64_t cpus = item->cpus.promised, memory = item->memory.promised;
 
-    for (size_t i = 0; i < maker->plan->count; i++)
-        if (maker->plan->steps[i].instance == index)
-            resized = &maker->plan->steps[i];
-    if (resized) { /* what that gives is counted already */
-        cpus = resized->cpus;
-        memory = resized->memory;
+    if (maker->resized[index]) { /* what that gives is counted already */
+        cpus = maker->plan->steps[maker->resized[index] - 1].cpus;
+        memory = maker->plan->steps[maker->resized[index] - 1].memory;
     }
     return (struct optimizer_step){
         .instance = index, .action = OPTIMIZER_SUSPEND, .reason = OPTIMIZER_IDLES,
@@ -311,23 +308,29 @@ static void subtract(struct room *missing, const struct optimizer_step *step, in
     missing->memory -= sign * step->memory_gain;
 }
 
-/* Drops the resize of one that goes to disk instead: one plan has one step for each. */
-static void drop_resize(struct maker *maker, uint32_t instance) {
-    for (size_t i = 0; i < maker->plan->count; i++) {
-        struct optimizer_step *step = &maker->plan->steps[i];
-        if (step->instance != instance)
+/* Drops the resizes of those that go to disk instead: one plan has one step for each. */
+static void drop_resizes(struct maker *maker, const struct candidate *list, size_t count) {
+    struct optimizer_plan *plan = maker->plan;
+    size_t steps = plan->count;
+
+    for (size_t i = 0; i < count; i++)
+        plan->holds[list[i].step.instance] = OPTIMIZER_FITS;
+    plan->count = 0;
+    for (size_t i = 0; i < steps; i++) {
+        struct optimizer_step *step = &plan->steps[i];
+        struct room *room = &maker->rooms[maker->input->instances[step->instance].node];
+        if (plan->holds[step->instance] == OPTIMIZER_HAS_STEP) {
+            plan->steps[plan->count++] = *step;
             continue;
-        maker->rooms[maker->input->instances[instance].node].cpus -= step->cpus_gain;
-        maker->rooms[maker->input->instances[instance].node].memory -= step->memory_gain;
-        memmove(step, step + 1, (--maker->plan->count - i) * sizeof(*step));
-        return;
+        }
+        room->cpus -= step->cpus_gain;
+        room->memory -= step->memory_gain;
     }
 }
 
 static void suspend_one(struct maker *maker, struct optimizer_step step) {
     const struct optimizer_instance *item = &maker->input->instances[step.instance];
 
-    drop_resize(maker, step.instance);
     step.cpus = item->cpus.promised;
     step.memory = item->memory.promised;
     step.cpus_gain = (int64_t) physical(&item->cpus, step.cpus);
@@ -343,7 +346,7 @@ static int suspend_idle(struct maker *maker) {
     struct room missing = { (int64_t) (waiter->cpus + node->free_cpus) - room->cpus,
                             (int64_t) (waiter->memory + node->free_memory) - room->memory };
     _cleanup_free_ struct candidate *list = calloc(maker->input->instance_count + 1, sizeof(*list));
-    size_t count = 0, taken = 0;
+    size_t count = 0, taken = 0, kept = 0;
 
     if (!list)
         return -ENOMEM;
@@ -359,8 +362,11 @@ static int suspend_idle(struct maker *maker) {
         if (enough(&missing))
             continue;
         subtract(&missing, &list[i].step, 1);
-        suspend_one(maker, list[i].step);
+        list[kept++] = list[i];
     }
+    drop_resizes(maker, list, kept);
+    for (size_t i = 0; i < kept; i++)
+        suspend_one(maker, list[i].step);
     return 0;
 }
 
@@ -442,10 +448,11 @@ int optimizer_plan_make(const struct optimizer_input *input, struct optimizer_pl
         .holds = calloc(input->instance_count + 1, sizeof(*plan.holds)),
     };
     _cleanup_free_ struct room *rooms = calloc(input->node_count + 1, sizeof(*rooms));
-    struct maker maker = { input, input->parameters, &plan, rooms };
+    _cleanup_free_ size_t *resized = calloc(input->instance_count + 1, sizeof(*resized));
+    struct maker maker = { input, input->parameters, &plan, rooms, resized };
     int r = 0;
 
-    if (!plan.steps || !plan.holds || !rooms)
+    if (!plan.steps || !plan.holds || !rooms || !resized)
         return -ENOMEM;
     for (size_t i = 0; i < input->node_count; i++)
         rooms[i] = (struct room){ (int64_t) input->nodes[i].free_cpus, (int64_t) input->nodes[i].free_memory };

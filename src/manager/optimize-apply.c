@@ -37,15 +37,10 @@ static int stale(struct error *error, const struct optimize_plan *plan, const ch
     return error_set(error, ERROR_STALE, "plan", plan->id, reason ? reason : format);
 }
 
-static const struct optimize_mark *mark_find(const struct optimize_plan *plan, const char *uuid) {
-    for (size_t i = 0; i < plan->mark_count; i++)
-        if (text_equal(plan->marks[i].uuid, uuid))
-            return &plan->marks[i];
-    return NULL;
-}
-
+/* Marks are in the order of names, in which all are walked. Who has another name has changed; so marks and those who are
+ * not new go side by side. */
 static int check_state(struct manager *manager, const struct optimize_plan *plan, struct error *error) {
-    size_t count;
+    size_t count, seen = 0;
     struct instance *const *sorted = registry_sorted(manager, &count);
 
     if (plan->applied)
@@ -59,11 +54,13 @@ static int check_state(struct manager *manager, const struct optimize_plan *plan
         if (optimize_hash(instance) != plan->marks[i].hash)
             return stale(error, plan, " has changed since", instance->name);
     }
-    if (count == plan->mark_count) /* as many, and all of those are there */
-        return 0;
-    for (size_t i = 0; i < count; i++)
-        if (!sorted[i]->uncommitted && !mark_find(plan, sorted[i]->assigned.uuid))
+    for (size_t i = 0; i < count; i++) {
+        if (sorted[i]->uncommitted)
+            continue;
+        if (seen == plan->mark_count || !text_equal(plan->marks[seen].uuid, sorted[i]->assigned.uuid))
             return stale(error, plan, " was created since", sorted[i]->name);
+        seen++;
+    }
     return 0;
 }
 
