@@ -22,6 +22,9 @@ static const struct field control_fields[] = {
     { .name = "purge", .type = FIELD_BOOLEAN, .offset = CONTROL(purge), .initial = "false" },
     { .name = "restarting", .type = FIELD_BOOLEAN, .offset = CONTROL(restarting), .initial = "false" },
     { .name = "worked", .type = FIELD_INTEGER, .offset = CONTROL(worked), .maximum = INT64_MAX, .initial = "0" },
+    { .name = "memory_most", .type = FIELD_SIZE, .offset = CONTROL(memory_most), .initial = "0" },
+    { .name = "memory_left", .type = FIELD_SIZE, .offset = CONTROL(memory_left), .initial = "0" },
+    { .name = "memory_run", .type = FIELD_TIME, .offset = CONTROL(memory_run) },
     { .name = "failures", .type = FIELD_INTEGER, .offset = CONTROL(failures), .maximum = INT32_MAX, .initial = "0" },
 };
 const struct table instance_control_table = TABLE("control", struct instance_control, control_fields);

@@ -33,6 +33,9 @@ struct instance_control {
     uint64_t queued;   /* wall time it began to wait for room: the order in which those who wait are taken again */
     int64_t worked;    /* µs it ran before it was last suspended: work that is kept */
     int64_t failures;  /* short runs in a row, for the restart back-off */
+    uint64_t memory_most; /* bytes promised before the optimiser took some; 0: it did not */
+    uint64_t memory_left; /* what is promised since; when that is no longer so, somebody else decided */
+    uint64_t memory_run;  /* status.started of the run that this is about */
     bool purge;        /* with power deleted: not into the trash */
     bool restarting;   /* stopped to be started again: its end is no end */
 };

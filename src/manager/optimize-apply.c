@@ -89,19 +89,30 @@ static char *resize_body(const struct optimize_step *step) {
     return buffer_take(&buffer, &text) < 0 ? NULL : text;
 }
 
+/* `most`: what counted before this step. */
+static void note_memory(struct instance *instance, const struct optimize_step *step, uint64_t most) {
+    if (most == 0 && step->step.memory >= step->memory)
+        return;
+    instance->control.memory_most = most > 0 ? most : step->memory;
+    instance->control.memory_left = step->step.memory;
+    instance->control.memory_run = instance->status.started;
+    manager_mark_dirty(instance->manager, instance);
+}
+
 static int do_resize(struct apply *apply, const struct optimize_step *step, const char *etag, struct error *error) {
     _cleanup_operation_ struct operation *operation = NULL;
     _cleanup_free_ char *body = resize_body(step), *text = NULL;
     _cleanup_json_ struct json_object *json = NULL;
-    struct instance *instance;
+    struct instance *instance = registry_find(apply->manager, step->uuid);
+    uint64_t most = instance ? optimize_memory_most(instance) : 0;
     int r = body ? json_parse(body, strlen(body), &json, error) : error_errno(error, -ENOMEM, "resizing");
 
     if (r >= 0)
         r = manager_instance_patch(apply->manager, &apply->actor, step->uuid, json, etag, false, &operation, &text,
                                    error);
     instance = r >= 0 ? registry_find(apply->manager, step->uuid) : NULL;
-    if (instance && step->step.memory < step->memory && instance->use.memory_most == 0)
-        instance->use.memory_most = step->memory;
+    if (instance)
+        note_memory(instance, step, most);
     return r;
 }
 

@@ -20,10 +20,8 @@ void optimize_note(struct instance *instance, uint64_t cpu_us, uint64_t memory, 
     struct instance_use *use = &instance->use;
     uint64_t now = clock_now();
 
-    if (use->use.since && use->use.since < instance->ran_since) { /* another run */
+    if (use->use.since && use->use.since < instance->ran_since) /* another run, or it was paused for others */
         use->use = (struct optimizer_use){ 0 };
-        use->memory_most = 0;
-    }
     if (use->generation && use->generation != instance->assigned.generation) {
         use->use = (struct optimizer_use){ 0 };
         use->changed = now;
@@ -47,6 +45,13 @@ void optimize_measure(struct instance *instance, uint64_t least) {
         free(facts.hostname);
         list_free(facts.addresses);
     }
+}
+
+uint64_t optimize_memory_most(const struct instance *instance) {
+    const struct instance_control *control = &instance->control;
+    bool holds = control->memory_left == instance->spec.memory && control->memory_run == instance->status.started;
+
+    return holds ? control->memory_most : 0;
 }
 
 void instance_use_done(struct instance_use *use) {
@@ -153,7 +158,7 @@ static void scene_add(struct manager *manager, struct scene *scene, struct insta
     const struct instance_spec *spec = &instance->spec;
     enum kind kind = (enum kind) instance->assigned.kind;
     struct optimizer_instance *item = &scene->items[scene->count];
-    uint64_t memory_most = kind == KIND_CONTAINER ? instance_memory_limit(spec) : instance->use.memory_most;
+    uint64_t memory_most = kind == KIND_CONTAINER ? instance_memory_limit(spec) : optimize_memory_most(instance);
 
     scene->instances[scene->count++] = instance_ref(instance);
     *item = (struct optimizer_instance){

@@ -26,7 +26,6 @@ struct instance_use {
     int64_t generation;   /* of the spec that it was measured under */
     uint64_t changed;     /* boot time of the last change that was seen; 0: none */
     char *done;           /* JSON: the last step that was done with it since polderd started, or NULL */
-    uint64_t memory_most; /* bytes promised before the optimiser took some in this run; 0: it did not */
 };
 
 void instance_use_done(struct instance_use *use);
@@ -71,5 +70,7 @@ struct optimize_plan {
 struct optimize_plan *optimize_plan_ref(struct optimize_plan *plan);
 void optimize_plan_unref(struct optimize_plan *plan);
 struct optimize_plan *optimize_plan_find(struct manager *manager, const char *id); /* borrowed; NULL */
+/* Bytes that it was promised before the optimiser took some in this run; 0: it did not, or somebody else decided since. */
+uint64_t optimize_memory_most(const struct instance *instance);
 /* What of an instance a plan depends on: spec, state and wish. */
 uint64_t optimize_hash(const struct instance *instance);

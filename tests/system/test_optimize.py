@@ -171,11 +171,15 @@ def test_what_is_fixed_stays(node):
     assert answer["plan"]["waiting"]["instance"] == "eager" and not answer["plan"]["waiting"]["fits_afterwards"]
 
 
+def preemptive_node(make_daemon):
+    return make_daemon(arguments=["--overcommit_cpu_fake", "100", "--overcommit_memory_fake", "100", "--queue_policy", "srtf",
+                                  "--queue_residency", "0", "--queue_backfill", "none"]).start()
+
+
 @pytest.mark.scenario
 def test_who_is_paused_has_its_memory(make_daemon):
     """The long one gave way: it waits for processors, and not for the memory that it keeps."""
-    daemon = make_daemon(arguments=["--overcommit_cpu_fake", "100", "--overcommit_memory_fake", "100", "--queue_policy", "srtf",
-                                    "--queue_residency", "0", "--queue_backfill", "none"]).start()
+    daemon = preemptive_node(make_daemon)
     total = daemon.get("/v1/node")["memory"]
     most = (total["physical"] - total["reserved"]) * 2 // 3 >> 20 << 20
     daemon.create("long", start=True, cpus=CPUS, memory=most, duration="1h")
@@ -185,6 +189,29 @@ def test_who_is_paused_has_its_memory(make_daemon):
     waiting = plan(daemon)["plan"]["waiting"]
     assert waiting["instance"] == "long"
     assert waiting["lacks"]["cpus_milli"] > 0 and waiting["lacks"]["memory"] == 0
+
+
+@pytest.mark.scenario
+def test_what_was_taken_is_given_back(make_daemon):
+    """Up to what it was promised before, also after a restart of polderd and after it was paused for others; but never above
+    what its owner decided since."""
+    daemon = preemptive_node(make_daemon)
+    create(daemon, "fat", f"cpu={CPUS * 0.85:.2f},memory=100M", cpus=CPUS, memory="1G", duration="1h")
+    apply(daemon, plan_with(daemon, "fat"))
+    assert spec_of(daemon, "fat")["memory"] == 128 << 20
+    use = f"cpu={CPUS * 0.85:.2f},memory=150M"
+    daemon.change("PATCH", "/v1/instances/fat", {"spec": {"labels": {"polder.fake.run": use}}})
+    daemon.restart()  # it uses more from here on, up to what it has
+    daemon.create("short", start=True, cpus=CPUS, memory="16M", duration="1s", labels={"run": "delay=2s,exit=0"}, wait=False)
+    daemon.wait_state("short", "stopped")
+    daemon.wait_state("fat", "running")
+    assert daemon.instance("fat")["status"]["preemptions"] == 1
+    answer = plan_with(daemon, "fat")
+    step = steps(answer)["fat"]
+    assert (step["reason"], step["after"]["memory"]) == ("uses-more", 160 << 20)  # 128 MiB x 1.25
+    apply(daemon, answer)
+    daemon.change("PATCH", "/v1/instances/fat", {"spec": {"memory": 100 << 20}})
+    assert kept(plan_with(daemon))["fat"] == "at-limit"
 
 
 @pytest.mark.scenario
