@@ -89,7 +89,9 @@ struct manager {
     struct instance *unreleased_first;
     struct fiber *scribe;    /* writes the ledger */
     struct fiber_queue scribe_queue;
+    struct fiber_mutex ledger_lock; /* held over each write of it */
     uint64_t ledger_segment, ledger_size;
+    bool ledger_broken; /* its last file lacks something: another is to be begun */
     uint64_t learnt_saved, learnt_saved_at; /* the engine's moment, and when */
     struct fiber *ticker;    /* lets the engine decide when time alone has changed something */
     struct fiber_queue ticker_queue;

@@ -35,66 +35,88 @@ struct append {
     bool first;
 };
 
-static int append_job(void *userdata) {
-    struct append *append = userdata;
-    _cleanup_close_ int fd = open(append->path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | (append->first ? O_TRUNC : O_APPEND),
-                                  0600);
-    size_t done = 0;
-
-    if (fd < 0)
-        return -errno;
-    while (done < append->size) {
-        ssize_t written = write(fd, append->text + done, append->size - done);
+static int write_all(int fd, const char *text, size_t size) {
+    while (size > 0) {
+        ssize_t written = write(fd, text, size);
         if (written < 0)
             return -errno;
-        done += (size_t) written;
+        text += written;
+        size -= (size_t) written;
     }
     return 0;
 }
 
-static int append(struct manager *manager, const char *text, size_t size, bool first) {
-    _cleanup_free_ char *path = segment_path(manager, manager->ledger_segment);
+static int append_job(void *userdata) {
+    struct append *append = userdata;
+    _cleanup_close_ int fd = open(append->path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | (append->first ? O_TRUNC : O_APPEND),
+                                  0600);
+    int r = fd < 0 ? -errno : write_all(fd, append->text, append->size);
+
+    if (r < 0 && fd >= 0 && append->first)
+        (void) unlink(append->path); /* half a checkpoint is none */
+    return r;
+}
+
+static int append(struct manager *manager, uint64_t segment, const char *text, size_t size, bool first) {
+    _cleanup_free_ char *path = segment_path(manager, segment);
     struct append append = { path, text, size, first };
 
     return path ? fiber_job(append_job, &append) : -ENOMEM;
 }
 
-/* The next file, which begins with a checkpoint; what was recorded before is in the last one. */
+/* The next file, which begins with a checkpoint; what was recorded before is in the last one. Where that fails, the last one
+ * stays the last, and none is removed: a full disk costs what comes, not what is there. */
 static int segment_begin(struct manager *manager) {
     _cleanup_buffer_ struct buffer checkpoint = BUFFER_INIT;
     _cleanup_free_ char *old = NULL;
     int r = engine_checkpoint(manager->engine, &checkpoint);
 
+    manager->ledger_broken = true;
+    if (r >= 0)
+        r = append(manager, manager->ledger_segment + 1, checkpoint.data, checkpoint.size, true);
     if (r < 0)
         return r;
+    manager->ledger_broken = false;
     manager->ledger_segment++;
     manager->ledger_size = 0;
     old = manager->ledger_segment > FILES ? segment_path(manager, manager->ledger_segment - FILES) : NULL;
     if (old)
         (void) unlink(old);
-    return append(manager, checkpoint.data, checkpoint.size, true);
+    return 0;
 }
 
-void ledger_flush(struct manager *manager) {
+/* Taken and cut at one moment, without a wait between: else what comes in the meantime would be in neither file. After a line
+ * that could not be written nothing more goes into its file, which would be made again with a gap. */
+static int flush(struct manager *manager) {
     _cleanup_free_ char *text = NULL;
+    uint64_t last = manager->ledger_segment;
     size_t size;
+    int r = engine_take_journal(manager->engine, &text, &size), rest;
+
+    if (r < 0 || manager->ledger_broken)
+        return segment_begin(manager);
+    if (!text)
+        return 0;
+    if (manager->ledger_size + size <= SEGMENT_MOST) {
+        manager->ledger_size += size;
+        r = append(manager, last, text, size, false);
+        manager->ledger_broken = r < 0;
+        return r;
+    }
+    r = segment_begin(manager);
+    rest = append(manager, last, text, size, false);
+    return r < 0 ? r : rest;
+}
+
+/* One at a time: else what was taken later could be written earlier, and who looks a decision up would find it neither in
+ * memory nor in the file. */
+void ledger_flush(struct manager *manager) {
     int r;
 
-    if (!manager->ledger_segment)
+    if ((!manager->ledger_segment && !manager->ledger_broken) || fiber_mutex_lock(&manager->ledger_lock, DEADLINE_NONE) < 0)
         return;
-    r = engine_take_journal(manager->engine, &text, &size);
-    /* Taken and cut at one moment, without a wait between: else what comes in the meantime would be in neither file. */
-    if (r >= 0 && text && manager->ledger_size + size <= SEGMENT_MOST) {
-        manager->ledger_size += size;
-        r = append(manager, text, size, false);
-    } else if (r < 0 || text) {
-        uint64_t last = manager->ledger_segment;
-        _cleanup_free_ char *path = segment_path(manager, last);
-        struct append rest = { path, text, size, false };
-        r = segment_begin(manager);
-        if (r >= 0 && path && text)
-            r = fiber_job(append_job, &rest);
-    }
+    r = flush(manager);
+    fiber_mutex_unlock(&manager->ledger_lock);
     if (r < 0)
         log_debug("the ledger cannot be written: %s", strerror(-r));
 }

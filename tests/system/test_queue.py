@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The queue in the daemon: order, rules that change live, ETAs and reasons, decisions and their replay, what-if, and giving
 way without loss. The fake driver plays instances; capacity is made small by overcommit ratios."""
+import concurrent.futures
 import json
 import os
 import re
 import sqlite3
 import subprocess
+import threading
 import time
 
 import polderlib
@@ -411,6 +413,62 @@ def test_decisions_are_told_and_made_again(make_daemon):
         wait_for(daemon, "long", "queued")
     daemon.problem(404, "GET", "/v1/decisions/999999")
     daemon.problem(400, "GET", "/v1/decisions/x")
+
+
+def test_the_ledger_is_in_order_whoever_looks(make_daemon):
+    """Each look writes what was recorded until then, beside the daemon that does so every second: lines that came in another
+    order would not be made again."""
+    daemon = small_node(make_daemon, "--queue_policy", "fcfs")
+    over = threading.Event()
+
+    def look():
+        seen = 0
+        while not over.is_set() and seen < 2000:
+            assert daemon.request("GET", "/v1/ledger").status == 200
+            seen += 1
+        return seen
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        looks = [pool.submit(look) for _ in range(4)]
+        try:
+            for number in range(12):
+                create(daemon, f"a{number}", cpus=1, duration="1h")
+                wait_for(daemon, f"a{number}", "running")
+                daemon.act(f"a{number}", "stop", {"force": True})
+        finally:
+            over.set()
+        assert all(look.result() > 0 for look in looks)
+    lines = [json.loads(line) for line in daemon.request("GET", "/v1/ledger").body.splitlines()]
+    numbers = [line["decision"] for line in lines if "decision" in line]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) and len(numbers) >= 12
+    for number in numbers[-12:]:
+        assert daemon.get(f"/v1/decisions/{number}?replay=true")["same"] is True
+
+
+def test_after_a_gap_another_file_begins(make_daemon):
+    """What cannot be written costs the replay of what was decided meanwhile, and nothing else."""
+    daemon = small_node(make_daemon)
+    create(daemon, "before", cpus=1, duration="1h")
+    number = daemon.get("/v1/instances/before/why")["decision"]["decision"]
+    assert daemon.get(f"/v1/decisions/{number}?replay=true")["same"] is True
+    ledger, away = daemon.state / "ledger", daemon.state / "ledger-away"
+    files = sorted(file.name for file in ledger.glob("*.jsonl"))
+    ledger.rename(away)
+    for count in range(6):
+        daemon.create(f"lost{count}", cpus=1, memory="16M", duration="1h", start=True)
+        assert daemon.request("GET", "/v1/ledger").status == 200  # tries to write
+        daemon.act(f"lost{count}", "stop", {"force": True})
+    away.rename(ledger)
+    create(daemon, "after", cpus=1, duration="1h")
+    wait_for(daemon, "after", "running")
+    daemon.act("before", "stop", {"force": True})
+    assert daemon.request("GET", "/v1/ledger").status == 200
+    daemon.begin("before", "start")
+    wait_for(daemon, "before", "running")
+    newer = daemon.get("/v1/instances/before/why")["decision"]["decision"]
+    for told in (number, newer):
+        assert daemon.get(f"/v1/decisions/{told}?replay=true")["same"] is True
+    assert sorted(file.name for file in ledger.glob("*.jsonl"))[:len(files)] == files
 
 
 def test_an_older_engines_decisions_are_refused_by_name(make_daemon):
