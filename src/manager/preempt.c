@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "manager/internal.h"
@@ -114,10 +115,17 @@ static void give_way_paused(struct instance *instance) {
         return;
     }
     run_timer_cancel(instance);
+    r = FAILPOINT_ERROR("preempt-yield");
+    if (r >= 0)
+        r = engine_paused(manager->engine, instance->assigned.uuid, clock_now());
+    if (r < 0) { /* for the engine it still runs, so that nobody would ever let it go on */
+        log_warning("instance '%s' does not give way: out of memory", instance->name);
+        refuse(instance);
+        go_on(instance, since);
+        return;
+    }
     instance->yielded = true;
     instance->admitted = false;
-    if (engine_paused(manager->engine, instance->assigned.uuid, clock_now()) < 0)
-        log_warning("instance '%s': its place in the queue is lost: out of memory", instance->name);
     admission_run(manager);
     wait_paused(instance);
     if (instance->yielded && instance->admitted && !instance->removed && instance->status.state == STATE_PAUSED)

@@ -250,6 +250,24 @@ def test_who_cannot_give_way_runs_on(make_daemon):
     wait_for(daemon, "short", "running")
 
 
+def test_whose_place_cannot_be_kept_runs_on(make_daemon):
+    """Paused already, when there is no memory to let it wait: it goes on at once, and is not asked again."""
+    if not polderlib.build_option("failpoints"):
+        pytest.skip("this build has no fail points (meson -Dfailpoints=true)")
+    daemon = make_daemon(arguments=["--overcommit_cpu_fake", "100", "--queue_policy", "srtf", *PREEMPTIVE],
+                         environment={"POLDER_FAILPOINTS": "preempt-yield=error:12@1"}).start()
+    create(daemon, "long", duration="1h")
+    create(daemon, "short", duration="1s")
+    eventually(lambda: [row for row in daemon.audit() if row["object"] == "instances/long" and row["action"] == "instance.resume"],
+               what="it goes on")
+    wait_for(daemon, "long", "running")
+    time.sleep(2.5)  # two ticks
+    assert (daemon.state_of("long"), daemon.state_of("short")) == ("running", "queued")
+    assert daemon.get("/v1/instances/long")["status"].get("reason") is None
+    daemon.act("long", "stop")
+    wait_for(daemon, "short", "running")
+
+
 def test_nobody_gives_way_before_his_time(make_daemon):
     daemon = small_node(make_daemon, "--queue_policy", "srtf", "--queue_residency", "1h", "--queue_backfill", "none")
     create(daemon, "long", duration="2h")
