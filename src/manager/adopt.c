@@ -89,8 +89,8 @@ static bool same_boot(const struct instance *instance) {
     return text_equal(instance->control.boot_id, clock_boot_id());
 }
 
-/* It runs: keep it. An interrupted stop, pause or delete goes on later (wants_follow). */
-static void adopted_running(struct instance *instance, bool paused) {
+/* It holds its room, and what it ran so far counts. */
+static void adopted_room(struct instance *instance) {
     uint64_t now = clock_now();
 
     /* Started, but cut off before that was written: then it counts from now on. */
@@ -99,6 +99,11 @@ static void adopted_running(struct instance *instance, bool paused) {
         instance->status.started)
         instance->ran_since = (uint64_t) instance->control.since;
     room_occupy(instance, now - instance->ran_since);
+}
+
+/* It runs: keep it. An interrupted stop, pause or delete goes on later (wants_follow). */
+static void adopted_running(struct instance *instance, bool paused) {
+    adopted_room(instance);
     instance_set_state(instance, paused ? STATE_PAUSED : STATE_RUNNING);
     instance_set_reason(instance, NULL);
     instance->control.queued = 0;
@@ -178,7 +183,7 @@ static void adopt_failed(struct instance *instance, const struct error *error) {
     if (!state_is_active(instance->status.state))
         instance_set_state(instance, instance->control.power == POWER_RUNNING ? STATE_RUNNING : STATE_STOPPED);
     if (state_is_active(instance->status.state))
-        room_occupy(instance, 0);
+        adopted_room(instance);
     instance_set_reason(instance, error);
 }
 

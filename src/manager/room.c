@@ -131,8 +131,12 @@ static void occupy_again(struct manager *manager) {
     manager->occupation_failed = false;
     while (map_next(manager->by_uuid, &position, NULL, &value)) {
         struct instance *instance = value;
-        if (!instance->admitted && !instance->yielded && !instance->lock.owner && state_is_active(instance->status.state))
-            room_occupy(instance, instance->unreachable ? 0 : clock_now() - instance->ran_since);
+        if (instance->admitted || instance->yielded || !state_is_active(instance->status.state))
+            continue;
+        if (instance->lock.owner)
+            manager->occupation_failed = true; /* under work: at the next tick */
+        else
+            room_occupy(instance, clock_now() - instance->ran_since);
     }
 }
 
