@@ -149,7 +149,8 @@ static void adopted_absent(struct instance *instance, enum state recorded, const
     }
     instance->status.queue_position = 0;
     instance->status.pid = 0;
-    (void) run_release(instance, NULL);
+    if (run_release(instance, NULL) < 0)
+        run_release_later(instance);
 }
 
 static void follow_one(struct instance *instance);

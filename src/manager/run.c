@@ -425,6 +425,8 @@ int run_suspend(struct instance *instance, struct error *error) {
     r = instance_flush(instance, error);
     FAILPOINT("suspend-before-release");
     released = run_release(instance, &trouble);
+    if (released < 0)
+        run_release_later(instance);
     room_give_back(instance);
     fiber_unshield();
     if (r >= 0 && released < 0)
