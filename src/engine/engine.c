@@ -337,7 +337,7 @@ int engine_submit(struct engine *engine, const struct engine_request *request, u
     if (map_get(engine->entries, request->id))
         return 0;
     ledger_note_request(engine, "submit", request, now);
-    return entry_add(engine, request, false, now);
+    return ledger_outcome(engine, entry_add(engine, request, false, now));
 }
 
 /* A decision about it that nobody took yet is void. */
@@ -352,7 +352,7 @@ static void entry_remove(struct engine *engine, struct engine_entry *entry, uint
     pending_drop(engine, entry);
     if (entry->admitted)
         promise_back(engine, entry);
-    (void) queue_remove(engine->queue, entry->handle, (int64_t) now);
+    (void) ledger_outcome(engine, queue_remove(engine->queue, entry->handle, (int64_t) now));
     entry_free(entry);
 }
 
@@ -368,7 +368,7 @@ int engine_occupy(struct engine *engine, const struct engine_request *request, u
         again.done = done > (int64_t) again.done ? (uint64_t) done : again.done;
         entry_remove(engine, entry, now);
     }
-    return entry_add(engine, &again, true, now);
+    return ledger_outcome(engine, entry_add(engine, &again, true, now));
 }
 
 void engine_release(struct engine *engine, const char *id, bool ended, uint64_t now) {
@@ -383,7 +383,7 @@ void engine_release(struct engine *engine, const char *id, bool ended, uint64_t 
     ran = queued->done + (int64_t) now - queued->started;
     if (ended && entry->admitted && !entry->service) {
         struct run_traits traits = traits_of(entry->owner, entry->class, entry->limit);
-        (void) predictor_learn(engine->predictor, &traits, ran);
+        (void) ledger_outcome(engine, predictor_learn(engine->predictor, &traits, ran));
         engine->learning = true;
     }
     entry_remove(engine, entry, now);
@@ -398,7 +398,7 @@ int engine_paused(struct engine *engine, const char *id, uint64_t now) {
     ledger_note_id(engine, "paused", id, false, now);
     r = queue_yield(engine->queue, entry->handle, QUEUE_YIELD_PAUSE, (int64_t) now);
     if (r < 0)
-        return r;
+        return ledger_outcome(engine, r);
     promise_back(engine, entry);
     entry->admitted = false;
     entry->paused = true;
@@ -454,7 +454,7 @@ int engine_change(struct engine *engine, const struct engine_request *request, u
             return r;
     }
     engine_queue_request(engine, request, now, &queued);
-    r = queue_change(engine->queue, entry->handle, &queued, (int64_t) now);
+    r = ledger_outcome(engine, queue_change(engine->queue, entry->handle, &queued, (int64_t) now));
     if (r < 0)
         return error_errno(error, r, "changing its place");
     if (entry->admitted)
@@ -596,7 +596,7 @@ int engine_run(struct engine *engine, uint64_t now) {
     }
     if (r >= 0)
         r = queue_pass(engine->queue, (int64_t) now, decided, engine);
-    return r;
+    return ledger_outcome(engine, r);
 }
 
 bool engine_next(struct engine *engine, struct engine_decision *ret) {

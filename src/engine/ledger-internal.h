@@ -42,6 +42,8 @@ void ledger_note_id(struct engine *engine, const char *what, const char *id, boo
 void ledger_note_options(struct engine *engine, const struct engine_options *options, uint64_t now);
 void ledger_note_measure(struct engine *engine, enum engine_cost what, uint64_t memory, uint64_t duration, uint64_t now);
 void ledger_note_run(struct engine *engine, uint64_t now);
+/* How what was noted came out; returns it. What there was no memory for did not happen, or by halves: the journal is lost. */
+int ledger_outcome(struct engine *engine, int r);
 /* Before a pass, and at each of its decisions. */
 void ledger_begin(struct engine *engine, uint64_t now);
 void ledger_decided(struct engine *engine, struct engine_entry *entry, enum engine_verdict verdict);

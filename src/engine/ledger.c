@@ -40,9 +40,9 @@ int engine_take_journal(struct engine *engine, char **ret, size_t *ret_size) {
 
     *ret = NULL;
     *ret_size = 0;
-    if (!ledger || ledger->journal.size == 0)
+    if (!ledger || (ledger->journal.size == 0 && !ledger->journal.failed && !ledger->lost))
         return 0;
-    if (ledger->lost) {
+    if (ledger->lost || ledger->journal.failed) {
         ledger->lost = false;
         buffer_reset(&ledger->journal);
         return -ENOMEM;
@@ -193,6 +193,12 @@ void ledger_note_run(struct engine *engine, uint64_t now) {
     line_end(engine, &emitter, from);
 }
 
+int ledger_outcome(struct engine *engine, int r) {
+    if (r == -ENOMEM && engine->ledger)
+        engine->ledger->lost = true;
+    return r;
+}
+
 /* --- decisions -------------------------------------------------------------------------------------------------------- */
 
 static const char *lacks_of(struct demand wanted, struct demand room) {
@@ -207,13 +213,15 @@ void ledger_begin(struct engine *engine, uint64_t now) {
     struct queue_cursor cursor = { 0 };
     uint32_t handle;
 
-    if (!ledger || queue_rescore(queue, (int64_t) now) < 0)
+    if (!ledger)
         return;
     ledger->now = (int64_t) now;
     ledger->room = queue_free_room(queue, (int64_t) now);
     ledger->waiting = queue_waiting(queue);
-    ledger->candidate_count = ledger->counted = 0;
+    ledger->candidate_count = ledger->counted = 0; /* those of the last pass may be gone */
     memset(ledger->counts, 0, sizeof(ledger->counts));
+    if (ledger_outcome(engine, queue_rescore(queue, (int64_t) now)) < 0)
+        return;
     while (ledger->counted < LEDGER_COUNTED && queue_next_waiting(queue, &cursor, &handle)) {
         const char *lacks = lacks_of(queue_demand(queue, handle), ledger->room);
         ledger->counted++;

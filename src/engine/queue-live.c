@@ -111,7 +111,7 @@ int queue_yield(struct queue *queue, uint32_t handle, enum queue_yield how, int6
     struct demand *demand = &queue->wants[handle].demand;
     int r;
 
-    if (order_reserve(&queue->waiting, 0) < 0)
+    if (order_reserve(&queue->waiting, 0) < 0 || usage_reserve(&queue->usage) < 0)
         return -ENOMEM;
     if (how == QUEUE_YIELD_PAUSE) {
         queue_unask(queue, handle);

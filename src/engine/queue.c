@@ -297,19 +297,19 @@ int queue_charge(struct queue *queue, uint32_t handle, int64_t now) {
 }
 
 /* Without memory its owner is not charged: better than an entry that is neither here nor there. */
-static void running_leave(struct queue *queue, uint32_t handle, int64_t now) {
+static int running_leave(struct queue *queue, uint32_t handle, int64_t now) {
     queue_unask(queue, handle);
     queue_running_drop(queue, handle);
     queue->free = demand_sum(queue->free, queue->wants[handle].demand);
-    (void) queue_charge(queue, handle, now);
+    return queue_charge(queue, handle, now);
 }
 
 int queue_stop(struct queue *queue, uint32_t handle, int64_t now) {
     struct queue_entry *entry = &queue->entries[handle];
 
-    if (order_reserve(&queue->waiting, 0) < 0)
+    if (order_reserve(&queue->waiting, 0) < 0 || usage_reserve(&queue->usage) < 0)
         return -ENOMEM;
-    running_leave(queue, handle, now);
+    (void) running_leave(queue, handle, now);
     entry->done += now - entry->started;
     entry->state = QUEUE_WAITING;
     if (entry->held) /* it was given back with the rest, and is taken out of what is free */
@@ -322,6 +322,7 @@ int queue_stop(struct queue *queue, uint32_t handle, int64_t now) {
 int queue_remove(struct queue *queue, uint32_t handle, int64_t now) {
     struct queue_entry *entry = &queue->entries[handle];
     bool conservative = queue->options.backfill == BACKFILL_CONSERVATIVE && !queue->plan_lost;
+    int r = 0;
 
     if (entry->state == QUEUE_WAITING) {
         order_remove(&queue->waiting, entry->key, entry->rank);
@@ -330,7 +331,7 @@ int queue_remove(struct queue *queue, uint32_t handle, int64_t now) {
         if (conservative)
             backfill_unplan(queue, handle);
     } else if (entry->state == QUEUE_RUNNING) {
-        running_leave(queue, handle, now);
+        r = running_leave(queue, handle, now);
         if (conservative && entry->expected_end > now) {
             if (profile_give(&queue->plan, now, entry->expected_end, queue->wants[handle].demand) < 0)
                 queue->plan_lost = true;
@@ -339,7 +340,7 @@ int queue_remove(struct queue *queue, uint32_t handle, int64_t now) {
     }
     entry->state = QUEUE_ABSENT;
     queue->vacant[queue->vacant_count++] = handle;
-    return 0;
+    return r;
 }
 
 int queue_extend(struct queue *queue, uint32_t handle, int64_t estimate, int64_t now) {

@@ -96,7 +96,8 @@ DEFINE_CLEANUP(struct queue *, queue_free)
 
 /* Joins those that wait. -ENOSPC: it asks for more than the capacity; -ENOMEM. */
 int queue_submit(struct queue *queue, const struct queue_request *request, int64_t now, uint32_t *ret_handle);
-/* Ends: what waits leaves, what runs gives its room back. The handle is void afterwards. */
+/* Ends: what waits leaves, what runs gives its room back. The handle is void afterwards, also after -ENOMEM, which says that its
+ * owner was not charged. */
 int queue_remove(struct queue *queue, uint32_t handle, int64_t now);
 /* It runs longer than expected: `estimate` is its whole run time from its start on. */
 int queue_extend(struct queue *queue, uint32_t handle, int64_t estimate, int64_t now);

@@ -46,10 +46,14 @@ static double decayed(const struct usage *usage, const struct usage_account *acc
     return account->amount * fixed_exp2(-(double) (now - account->updated) / usage->half_life);
 }
 
+int usage_reserve(struct usage *usage) {
+    return usage->count * 2 >= usage->size ? grow(usage) : 0;
+}
+
 int usage_add(struct usage *usage, uint64_t owner, int64_t now, double amount) {
     struct usage_account *account;
 
-    if (usage->count * 2 >= usage->size && grow(usage) < 0)
+    if (usage_reserve(usage) < 0)
         return -ENOMEM;
     account = place(usage, owner);
     if (account->updated == EMPTY) {

@@ -19,6 +19,8 @@ struct usage {
 };
 
 void usage_done(struct usage *usage);
+/* Room for one more account: the next usage_add will not fail. -ENOMEM. */
+int usage_reserve(struct usage *usage);
 /* -ENOMEM. */
 int usage_add(struct usage *usage, uint64_t owner, int64_t now, double amount);
 /* What is left of the account now; 0 for an owner that is not known. */

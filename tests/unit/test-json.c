@@ -11,44 +11,9 @@
 
 #include "base/json.h"
 #include "base/uuid.h"
-
-/* --- memory that runs out: the sanitizers bring an allocator of their own, which never does ---------------------------- */
-
-#if defined(__SANITIZE_ADDRESS__)
-#define OWN_ALLOCATOR 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define OWN_ALLOCATOR 1
-#endif
-#endif
+#include "shortage.h"
 
 #ifndef OWN_ALLOCATOR
-void *__libc_malloc(size_t size);
-void *__libc_calloc(size_t count, size_t size);
-void *__libc_realloc(void *old, size_t size);
-
-static long left_until, left_failing; /* allocation number left_until fails, and so many in all */
-
-static bool allocation_fails(void) {
-    if (left_failing <= 0 || left_until-- > 1)
-        return false;
-    left_failing--;
-    errno = ENOMEM;
-    return true;
-}
-
-void *malloc(size_t size) {
-    return allocation_fails() ? NULL : __libc_malloc(size);
-}
-
-void *calloc(size_t count, size_t size) {
-    return allocation_fails() ? NULL : __libc_calloc(count, size);
-}
-
-void *realloc(void *old, size_t size) {
-    return allocation_fails() ? NULL : __libc_realloc(old, size);
-}
-
 /* Whatever allocation fails, the document is read whole or not at all; and written whole. */
 static void check_short(const char *text, long many) {
     _cleanup_json_ struct json_object *whole = NULL;
