@@ -191,13 +191,20 @@ const struct engine_options *engine_options(const struct engine *engine) {
 }
 
 int engine_configure(struct engine *engine, const struct engine_options *options, uint64_t now) {
+    struct engine_options before = engine->options;
     struct queue_options queue;
+    int r;
 
-    ledger_note_options(engine, options, now);
-    engine->options = *options;
-    predictor_use(engine->predictor, options->estimate);
+    engine->options = *options; /* what giving way costs is told from them */
     engine_queue_options(engine, options, &queue);
-    return queue_configure(engine->queue, &queue, (int64_t) now);
+    r = queue_configure(engine->queue, &queue, (int64_t) now);
+    if (r < 0) {
+        engine->options = before;
+        return r;
+    }
+    ledger_note_options(engine, options, now);
+    predictor_use(engine->predictor, options->estimate);
+    return 0;
 }
 
 bool engine_learnt(const struct engine *engine, size_t *position, int64_t ret[PREDICTOR_VALUES]) {

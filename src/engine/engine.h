@@ -69,7 +69,7 @@ bool engine_learnt(const struct engine *engine, size_t *position, int64_t ret[PR
 int engine_learn_again(struct engine *engine, const int64_t values[PREDICTOR_VALUES]);
 /* Rises with each run that is learnt from. */
 uint64_t engine_learnt_moment(const struct engine *engine);
-/* Other rules from now on, for all that wait. -ENOMEM. */
+/* Other rules from now on, for all that wait. -ENOMEM: those that were. */
 int engine_configure(struct engine *engine, const struct engine_options *options, uint64_t now);
 
 /* Could the node ever take this request, if it were empty? IMPOSSIBLE names the resource. */

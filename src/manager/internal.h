@@ -96,6 +96,7 @@ struct manager {
     struct fiber *ticker;    /* lets the engine decide when time alone has changed something */
     struct fiber_queue ticker_queue;
     struct queue_settings queue_settings;
+    struct fiber_mutex settings_lock; /* held while they change */
     struct allocator_state allocator;
     struct optimize_state optimize;
     struct placements placements;

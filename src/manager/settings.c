@@ -134,6 +134,20 @@ static int settings_commit(struct manager *manager, const struct actor *actor, c
     return store_commit(manager->store, operations, ELEMENTS(operations), NULL, error);
 }
 
+/* In force before they are kept, since that is easier to take back than the record. */
+static int settings_apply(struct manager *manager, const struct actor *actor, const struct queue_settings *settings,
+                          const struct engine_options *rules, struct error *error) {
+    struct engine_options before = *engine_options(manager->engine);
+    int r = engine_configure(manager->engine, rules, clock_now());
+
+    if (r < 0)
+        return error_errno(error, r, "setting");
+    r = settings_commit(manager, actor, settings, error);
+    if (r < 0 && engine_configure(manager->engine, &before, clock_now()) < 0)
+        log_warning("the queue's settings were not kept, and are in force until polderd starts again: out of memory");
+    return r;
+}
+
 static int settings_patch(struct manager *manager, const struct actor *actor, struct json_object *patch, bool dry_run,
                           struct error *error) {
     static const char *const parts[] = { "queue", NULL };
@@ -148,11 +162,8 @@ static int settings_patch(struct manager *manager, const struct actor *actor, st
         r = table_decode(&queue_settings_table, given, DECODE_MERGE, &settings, error);
     if (r >= 0)
         r = settings_rules(&settings, &rules, error);
-    if (r >= 0 && !dry_run) {
-        r = settings_commit(manager, actor, &settings, error);
-        if (r >= 0)
-            r = engine_configure(manager->engine, &rules, clock_now());
-    }
+    if (r >= 0 && !dry_run)
+        r = settings_apply(manager, actor, &settings, &rules, error);
     if (r < 0 || dry_run) {
         table_done(&queue_settings_table, &settings);
         return r < 0 && !error_is_set(error) ? error_errno(error, r, "setting") : r;
@@ -168,7 +179,12 @@ int manager_node_patch(struct manager *manager, const struct actor *actor, struc
                        struct error *error) {
     int r = authorise(actor, "default", PERMISSION_ADMIN, "node", error);
 
-    if (r >= 0)
+    if (r >= 0) {
+        r = fiber_mutex_lock(&manager->settings_lock, DEADLINE_NONE); /* else one of two would undo the other */
+        if (r < 0)
+            return error_errno(error, r, "setting");
         r = settings_patch(manager, actor, patch, dry_run, error);
+        fiber_mutex_unlock(&manager->settings_lock);
+    }
     return audit_refusal(manager, actor, "node.set", "node/queue", r, error);
 }

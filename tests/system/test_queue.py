@@ -68,6 +68,37 @@ def test_rules_change_live_and_stay(make_daemon):
     assert daemon.request("GET", "/v1/node").json["queue"]["policy"] == "sjf"
 
 
+def test_rules_that_change_at_once_all_count(make_daemon):
+    daemon = small_node(make_daemon)
+    for turn in range(5):
+        wanted = {"residency": 1000 * (turn + 1), "policy": ("sjf", "fcfs")[turn % 2], "backfill": ("none", "easy")[turn % 2]}
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda one: set_queue(daemon, **{one[0]: one[1]}), wanted.items()))
+        shown = daemon.get("/v1/node")["queue"]
+        assert {key: shown[key] for key in ("policy", "backfill")} == {key: wanted[key] for key in ("policy", "backfill")}
+        daemon.restart(kill=True)
+        again = daemon.get("/v1/node")["queue"]
+        assert again == shown
+
+
+def test_rules_that_cannot_be_kept_are_taken_back(make_daemon):
+    if not polderlib.build_option("failpoints"):
+        pytest.skip("this build has no fail points (meson -Dfailpoints=true)")
+    daemon = make_daemon(arguments=["--overcommit_cpu_fake", "100", "--queue_policy", "fcfs", "--queue_backfill", "none"]).start()
+    create(daemon, "holder", duration="1h")
+    create(daemon, "long", duration="2h")
+    create(daemon, "short", duration="1m")
+    daemon.environment = {"POLDER_FAILPOINTS": "store-write=error:28"}
+    daemon.restart()
+    assert daemon.request("PATCH", "/v1/node", {"queue": {"policy": "sjf"}}).status >= 400
+    assert daemon.get("/v1/node")["queue"]["policy"] == "fcfs"
+    assert [row["name"] for row in queue_of(daemon)["queue"]] == ["long", "short"]
+    daemon.kill9()
+    daemon.environment = {}
+    daemon.start()
+    assert daemon.get("/v1/node")["queue"]["policy"] == "fcfs"
+
+
 @pytest.mark.parametrize("settings,word", [
     ({"policy": "srtff"}, "srtf"), ({"policy": ""}, None), ({"backfill": "eazy"}, "easy"), ({"estimates": "actual"}, "predicted"),
     ({"parameters": {"rr.quantum": "nan"}}, "finite"), ({"parameters": {"rr.quantum": "0"}}, "above zero"),

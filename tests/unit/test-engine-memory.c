@@ -99,6 +99,14 @@ static int call_run(struct engine *engine) {
     return r;
 }
 
+static int call_configure(struct engine *engine) {
+    struct engine_options options = *engine_options(engine);
+
+    assert_int_equal(policy_find("sjf", &options.policy, NULL), 0);
+    options.estimate = ESTIMATE_REQUESTED;
+    return engine_configure(engine, &options, NOW);
+}
+
 /* --- each allocation in turn ---------------------------------------------------------------------------------------------- */
 
 static char *state_of(struct engine *engine) {
@@ -173,6 +181,10 @@ static void test_what_did_not_happen_is_not_in_the_journal(void **state _unused_
     check_call(call_paused, true);
     check_call(call_run, false);
 }
+
+static void test_rules_change_whole_or_not_at_all(void **state _unused_) {
+    check_call(call_configure, true);
+}
 #endif
 
 int main(void) {
@@ -181,6 +193,7 @@ int main(void) {
 #else
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_did_not_happen_is_not_in_the_journal),
+        cmocka_unit_test(test_rules_change_whole_or_not_at_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 #endif
