@@ -101,6 +101,8 @@ static void driver_close(void *data) {
 
     /* Machines that their instances were not released from run on. */
     for (struct machine *machine = qemu->machines; machine; machine = machine->next) {
+        if (machine->released)
+            continue;
         machine_detach(machine);
         machine->instance->driver_data = NULL;
     }
@@ -215,6 +217,7 @@ static void machine_drop(struct driver_instance *instance) {
     while (machine->busy > 0)
         (void) fiber_queue_wait(&machine->changed, DEADLINE_NONE);
     machine_detach(machine);
+    machine->released = true;
     fiber_unshield();
     machine_unref(machine);
 }

@@ -53,6 +53,7 @@ struct machine {
     bool quiet;
     bool ended;    /* the process is gone */
     bool told;     /* … and so was the manager */
+    bool released; /* its instance has forgotten it, and may be gone */
     bool paused;
     const char *trouble; /* why QEMU does not answer, or NULL; watch.c */
     unsigned missed;     /* looks in a row without an answer */

@@ -218,7 +218,7 @@ static void starved_on(struct machine *machine) {
 static void watch_one(struct machine *machine) {
     bool hung;
 
-    if (machine->ended)
+    if (machine->ended || machine->released)
         return;
     hung = is_hung(machine);
     if (machine->quiet || !is_silent(machine))
@@ -249,12 +249,36 @@ static void qemu_unrefp(struct qemu **qemu) {
     qemu_unref(*qemu);
 }
 
+static struct machine *machine_hold(struct machine *machine) {
+    if (machine)
+        machine->references++;
+    return machine;
+}
+
+/* Others run in between: a look reads some files of each, and there may be a thousand. A machine stays in the list as long
+ * as somebody holds it. */
+static int watch_all(struct qemu *qemu) {
+    _cleanup_(machine_unrefp) struct machine *machine = machine_hold(qemu->machines);
+
+    while (machine) {
+        _cleanup_(machine_unrefp) struct machine *seen = machine;
+        int r;
+
+        watch_one(machine);
+        r = fiber_yield();
+        machine = machine_hold(seen->next);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
 static int watch_main(void *userdata) {
     _cleanup_(qemu_unrefp) struct qemu *qemu = userdata;
 
     while (qemu->machines && fiber_sleep(WATCH_EVERY) >= 0)
-        for (struct machine *machine = qemu->machines; machine; machine = machine->next)
-            watch_one(machine);
+        if (watch_all(qemu) < 0)
+            break;
     return 0;
 }
 
