@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -38,7 +39,12 @@
 
 /* --- the user namespace ---------------------------------------------------------------------------------------- */
 
+/* Ends with whoever made it, also when that is killed in the middle. */
 static int wait_main(void *userdata) {
+    const pid_t *maker = userdata;
+
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != *maker)
+        return 1;
     for (;;)
         pause();
     return 0;
@@ -53,16 +59,16 @@ static int write_map(pid_t pid, const char *file, int64_t base) {
 }
 
 /* A namespace is made with a process in it; here one that waits until its descriptor is taken. It shares our memory, so
- * that no page table is copied, and does nothing but pause. */
+ * that no page table is copied, and touches none of it but what it is told. */
 static int user_namespace_open(int64_t base) {
     char *stack = mmap(NULL, CHILD_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     char path[40];
     int fd, r;
-    pid_t pid;
+    pid_t pid, maker = getpid();
 
     if (stack == MAP_FAILED)
         return -errno;
-    pid = clone(wait_main, stack + CHILD_STACK, CLONE_VM | CLONE_NEWUSER | SIGCHLD, NULL);
+    pid = clone(wait_main, stack + CHILD_STACK, CLONE_VM | CLONE_NEWUSER | SIGCHLD, &maker);
     r = pid < 0 ? -errno : write_map(pid, "uid_map", base);
     if (r >= 0)
         r = write_map(pid, "gid_map", base);
