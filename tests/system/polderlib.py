@@ -3,6 +3,7 @@
 
 POLDER_BUILD names the build directory (default: build-gcc, then build). Needs root, as polderd does. A test takes the
 `daemon` fixture, or `make_daemon` when it needs other options or several daemons; both are in conftest.py."""
+import contextlib
 import http.client
 import json
 import os
@@ -44,6 +45,16 @@ def build_option(name):
     listed = subprocess.run(["meson", "introspect", "--buildoptions", str(build_directory())], capture_output=True,
                             text=True, check=True)
     return next((row["value"] for row in json.loads(listed.stdout) if row["name"] == name), None)
+
+
+def file_sizes(place, without=()):
+    """The sizes of a directory's files by name, but for those whose names begin as said. What writes there may rename them."""
+    sizes = {}
+    for path in pathlib.Path(place).iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and not path.name.startswith(tuple(without)):
+                sizes[path.name] = path.stat().st_size
+    return sizes
 
 
 def eventually(condition, deadline=DEADLINE, what="the condition"):

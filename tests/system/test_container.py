@@ -20,7 +20,7 @@ import websockets
 
 from apilib import connect, converse, run as run_async
 from imagelib import Image, Layer, upload
-from polderlib import DEADLINE, Daemon, eventually
+from polderlib import DEADLINE, Daemon, eventually, file_sizes
 
 BUSYBOX = pathlib.Path("/bin/busybox")
 pytestmark = [
@@ -539,11 +539,7 @@ def test_pids_limit(daemon, name):
 
 
 def log_bytes(daemon, uuid):
-    total = 0
-    for path in (daemon.state / "instances" / uuid).glob("log*"):
-        with contextlib.suppress(FileNotFoundError):  # a rotation renames files
-            total += path.stat().st_size
-    return total
+    return sum(size for name, size in file_sizes(daemon.state / "instances" / uuid).items() if name.startswith("log"))
 
 
 def test_log_is_bounded_even_without_the_daemon(daemon, name):

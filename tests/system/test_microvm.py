@@ -268,7 +268,7 @@ def test_logs_stay_bounded_while_the_daemon_is_down(host, microvm, target):
     seen = mark.stat().st_size
     eventually(lambda: mark.stat().st_size > seen + 2 * 6, 120, "the guest to print on")
     for place in (host.state / "instances" / uuid, host.run / "i" / uuid):
-        sizes = {path.name: path.stat().st_size for path in place.iterdir() if path.is_file() and not path.name.startswith("disk")}
+        sizes = polderlib.file_sizes(place, without=["disk"])
         assert sum(sizes.values()) <= 2 * limit + (1 << 20), sizes
     assert host.polder("exec", name, "--", "true", status=None).returncode == 0
 

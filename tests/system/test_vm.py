@@ -14,7 +14,7 @@ import pytest
 
 import apilib
 import guestlib
-from polderlib import DEADLINE, eventually
+from polderlib import DEADLINE, eventually, file_sizes
 
 MEMTEST = pathlib.Path("/usr/lib/memtest86+/memtest86+x64.iso")
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJ2kG0mXyYvV3c2p5cZr9oZkW8JtYf1b0oJm0qGm1Qd somebody@here"
@@ -255,8 +255,7 @@ def test_killed_daemon_adopts_and_the_log_stays_bounded(host, debian, counter):
     eventually(lambda: mark.stat().st_size >= 4 * SIZE / 16384, 300, "four times the log's size on the console")
     host.execute(debian, "systemctl", "stop", "printer")
     for place in (host.state / "instances" / uuid, host.run / "i" / uuid):
-        sizes = {path.name: path.stat().st_size for path in place.iterdir()
-                 if path.is_file() and not path.name.startswith(("disk", "seed", "firmware"))}
+        sizes = file_sizes(place, without=["disk", "seed", "firmware"])
         assert sum(sizes.values()) <= 2 * SIZE + (1 << 20), sizes
     # The port writes byte by byte, yet the log's entries are lines, but for one here and there that was cut.
     flags = [line.split(b" ")[2:3] for line in (host.state / "instances" / uuid / "log").read_bytes().splitlines()]
