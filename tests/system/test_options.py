@@ -86,6 +86,9 @@ def test_refused_by_type_or_taken(module_daemon, kind):
         elif name == "restart_limit":
             # Contradicts the default policy: refused by name.
             assert reply.status == 400 and reply.json["parameters"][0] == name, reply
+        elif name == "allocation" and os.cpu_count() == 1:
+            # One processor is left to everybody else, so none can be given away.
+            assert reply.code == "impossible" and "processors to guarantee" in reply.json["detail"], (kind, reply)
         elif kind == "vm":
             # Taken by the kind; what is refused then is the image, which has no boot loader.
             assert reply.code in (None, "not-supported", "not-found"), (kind, name, reply)
