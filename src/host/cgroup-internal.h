@@ -6,7 +6,6 @@
 
 /* Shared by cgroup.c and the two files that know the control files of one version. */
 
-#define HIERARCHIES_MAX 24
 #define CGROUP_TEXT_LIMIT (1024 * 1024)
 #define CPU_PERIOD 100000 /* microseconds */
 
@@ -18,7 +17,7 @@ struct hierarchy {
 
 struct cgroup_host {
     enum cgroup_layout layout;
-    struct hierarchy hierarchies[HIERARCHIES_MAX];
+    struct hierarchy hierarchies[CGROUP_ENTRY_MAX];
     size_t count;
     char *base;      /* "polder", or "own/group/polder" below a v2 tree that we may not use at its top */
     char *available; /* v2: the controllers that children can have, space separated */
@@ -29,10 +28,6 @@ struct cgroup {
     struct cgroup_host *host;
     char *uuid;
     char *path; /* "/BASE/UUID" */
-    struct cgroup_entry {
-        int fds[HIERARCHIES_MAX];
-        size_t count;
-    } group, watcher;
 };
 
 /* The hierarchy that has the controller ("io" is "blkio" in v1), or NULL. */

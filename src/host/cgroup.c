@@ -142,7 +142,7 @@ const struct hierarchy *cgroup_find_hierarchy(const struct cgroup_host *host, co
 static int host_add(struct cgroup_host *host, const char *mount_point, const char *controllers, bool unified) {
     struct hierarchy *hierarchy = &host->hierarchies[host->count];
 
-    if (host->count == HIERARCHIES_MAX)
+    if (host->count == CGROUP_ENTRY_MAX)
         return -E2BIG;
     hierarchy->fd = open(mount_point, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (hierarchy->fd < 0)
@@ -314,7 +314,6 @@ int cgroup_ensure(struct cgroup_host *host, const char *uuid, struct cgroup **re
 void cgroup_free(struct cgroup *cgroup) {
     if (!cgroup)
         return;
-    cgroup_close_fds(cgroup);
     free(cgroup->uuid);
     free(cgroup->path);
     free(cgroup);
@@ -379,42 +378,41 @@ static const struct hierarchy *watcher_hierarchy(const struct cgroup_host *host)
     return freezer ? freezer : &host->hierarchies[0];
 }
 
-static void entry_close(struct cgroup_entry *entry) {
-    for (size_t i = 0; i < entry->count; i++)
-        close_fd(entry->fds[i]);
-    entry->count = 0;
+void cgroup_entry_close(struct cgroup_entry *entry) {
+    while (entry->count > 0)
+        close_fd(entry->fds[--entry->count]);
 }
 
-static const int *entry_open(const struct cgroup *cgroup, struct cgroup_entry *entry, bool watcher, size_t *ret_count) {
+static int entry_open(const struct cgroup *cgroup, bool watcher, struct cgroup_entry *ret) {
+    _cleanup_cgroup_entry_ struct cgroup_entry entry = { .count = 0 };
     const struct cgroup_host *host = cgroup->host;
     char path[PATH_MAX];
 
-    for (size_t i = entry->count; i < host->count; i++) {
+    for (size_t i = 0; i < host->count; i++) {
         const struct hierarchy *hierarchy = &host->hierarchies[i];
         bool own = !watcher || hierarchy == watcher_hierarchy(host);
         snprintf(path, sizeof(path), "%s%s%s%s/%s", host->base, own ? "/" : "", own ? cgroup->uuid : "",
                  own && watcher ? WATCHER : "", entry_file(hierarchy));
         int fd = openat(hierarchy->fd, path, O_WRONLY | O_CLOEXEC);
         if (fd < 0)
-            break;
-        entry->fds[entry->count++] = fd;
+            return -errno;
+        entry.fds[entry.count++] = fd;
     }
-    if (entry->count < host->count)
-        entry_close(entry);
-    *ret_count = entry->count;
-    return entry->fds;
+    *ret = entry;
+    entry.count = 0;
+    return 0;
 }
 
-const int *cgroup_procs_fds(struct cgroup *cgroup, size_t *ret_count) {
-    return entry_open(cgroup, &cgroup->group, false, ret_count);
+int cgroup_entry_open(const struct cgroup *cgroup, struct cgroup_entry *ret) {
+    return entry_open(cgroup, false, ret);
 }
 
-const int *cgroup_watcher_fds(struct cgroup *cgroup, size_t *ret_count) {
+int cgroup_watcher_open(const struct cgroup *cgroup, struct cgroup_entry *ret) {
     char path[PATH_MAX];
 
     snprintf(path, sizeof(path), "%s/%s" WATCHER, cgroup->host->base, cgroup->uuid);
     (void) make_group(watcher_hierarchy(cgroup->host), path); /* else the opening fails */
-    return entry_open(cgroup, &cgroup->watcher, true, ret_count);
+    return entry_open(cgroup, true, ret);
 }
 
 int cgroup_procs_paths(const struct cgroup *cgroup, char ***ret) {
@@ -429,11 +427,6 @@ int cgroup_procs_paths(const struct cgroup *cgroup, char ***ret) {
         return r;
     *ret = STEAL_PTR(list);
     return 0;
-}
-
-void cgroup_close_fds(struct cgroup *cgroup) {
-    entry_close(&cgroup->group);
-    entry_close(&cgroup->watcher);
 }
 
 const char *cgroup_path(const struct cgroup *cgroup) {

@@ -63,15 +63,21 @@ uint64_t cgroup_cpu_value(const struct cgroup_host *host, uint64_t cpu_weight);
 /* v2 protects no group beyond what its parent has: the sum of the groups' memory_min. 1; elsewhere nothing is done:
  * 0. */
 int cgroup_host_set_floor(struct cgroup_host *host, uint64_t memory_min);
-/* For process_spec: descriptors to which a single-threaded process writes "0" to enter the group, opened at the first call
- * and owned by the handle; none on failure. Give them back with cgroup_close_fds once the processes run: a handle without
- * them holds no descriptor. */
-const int *cgroup_procs_fds(struct cgroup *cgroup, size_t *ret_count);
-void cgroup_close_fds(struct cgroup *cgroup);
+
+/* The way into a group, for process_spec: a single-threaded process writes "0" to each descriptor. Whoever starts the process
+ * owns it, until the process runs: others enter the same group meanwhile, and the handle may go. */
+#define CGROUP_ENTRY_MAX 24 /* hierarchies of a host */
+struct cgroup_entry {
+    int fds[CGROUP_ENTRY_MAX];
+    size_t count;
+};
+int cgroup_entry_open(const struct cgroup *cgroup, struct cgroup_entry *ret);
+void cgroup_entry_close(struct cgroup_entry *entry);
+#define _cleanup_cgroup_entry_ __attribute__((cleanup(cgroup_entry_close)))
 /* The same for the second group "polder/UUID.m", out of the limits and the freezer, which is for what watches over the
  * instance (conmon): it stays findable by uuid, cgroup_holds counts it and cgroup_remove kills it. */
-const int *cgroup_watcher_fds(struct cgroup *cgroup, size_t *ret_count);
-/* What cgroup_procs_fds opens, as paths through which a process without our descriptors enters while we live. The caller
+int cgroup_watcher_open(const struct cgroup *cgroup, struct cgroup_entry *ret);
+/* What cgroup_entry_open opens, as paths through which a process without our descriptors enters while we live. The caller
  * frees the list. */
 int cgroup_procs_paths(const struct cgroup *cgroup, char ***ret);
 /* "/polder/UUID", the path below the mount of each hierarchy. */

@@ -2,6 +2,7 @@
 """Containers by the real daemon, crun and conmon: what a process in one sees, what it may do, how it ends, what goes in and
 out, and what outlives the daemon (attacks A41, A42, A65, A84, A85, A104; faults F08, F28)."""
 import asyncio
+import concurrent.futures
 import contextlib
 import io
 import json
@@ -20,7 +21,7 @@ import websockets
 
 from apilib import connect, converse, run as run_async
 from imagelib import Image, Layer, upload
-from polderlib import DEADLINE, Daemon, eventually, file_sizes
+from polderlib import DEADLINE, Client, Daemon, build_option, eventually, file_sizes, group_value
 
 BUSYBOX = pathlib.Path("/bin/busybox")
 pytestmark = [
@@ -255,6 +256,54 @@ def test_exec(daemon, name):
     for bad in ({"command": []}, {"command": "sh"}, {"command": ["sh"], "colour": 1}, {"command": ["a\0b"]}, {}):
         last = run_async(converse(daemon.socket, f"/v1/instances/{name}/exec", bad))[2]
         assert last and "error" in last, (bad, last)
+
+
+def test_exec_right_after_the_start(daemon, name):
+    """Between its release and its execve the first process is still crun, whose namespaces nobody may enter: exec waits for
+    the latter. Here it takes long, since the process is stopped before it is released."""
+    if not build_option("failpoints"):
+        pytest.skip("this build has no fail points (meson -Dfailpoints=true)")
+    daemon.create(name, **spec("sleep", "100000"))
+    pid_file = daemon.run / "i" / daemon.instance(name)["assigned"]["uuid"] / "init.pid"
+    daemon.stop()
+    daemon.environment = {"POLDER_FAILPOINTS": "container-created=delay:3000"}
+    try:
+        daemon.start()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            starting = pool.submit(Client(daemon.socket).request, "POST", f"/v1/instances/{name}/start?wait={DEADLINE}s", {})
+            init = int(eventually(lambda: pid_file.exists() and pid_file.read_text(), what="the first process"))
+            os.kill(init, signal.SIGSTOP)
+            assert starting.result().status == 200
+            executing = pool.submit(execute, daemon, name, "echo", "here")
+            time.sleep(0.5)
+            assert not executing.done(), executing.result()
+            os.kill(init, signal.SIGCONT)
+            assert executing.result() == (b"here\n", b"", 0)
+    finally:
+        daemon.stop()
+        daemon.environment = {}
+        daemon.start()
+
+
+def test_many_at_once_in_one(daemon, name):
+    """Each is in the container's groups, however their starts interleave."""
+    sleeper(daemon, name)
+    alone = sh(daemon, name, "cat /proc/self/cgroup")
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        for shown in pool.map(lambda _: sh(daemon, name, "cat /proc/self/cgroup"), range(64)):
+            assert shown == alone
+
+
+def test_exec_without_room_for_a_process(daemon, name, tmp_path):
+    """It is told, and nothing runs elsewhere: crun 1.8 goes on in the host's namespaces, nearly to the end."""
+    daemon.create(name, start=True, **spec("sh", "-c", "for i in 1 2 3 4; do sleep 100000 & done; wait", pids=5))
+    uuid = daemon.instance(name)["assigned"]["uuid"]
+    eventually(lambda: group_value(uuid, "pids.current") == "5", what="five processes")
+    for terminal in (False, True):
+        last = execute(daemon, name, "touch", str(tmp_path / "marker"), whole=True, tty=terminal)
+        assert "error" in last, last
+        assert last["error"]["code"] == "not-executable" and "no room" in last["error"]["detail"], last
+        assert not (tmp_path / "marker").exists()
 
 
 def test_exec_that_nobody_reads(daemon, name):

@@ -58,17 +58,17 @@ static void test_close(struct test *test) {
 }
 
 /* A child in the group that forks once more and sleeps. */
-static pid_t test_child_of(struct test *test, const int *fds, size_t count) {
+static pid_t test_child_of(struct cgroup_entry *entry) {
     int ready[2];
     char byte;
     pid_t pid;
 
-    assert_true(count > 0);
+    assert_true(entry->count > 0);
     assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
     pid = fork();
     if (pid == 0) {
-        for (size_t i = 0; i < count; i++)
-            if (write(fds[i], "0", 1) != 1)
+        for (size_t i = 0; i < entry->count; i++)
+            if (write(entry->fds[i], "0", 1) != 1)
                 _exit(1);
         if (write(ready[1], "x", 1) != 1 || fork() < 0)
             _exit(1);
@@ -78,15 +78,15 @@ static pid_t test_child_of(struct test *test, const int *fds, size_t count) {
     assert_int_equal(read(ready[0], &byte, 1), 1);
     close(ready[0]);
     close(ready[1]);
-    cgroup_close_fds(test->group);
+    cgroup_entry_close(entry);
     return pid;
 }
 
 static pid_t test_child(struct test *test) {
-    size_t count;
-    const int *fds = cgroup_procs_fds(test->group, &count);
+    struct cgroup_entry entry;
 
-    return test_child_of(test, fds, count);
+    assert_int_equal(cgroup_entry_open(test->group, &entry), 0);
+    return test_child_of(&entry);
 }
 
 static int members_main(void *userdata) {
@@ -94,8 +94,7 @@ static int members_main(void *userdata) {
     struct cgroup *again = NULL;
     struct error error = ERROR_INIT;
     char **list = NULL;
-    const int *fds;
-    size_t count;
+    struct cgroup_entry entry;
     pid_t pid, other;
 
     test_open(&test);
@@ -111,14 +110,38 @@ static int members_main(void *userdata) {
     assert_int_equal(cgroup_list(test.host, &list), 0);
     assert_true(list_has(list, test.uuid));
     list_free(list);
-    fds = cgroup_watcher_fds(test.group, &count);
-    other = test_child_of(&test, fds, count);
+    assert_int_equal(cgroup_watcher_open(test.group, &entry), 0);
+    other = test_child_of(&entry);
     assert_true(cgroup_holds(test.group, other));
     assert_int_equal(cgroup_kill(test.group), 0);
     assert_int_equal(waitpid(pid, NULL, 0), pid);
     assert_int_equal(waitpid(other, NULL, WNOHANG), 0);
     test_close(&test);
     assert_int_equal(waitpid(other, NULL, 0), other);
+    return 0;
+}
+
+/* Who starts a process owns its way in, whatever others do with theirs, and with the handle. */
+static int entries_main(void *userdata) {
+    struct cgroup_entry first, second;
+    struct cgroup *again = NULL;
+    struct error error = ERROR_INIT;
+    struct test test;
+    pid_t pid;
+
+    test_open(&test);
+    assert_int_equal(cgroup_ensure(test.host, test.uuid, &again, &error), 0);
+    assert_int_equal(cgroup_entry_open(again, &first), 0);
+    assert_int_equal(cgroup_entry_open(again, &second), 0);
+    cgroup_entry_close(&first);
+    cgroup_free(again);
+    pid = test_child_of(&second);
+    assert_true(cgroup_holds(test.group, pid));
+    assert_int_equal(cgroup_kill(test.group), 0);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    assert_int_equal(cgroup_remove(test.host, test.uuid, deadline_in(10 * CLOCK_SECOND), &error), 0);
+    assert_int_equal(cgroup_entry_open(test.group, &first), -ENOENT);
+    test_close(&test);
     return 0;
 }
 
@@ -187,8 +210,7 @@ static int memory_main(void *userdata) {
     struct error error = ERROR_INIT;
     struct cgroup_usage usage;
     struct cgroup_limits limits = { .memory = 16 << 20 };
-    size_t count;
-    const int *fds;
+    struct cgroup_entry entry;
     int status;
     pid_t pid;
 
@@ -201,11 +223,11 @@ static int memory_main(void *userdata) {
         return 0;
     }
     assert_int_equal(cgroup_set_limits(test.group, &limits, &error), 0);
-    fds = cgroup_procs_fds(test.group, &count);
+    assert_int_equal(cgroup_entry_open(test.group, &entry), 0);
     pid = fork();
     if (pid == 0) {
-        for (size_t i = 0; i < count; i++)
-            if (write(fds[i], "0", 1) != 1)
+        for (size_t i = 0; i < entry.count; i++)
+            if (write(entry.fds[i], "0", 1) != 1)
                 _exit(1);
         /* Volatile: the compiler must not see that nobody reads it. */
         volatile char *memory = malloc(64 << 20);
@@ -240,15 +262,15 @@ static void await_memory(const struct test *test, uint64_t least_own, uint64_t l
 }
 
 /* In the group, with memory of its own and pages of a file; says when it has them, and sleeps. Ends with the test. */
-static void hoard(const int *fds, size_t count, int ready) {
+static void hoard(const struct cgroup_entry *entry, int ready) {
     char block[65536] = { 1 };
     volatile char *memory = malloc(HOARD);
     int file = open("/var/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
         _exit(1);
-    for (size_t i = 0; i < count; i++)
-        if (write(fds[i], "0", 1) != 1)
+    for (size_t i = 0; i < entry->count; i++)
+        if (write(entry->fds[i], "0", 1) != 1)
             _exit(1);
     for (size_t i = 0; memory && i < HOARD; i += 4096)
         memory[i] = 1;
@@ -273,8 +295,7 @@ static int squeeze_main(void *userdata) {
     uint64_t own, own_after, cache, cache_after;
     struct test test;
     int ready[2];
-    const int *fds;
-    size_t count;
+    struct cgroup_entry entry;
     pid_t pid;
     char told;
 
@@ -284,11 +305,11 @@ static int squeeze_main(void *userdata) {
         return 0;
     }
     _cleanup_free_ char *before = swappiness_of(&test);
-    fds = cgroup_procs_fds(test.group, &count);
+    assert_int_equal(cgroup_entry_open(test.group, &entry), 0);
     assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
     pid = fork();
     if (pid == 0)
-        hoard(fds, count, ready[1]);
+        hoard(&entry, ready[1]);
     close(ready[1]);
     assert_int_equal(read(ready[0], &told, 1), 1);
     close(ready[0]);
@@ -339,6 +360,10 @@ static void test_members(void **state) {
     on_fiber(members_main);
 }
 
+static void test_entries(void **state) {
+    on_fiber(entries_main);
+}
+
 static void test_freeze(void **state) {
     on_fiber(freeze_main);
 }
@@ -372,6 +397,7 @@ static void test_unified(void **state) {
         if (mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, NULL) < 0)
             _exit(77);
         on_fiber(members_main);
+        on_fiber(entries_main);
         on_fiber(freeze_main);
         on_fiber(memory_main);
         _exit(0);
@@ -385,8 +411,9 @@ static void test_unified(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_members), cmocka_unit_test(test_freeze), cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_memory), cmocka_unit_test(test_squeeze), cmocka_unit_test(test_bad), cmocka_unit_test(test_unified),
+        cmocka_unit_test(test_members), cmocka_unit_test(test_entries), cmocka_unit_test(test_freeze),
+        cmocka_unit_test(test_limits), cmocka_unit_test(test_memory), cmocka_unit_test(test_squeeze),
+        cmocka_unit_test(test_bad), cmocka_unit_test(test_unified),
     };
 
     if (geteuid() != 0) {

@@ -24,6 +24,7 @@
 #include "host/cgroup.h"
 
 #define TERMINAL_TIME (20 * CLOCK_SECOND)
+#define ENTER_TIME (20 * CLOCK_SECOND)
 #define MESSAGE_MAX 4096
 /* Numbers of descriptors in crun. */
 #define PROCESS_FD 3
@@ -94,6 +95,21 @@ static bool exec_start_failed(struct child *child) {
     return child->status != 0 && fstat(exec_of(child)->messages, &messages) == 0 && messages.st_size > 0;
 }
 
+/* crun 1.8 whose first fork fails takes itself for the child: in the host's namespaces it does all that precedes the execve, and
+ * is then killed by writing to a pipe that nobody reads. It must be, so SIGPIPE is at its default in all that we start. One for
+ * which there is no memory is killed as well. Neither has written the process id, nor a word. */
+static bool was_killed_on_the_way(const struct exec *exec) {
+    int status = exec->child.status;
+    char byte;
+
+    return (status == 128 + SIGPIPE || status == 128 + SIGKILL) && pread(exec->pid, &byte, 1, 0) == 0;
+}
+
+static int no_room(const struct exec *exec, struct error *error) {
+    return error_set(error, ERROR_NOT_EXECUTABLE, exec->command,
+                     "the container has no room for it (processes, memory), or is ending");
+}
+
 /* "open executable: Operation not permitted" -> the last part; a directory is told as what it is. */
 static int not_executable(const char *command, const char *message, struct error *error) {
     const char *reason = text_starts(message, "open executable: ") ? message + strlen("open executable: ") : message;
@@ -110,6 +126,10 @@ static int exec_finish(struct child *child, int *ret_code, struct error *error) 
     ssize_t size = pread(exec->messages, message, sizeof(message) - 1, 0);
 
     *ret_code = child->status;
+    if (size <= 0 && was_killed_on_the_way(exec)) {
+        *ret_code = 126;
+        return no_room(exec, error);
+    }
     if (size <= 0 || child->status == 0)
         return 0;
     if (strstr(message, "not found in $PATH") || strstr(message, "No such file or directory")) {
@@ -117,6 +137,8 @@ static int exec_finish(struct child *child, int *ret_code, struct error *error) 
         return error_set(error, ERROR_NO_COMMAND, exec->command);
     }
     *ret_code = 126;
+    if (text_starts(message, "fail startup")) /* its way in or its second fork failed: crun says no more */
+        return no_room(exec, error);
     return not_executable(exec->command, message, error);
 }
 
@@ -173,8 +195,8 @@ static int launch(struct container *container, struct exec *exec, const char *so
                                 console ? console : container->uuid, console ? container->uuid : NULL, NULL };
     const struct process_fd fds[] = { { exec->description, PROCESS_FD }, { exec->messages, MESSAGES_FD },
                                       { exec->pid, PID_FD } };
-    struct cgroup *cgroup = container->instance->cgroup;
     _cleanup_close_ int program = rootfs_open_program(CRUN_PROGRAM);
+    _cleanup_cgroup_entry_ struct cgroup_entry entry = { .count = 0 };
     int r;
 
     if (!root || (socket_path && !console) || program < 0)
@@ -185,9 +207,11 @@ static int launch(struct container *container, struct exec *exec, const char *so
     exec->spec.fd_count = ELEMENTS(fds);
     exec->spec.new_session = true;
     exec->spec.setup = reset_oom_score;
-    exec->spec.cgroup_fds = cgroup_procs_fds(cgroup, &exec->spec.cgroup_fd_count);
-    r = exec->spec.cgroup_fd_count > 0 ? fiber_job(launch_job, exec) : -ENOENT;
-    cgroup_close_fds(cgroup);
+    r = container->instance && container->instance->cgroup ? cgroup_entry_open(container->instance->cgroup, &entry) : -ESRCH;
+    exec->spec.cgroup_fds = entry.fds;
+    exec->spec.cgroup_fd_count = entry.count;
+    if (r >= 0)
+        r = fiber_job(launch_job, exec);
     return r < 0 ? error_errno(error, r, "starting crun exec") : 0;
 }
 
@@ -299,12 +323,19 @@ int container_exec(void *data, struct driver_instance *instance, const struct ex
                    struct stream **ret, struct error *error) {
     struct container *container = NULL;
     _cleanup_stream_ struct stream *stream = NULL;
+    _cleanup_container_ struct container *held = NULL;
     struct exec *exec = NULL;
     int r = container_of_instance(data, instance, &container);
 
     if (r < 0)
         return error_errno(error, r, "starting a process");
     if (!container->active || !instance->cgroup)
+        return error_set(error, ERROR_WRONG_STATE, "not running", "run a process", "start");
+    held = container_ref(container); /* who removes it does not wait for us */
+    r = monitor_wait_entered(container, deadline_in(ENTER_TIME));
+    if (r < 0)
+        return error_errno(error, r, "waiting until the container runs");
+    if (!container->active || !instance->cgroup) /* it ended meanwhile */
         return error_set(error, ERROR_WRONG_STATE, "not running", "run a process", "start");
     r = exec_new(request, &exec);
     stream = exec ? &exec->child.stream : NULL;

@@ -3,6 +3,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/buffer.h"
 #include "base/fiber.h"
@@ -38,6 +39,11 @@ struct container_driver {
     struct map *watched; /* uuid -> container whose log is watched */
 };
 
+struct program_file {
+    dev_t device;
+    ino_t inode;
+};
+
 /* One instance's processes. Counted, since streams may outlive it. */
 struct container {
     unsigned references;
@@ -49,6 +55,7 @@ struct container {
     int directory;           /* O_PATH of run_path while it is active */
     struct process monitor;  /* conmon */
     struct process init;
+    struct program_file starter; /* what init runs as long as it is crun's; zeros: not known */
     struct sd_event_source *watch; /* of monitor or init */
     int mount_namespace;     /* held so that conmon's end does not wait for the unmounting; closed in a job */
     bool closing;            /* that job runs */
@@ -95,6 +102,8 @@ void prepared_root_done(struct prepared_root *root);
 int monitor_start(struct container *container, const struct rootfs *rootfs, struct error *error);
 /* Lets the created container run. */
 int monitor_release(struct container *container, struct error *error);
+/* Waits until init runs its own program, or is gone; -ETIMEDOUT. Only from then on others can enter its namespaces. */
+int monitor_wait_entered(const struct container *container, uint64_t deadline);
 int monitor_connect(struct container *container); /* descriptor of an attach connection, or negative errno */
 int monitor_resize(struct container *container, uint16_t rows, uint16_t columns);
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -22,6 +23,7 @@
 #define CREATE_TIME (60 * CLOCK_SECOND)
 #define START_TIME (20 * CLOCK_SECOND)
 #define REPLY_MAX (64 * 1024)
+#define ENTER_STEP CLOCK_MILLISECOND
 /* Numbers of descriptors in conmon. */
 #define SYNC_FD 3
 #define NAMESPACE_FD 4
@@ -104,7 +106,7 @@ static int launch_monitor(struct container *container, const struct rootfs *root
     const char *environment[] = { temporary, "_OCI_SYNCPIPE=3", NULL };
     const struct process_fd fds[] = { { sync, SYNC_FD }, { rootfs->mount_namespace, NAMESPACE_FD } };
     struct launch launch = { .container = container, .run_path = container->run_path };
-    struct cgroup *cgroup = container->instance->cgroup;
+    _cleanup_cgroup_entry_ struct cgroup_entry entry = { .count = 0 };
     uint64_t log_limit;
     int r = logs_prepare(container, container->instance->spec->log_size, &log_limit);
 
@@ -123,9 +125,11 @@ static int launch_monitor(struct container *container, const struct rootfs *root
         .setup = enter_namespace,
         .userdata = &launch,
     };
-    launch.spec.cgroup_fds = cgroup_watcher_fds(cgroup, &launch.spec.cgroup_fd_count);
-    r = launch.spec.cgroup_fd_count > 0 ? fiber_job(launch_job, &launch) : -ENOENT;
-    cgroup_close_fds(cgroup);
+    r = cgroup_watcher_open(container->instance->cgroup, &entry);
+    launch.spec.cgroup_fds = entry.fds;
+    launch.spec.cgroup_fd_count = entry.count;
+    if (r >= 0)
+        r = fiber_job(launch_job, &launch);
     return r < 0 ? error_errno(error, r, "starting conmon") : 0;
 }
 
@@ -226,6 +230,30 @@ static int run_start(const struct container *container, struct error *error) {
     return root ? process_run(&spec, &run, error) : error_errno(error, -ENOMEM, "starting the container");
 }
 
+static int program_of(const struct process *process, struct program_file *ret) {
+    struct stat program;
+    char path[32];
+
+    snprintf(path, sizeof(path), "/proc/%d/exe", process->pid);
+    if (stat(path, &program) < 0)
+        return -errno;
+    *ret = (struct program_file){ program.st_dev, program.st_ino };
+    return 0;
+}
+
+/* The byte that releases init is not yet its execve. Until then it is crun, which nobody may look into (PR_SET_DUMPABLE),
+ * and `crun exec` fails to enter its namespaces: "fail startup". */
+int monitor_wait_entered(const struct container *container, uint64_t deadline) {
+    const struct program_file *starter = &container->starter;
+    struct program_file now;
+    int r = 0;
+
+    while (r >= 0 && starter->inode && process_is_alive(&container->init) && program_of(&container->init, &now) >= 0 &&
+           now.device == starter->device && now.inode == starter->inode)
+        r = clock_now() < deadline ? fiber_sleep(ENTER_STEP) : -ETIMEDOUT;
+    return r;
+}
+
 /* Init waits for one byte in crun's "exec.fifo"; this is what `crun start` does, without a program. The name goes last:
  * as long as it is there, adopt takes the container for one that never started. */
 int monitor_release(struct container *container, struct error *error) {
@@ -234,6 +262,8 @@ int monitor_release(struct container *container, struct error *error) {
 
     if (!path)
         return error_errno(error, -ENOMEM, "starting the container");
+    if (program_of(&container->init, &container->starter) < 0)
+        container->starter = (struct program_file){ 0 };
     fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0 && errno == ENOENT)
         return run_start(container, error);

@@ -336,6 +336,7 @@ static int errors_make(struct launch *launch, int *ret_write) {
 }
 
 static int qemu_start(struct launch *launch, struct jail *jail, char *const *arguments, int errors) {
+    _cleanup_cgroup_entry_ struct cgroup_entry entry = { .count = 0 };
     struct process_fd fds[MACHINE_FD_COUNT];
     struct process_spec spec = {
         .program = arguments[0],
@@ -348,12 +349,17 @@ static int qemu_start(struct launch *launch, struct jail *jail, char *const *arg
         .setup = jail_enter,
         .userdata = jail,
     };
+    int r = 0;
 
     for (int i = 0; i < MACHINE_FD_COUNT; i++)
         if (launch->fds[i] >= 0)
             fds[spec.fd_count++] = (struct process_fd){ .source = launch->fds[i], .target = i };
     if (launch->instance->cgroup)
-        spec.cgroup_fds = cgroup_procs_fds(launch->instance->cgroup, &spec.cgroup_fd_count);
+        r = cgroup_entry_open(launch->instance->cgroup, &entry);
+    if (r < 0)
+        return r;
+    spec.cgroup_fds = entry.fds;
+    spec.cgroup_fd_count = entry.count;
     return process_start(&spec, &launch->machine->process);
 }
 

@@ -91,6 +91,7 @@ static int virtiofsd_start(struct machine *machine, int source, bool read_only, 
                                 (char *) "source=/share,sandbox=chroot,cache=auto,log_level=err,xattr",
                                 NULL };
     const struct process_fd fds[] = { { .source = listening, .target = SOCKET_FD } };
+    _cleanup_cgroup_entry_ struct cgroup_entry entry = { .count = 0 };
     _cleanup_jail_ struct jail *jail = NULL;
     struct process process = PROCESS_INIT;
     struct process_spec spec = { .program = PROGRAM, .arguments = arguments, .fds = fds, .fd_count = 1,
@@ -102,7 +103,11 @@ static int virtiofsd_start(struct machine *machine, int source, bool read_only, 
     spec.namespaces = jail_namespaces(jail);
     spec.userdata = jail;
     if (machine->instance->cgroup)
-        spec.cgroup_fds = cgroup_procs_fds(machine->instance->cgroup, &spec.cgroup_fd_count);
+        r = cgroup_entry_open(machine->instance->cgroup, &entry);
+    if (r < 0)
+        return r;
+    spec.cgroup_fds = entry.fds;
+    spec.cgroup_fd_count = entry.count;
     r = process_start(&spec, &process);
     return r < 0 ? r : process_keep(machine, process);
 }
