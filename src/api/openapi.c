@@ -64,7 +64,12 @@ static const struct {
       "\"description\":\"one that waits: its position and expected start now, and then\"}},"
       "\"compared\":{\"type\":\"integer\"}}}" },
     { "Why", "{\"type\":\"object\",\"required\":[\"name\",\"state\"],\"description\":\"why it waits or runs, the decision "
-             "that started it, and what would let it start now\"}" },
+             "that started it, and what would let it start now\",\"properties\":{\"could_give_way\":{\"type\":"
+             "[\"object\",\"null\"],\"description\":\"of one that waits: why nobody is asked to give way for it, and who "
+             "could\",\"properties\":{\"reason\":{\"type\":\"string\"},\"message\":{\"type\":\"string\"},\"who\":{"
+             "\"type\":\"array\",\"maxItems\":8,\"items\":{\"type\":\"object\",\"description\":\"way, what it frees, "
+             "what it takes and when it may be asked (seconds), and what is in the way\"}},\"more\":{\"type\":"
+             "\"integer\"}}}}}" },
     { "Plan",
       "{\"type\":\"object\",\"required\":[\"id\",\"state\",\"plan\"],\"properties\":{\"id\":{\"type\":\"string\"},"
       "\"state\":{\"type\":\"string\",\"enum\":[\"open\",\"applied\",\"expired\"]},\"made\":{\"type\":\"string\","

@@ -67,6 +67,40 @@ static void show_waiting(struct json_object *why) {
     show_score(why);
 }
 
+static char *cell_cost(struct json_object *object) {
+    return seconds_text(object, "cost");
+}
+
+static char *cell_asked(struct json_object *object) {
+    return seconds_text(object, "asked_in");
+}
+
+static const struct column yielder_columns[] = {
+    { .title = "NAME", .path = "name" },
+    { .title = "WAY", .path = "way" },
+    { .title = "FREES", .path = "frees" },
+    { .title = "TAKES", .cell = cell_cost, .right = true },
+    { .title = "ASKED-IN", .cell = cell_asked, .right = true },
+    { .title = "WHY", .path = "message" },
+};
+static const struct view yielder_view = { yielder_columns, ELEMENTS(yielder_columns), "name" };
+
+/* Who could give way for one that waits, and why each is not asked yet. */
+static int show_yielders(const struct invocation *invocation, struct json_object *why, struct error *error) {
+    struct json_object *yielders = json_member(why, "could_give_way"), *who = json_member(yielders, "who");
+    int64_t more = json_integer(yielders, "more", 0);
+    int r;
+
+    if (!json_object_is_type(who, json_type_array) || json_object_array_length(who) == 0)
+        return 0;
+    fputs("who could give way: ", stdout);
+    show_text(json_text(yielders, "message", ""));
+    r = output_list(invocation, &yielder_view, who, NULL, error);
+    if (r >= 0 && more > 0)
+        printf("and %lld more\n", (long long) more);
+    return r;
+}
+
 static void show_way(struct json_object *gives_way, const char *way) {
     struct json_object *told = json_member(gives_way, way), *asked = json_member(told, "asked_in");
 
@@ -194,10 +228,14 @@ static int run_why(struct invocation *invocation, struct error *error) {
     }
     if (invocation->output != OUTPUT_TABLE && invocation->output != OUTPUT_WIDE)
         return output_object(invocation, response.json, "name", error);
-    if (json_boolean(response.json, "waits", false))
+    if (json_boolean(response.json, "waits", false)) {
         show_waiting(response.json);
-    else
+        r = show_yielders(invocation, response.json, error);
+        if (r < 0)
+            return r;
+    } else {
         show_running(response.json);
+    }
     if (json_path(response.json, "weight"))
         show_weight(response.json);
     show_placement(json_member(response.json, "placement"));

@@ -327,23 +327,24 @@ static bool room_can_be_made(const struct queue *queue, uint32_t head, int64_t n
     return demand_fits(queue->wants[head].demand, room);
 }
 
-/* What is short of the room there will be; nothing where there is more than enough. */
-static struct demand lacking_of(const struct queue *queue, struct demand wanted) {
-    struct demand room = demand_sum(queue->free, queue->coming);
-
+/* What is short of the room; nothing where there is more than enough. */
+static struct demand lacking_in(struct demand room, struct demand wanted) {
     return (struct demand){ (int64_t) wanted.cpus > (int64_t) room.cpus ? wanted.cpus - room.cpus : 0,
                             (int64_t) wanted.memory > (int64_t) room.memory ? wanted.memory - room.memory : 0 };
+}
+
+/* What is short of the room there will be. */
+static struct demand lacking_of(const struct queue *queue, struct demand wanted) {
+    return lacking_in(demand_sum(queue->free, queue->coming), wanted);
 }
 
 static bool is_lacking(struct demand lacking) {
     return lacking.cpus > 0 || lacking.memory > 0;
 }
 
-/* How the running one would give some of what is lacking: memory by going to disk alone, processors by a pause if it can,
- * which is a part of going to disk, and so never dearer; 0: not at all. */
-static unsigned way_of(const struct queue *queue, uint32_t handle, struct demand lacking) {
-    unsigned ways = queue->entries[handle].yields & ~(unsigned) queue->entries[handle].spared;
-
+/* Which of the ways would give some of what is lacking: memory by going to disk alone, processors by a pause if it can, which
+ * is a part of going to disk, and so never dearer; 0: none. */
+static unsigned way_among(unsigned ways, struct demand lacking) {
     if (lacking.memory > 0 && (ways & QUEUE_YIELD_SUSPEND))
         return QUEUE_YIELD_SUSPEND;
     if (lacking.cpus == 0)
@@ -351,22 +352,58 @@ static unsigned way_of(const struct queue *queue, uint32_t handle, struct demand
     return ways & QUEUE_YIELD_PAUSE ? QUEUE_YIELD_PAUSE : ways;
 }
 
+static unsigned way_of(const struct queue *queue, uint32_t handle, struct demand lacking) {
+    return way_among(queue->entries[handle].yields & ~(unsigned) queue->entries[handle].spared, lacking);
+}
+
 struct asking {
-    struct queue *queue;
+    const struct queue *queue;
     struct order_slot first; /* of those that wait: who runs and comes after it may be asked */
     bool alarmed;            /* by its alarm alone: services are left in peace */
     int64_t now;
 };
 
-static bool may_be_asked(const struct asking *asking, uint32_t handle, int64_t key) {
+/* Whatever its ways are worth. */
+static enum queue_obstacle obstacle_of(const struct asking *asking, uint32_t handle, int64_t key) {
     const struct queue *queue = asking->queue;
     const struct queue_entry *entry = &queue->entries[handle], *first = &queue->entries[asking->first.handle];
 
-    if (keeps_running(queue, entry, asking->now))
-        return false;
-    if (asking->alarmed) /* by arrival alone: scores of two whose alarms rang may be equal after rounding */
-        return entry->submitted > first->submitted && queue->wants[handle].time < TIME_FOREVER;
-    return !comes_first(queue, key, entry->rank, &asking->first);
+    if (entry->yielding)
+        return QUEUE_IS_ASKED;
+    if (!entry->yields)
+        return QUEUE_CANNOT_YIELD;
+    if (asking->alarmed && queue->wants[handle].time >= TIME_FOREVER)
+        return QUEUE_IS_SERVICE;
+    /* For an alarm by arrival alone: scores of two whose alarms rang may be equal after rounding. */
+    if (asking->alarmed ? entry->submitted <= first->submitted : comes_first(queue, key, entry->rank, &asking->first))
+        return QUEUE_COMES_FIRST;
+    return keeps_running(queue, entry, asking->now) ? QUEUE_RUNS_TOO_SHORT : QUEUE_MAY_BE_ASKED;
+}
+
+static bool may_be_asked(const struct asking *asking, uint32_t handle, int64_t key) {
+    return obstacle_of(asking, handle, key) == QUEUE_MAY_BE_ASKED;
+}
+
+void queue_find_obstacle(const struct queue *queue, uint32_t waiting, uint32_t running, unsigned spared, int64_t now,
+                         struct queue_prospect *ret) {
+    const struct queue_entry *first = &queue->entries[waiting], *entry = &queue->entries[running];
+    const struct policy *policy = queue->options.policy;
+    const struct asking asking = { queue, { first->key, first->rank, waiting },
+                                   policy->preempts_on_alarm && !policy->preempts, now };
+    struct demand wanted = queue->wants[waiting].demand, lacking = lacking_of(queue, wanted);
+    unsigned way;
+
+    if (!is_lacking(lacking)) /* enough is about to come, but is not there yet */
+        lacking = lacking_in(queue->free, wanted);
+    way = way_among(entry->yields & ~spared, lacking);
+    ret->key = queue_key(queue, running, now);
+    ret->obstacle = obstacle_of(&asking, running, ret->key);
+    ret->way = entry->yielding ? entry->yielding : way ? way : way_among(entry->yields, lacking);
+    ret->gift = queue_gift(queue, running, ret->way);
+    if (ret->way == 0 && entry->yields)
+        ret->obstacle = QUEUE_FREES_NOTHING;
+    else if (way == 0 && ret->obstacle == QUEUE_MAY_BE_ASKED)
+        ret->obstacle = QUEUE_IS_SPARED;
 }
 
 /* The running one that comes last, of those that come after `first` and could help; of equals the one that it costs least. */

@@ -128,6 +128,26 @@ void queue_spare(struct queue *queue, uint32_t handle, unsigned ways);
 int64_t queue_yield_cost(const struct queue *queue, uint32_t handle, enum queue_yield way);
 /* Other costs from now on. */
 void queue_set_costs(struct queue *queue, const struct queue_costs *costs);
+/* Why one that runs is not asked to give way for one that waits. */
+enum queue_obstacle {
+    QUEUE_MAY_BE_ASKED,
+    QUEUE_IS_ASKED,       /* it was asked already */
+    QUEUE_RUNS_TOO_SHORT, /* for the residency, or for its burst of round robin */
+    QUEUE_IS_SPARED,      /* its way is not worth the cost at present */
+    QUEUE_COMES_FIRST,    /* it comes before the one that waits */
+    QUEUE_IS_SERVICE,     /* it has no end: an alarm leaves it in peace */
+    QUEUE_FREES_NOTHING,  /* none of its ways frees what is lacking: a pause keeps memory */
+    QUEUE_CANNOT_YIELD,   /* it has no way, or could not go one when it was asked */
+};
+struct queue_prospect {
+    enum queue_obstacle obstacle;
+    unsigned way;       /* enum queue_yield: the cheapest that helps, worth it or not; 0: none */
+    int64_t key;        /* its place in the order: the largest is asked first */
+    struct demand gift; /* what that way gives back */
+};
+/* As if the waiting one were the first of the queue, and the ways `spared` not worth it. */
+void queue_find_obstacle(const struct queue *queue, uint32_t waiting, uint32_t running, unsigned spared, int64_t now,
+                         struct queue_prospect *ret);
 /* For whom those were asked to give way that the last pass asked; UINT32_MAX: nobody was. */
 uint32_t queue_asked_for(const struct queue *queue);
 /* Other rules from now on; who waits is ordered anew, who runs runs on. -ENOMEM: nothing changed, or, should that happen in

@@ -9,6 +9,7 @@
 
 #include "engine/engine-internal.h"
 #include "engine/ledger-internal.h"
+#include "engine/queue-internal.h"
 
 #define GIB ((double) (1 << 30))
 #define SECOND 1e6
@@ -89,20 +90,152 @@ static int64_t may_be_asked_at(const struct engine *engine, const struct engine_
     return worth < (double) TIME_FOREVER ? entry->since + (int64_t) worth : TIME_FOREVER;
 }
 
+static unsigned ways_spared(const struct engine *engine, const struct engine_entry *entry, int64_t now) {
+    unsigned yields = queue_entry(engine->queue, entry->handle)->yields, spared = 0;
+
+    for (unsigned way = QUEUE_YIELD_PAUSE; way <= QUEUE_YIELD_SUSPEND; way <<= 1)
+        if ((yields & way) && may_be_asked_at(engine, entry, (enum queue_yield) way, now) > now)
+            spared |= way;
+    return spared;
+}
+
 void engine_spare(struct engine *engine, int64_t now) {
     const struct policy *policy = engine->options.policy;
     uint32_t handle;
 
     if ((!policy->preempts && !policy->preempts_on_alarm) || queue_waiting(engine->queue) == 0)
         return;
-    for (size_t i = 0; queue_running_at(engine->queue, i, &handle); i++) {
-        const struct engine_entry *entry = engine_entry_at(engine, handle);
-        unsigned yields = queue_entry(engine->queue, handle)->yields, spared = 0;
-        for (unsigned way = QUEUE_YIELD_PAUSE; way <= QUEUE_YIELD_SUSPEND; way <<= 1)
-            if ((yields & way) && may_be_asked_at(engine, entry, (enum queue_yield) way, now) > now)
-                spared |= way;
-        queue_spare(engine->queue, handle, spared);
+    for (size_t i = 0; queue_running_at(engine->queue, i, &handle); i++)
+        queue_spare(engine->queue, handle, ways_spared(engine, engine_entry_at(engine, handle), now));
+}
+
+/* --- who could -------------------------------------------------------------------------------------------------------- */
+
+/* Until time lets it be asked; UINT64_MAX: it does not. */
+static uint64_t wait_until_asked(const struct engine *engine, const struct engine_entry *entry,
+                                 const struct queue_prospect *prospect, int64_t now) {
+    int64_t at = may_be_asked_at(engine, entry, (enum queue_yield) prospect->way, now), burst;
+
+    if (at >= TIME_FOREVER)
+        return UINT64_MAX;
+    if (engine->options.policy->by_arrival) {
+        burst = (int64_t) (engine->options.parameters.quantum * SECOND);
+        burst += queue_entry(engine->queue, entry->handle)->started;
+        at = burst > at ? burst : at;
     }
+    return at > now ? (uint64_t) (at - now) : 0;
+}
+
+static void yielder_of(const struct engine *engine, const struct engine_entry *entry, const struct queue_prospect *prospect,
+                       int64_t now, struct engine_yielder *ret) {
+    bool by_time = prospect->obstacle == QUEUE_MAY_BE_ASKED || prospect->obstacle == QUEUE_RUNS_TOO_SHORT ||
+                   prospect->obstacle == QUEUE_IS_SPARED;
+
+    *ret = (struct engine_yielder){ .userdata = entry->userdata, .name = entry->name, .obstacle = prospect->obstacle,
+                                    .way = prospect->way, .asked_in = UINT64_MAX, .key = prospect->key };
+    if (prospect->way)
+        ret->cost = (uint64_t) queue_yield_cost(engine->queue, entry->handle, (enum queue_yield) prospect->way);
+    if (by_time && prospect->way)
+        ret->asked_in = wait_until_asked(engine, entry, prospect, now);
+    ret->ends_before = by_time && ret->asked_in == UINT64_MAX;
+}
+
+/* Those that were asked, those that may be, those that time will let be, those that end before, and the others. */
+static unsigned grade_of(const struct engine_yielder *yielder) {
+    if (yielder->obstacle == QUEUE_IS_ASKED)
+        return 0;
+    if (yielder->asked_in != UINT64_MAX)
+        return yielder->obstacle == QUEUE_MAY_BE_ASKED ? 1 : 2;
+    return yielder->ends_before ? 3 : 4 + (unsigned) yielder->obstacle;
+}
+
+/* Would a be asked before b? Of those who may be, who comes last is, and of equals whom it costs least. */
+static bool is_asked_before(const struct engine_yielder *a, const struct engine_yielder *b) {
+    if (grade_of(a) != grade_of(b))
+        return grade_of(a) < grade_of(b);
+    if (a->asked_in != b->asked_in)
+        return a->asked_in < b->asked_in;
+    if (a->key != b->key)
+        return a->key > b->key;
+    return a->cost < b->cost;
+}
+
+static void yielders_add(struct engine_yielders *yielders, const struct engine_yielder *yielder) {
+    size_t at = yielders->count;
+
+    while (at > 0 && is_asked_before(yielder, &yielders->who[at - 1]))
+        at--;
+    if (yielders->count == ENGINE_YIELDERS)
+        yielders->more++;
+    else
+        yielders->count++;
+    for (size_t i = yielders->count - 1; i > at; i--)
+        yielders->who[i] = yielders->who[i - 1];
+    if (at < ENGINE_YIELDERS)
+        yielders->who[at] = *yielder;
+}
+
+/* What the room would be, if those gave way that were asked, that may be asked now, that ever may be. */
+struct rooms {
+    struct demand asked, now, ever;
+};
+
+static void rooms_add(struct rooms *rooms, const struct engine_yielder *yielder, struct demand gift) {
+    bool asked = yielder->obstacle == QUEUE_IS_ASKED, now = yielder->obstacle == QUEUE_MAY_BE_ASKED;
+
+    if (asked)
+        rooms->asked = demand_sum(rooms->asked, gift);
+    if (asked || now)
+        rooms->now = demand_sum(rooms->now, gift);
+    if (asked || now || yielder->asked_in != UINT64_MAX)
+        rooms->ever = demand_sum(rooms->ever, gift);
+}
+
+static enum engine_refrain refrain_of(const struct engine *engine, const struct engine_entry *entry, const struct rooms *rooms) {
+    const struct policy *policy = engine->options.policy;
+    struct demand wanted = queue_demand(engine->queue, entry->handle);
+
+    if (demand_fits(wanted, queue_free_room(engine->queue, 0)))
+        return ENGINE_HAS_ROOM;
+    if (!policy->preempts && !policy->preempts_on_alarm)
+        return ENGINE_NEVER_ASKS;
+    if (demand_fits(wanted, rooms->asked))
+        return ENGINE_IS_ASKING;
+    if (queue_position(engine->queue, entry->handle) > 1)
+        return ENGINE_ASKS_FOR_FIRST;
+    if (!policy->preempts && !policy_is_alarm(queue_entry(engine->queue, entry->handle)->key))
+        return ENGINE_ASKS_ON_ALARM;
+    if (demand_fits(wanted, rooms->now))
+        return ENGINE_ASKS;
+    return demand_fits(wanted, rooms->ever) ? ENGINE_TOO_LITTLE_YET : ENGINE_TOO_LITTLE;
+}
+
+int engine_find_yielders(const struct engine *engine, const char *id, uint64_t now, struct engine_yielders *ret) {
+    const struct engine_entry *entry = map_get(engine->entries, id);
+    struct demand room = queue_free_room(engine->queue, (int64_t) now);
+    struct rooms rooms = { room, room, room };
+    uint32_t handle;
+
+    *ret = (struct engine_yielders){ .refrain = ENGINE_ASKS };
+    if (!entry || entry->admitted)
+        return -ENOENT;
+    for (size_t i = 0; queue_running_at(engine->queue, i, &handle); i++) {
+        const struct engine_entry *other = engine_entry_at(engine, handle);
+        struct queue_prospect prospect;
+        struct engine_yielder yielder;
+        queue_find_obstacle(engine->queue, entry->handle, handle, ways_spared(engine, other, (int64_t) now), (int64_t) now,
+                            &prospect);
+        yielder_of(engine, other, &prospect, (int64_t) now, &yielder);
+        rooms_add(&rooms, &yielder, prospect.gift);
+        yielders_add(ret, &yielder);
+    }
+    ret->refrain = refrain_of(engine, entry, &rooms);
+    if (ret->refrain == ENGINE_ASKS_ON_ALARM) {
+        double left = engine->options.parameters.alarm * SECOND -
+                      ((double) now - (double) queue_entry(engine->queue, entry->handle)->submitted);
+        ret->alarm_in = left > 0 ? (uint64_t) left : 0;
+    }
+    return 0;
 }
 
 /* --- telling --------------------------------------------------------------------------------------------------------- */

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "base/json.h"
+#include "engine/queue.h"
 
 /* What giving way costs on this node, as measured by whoever does it, and when it is worth that. */
 
@@ -36,3 +37,34 @@ double engine_cost_rate(const struct engine *engine, enum engine_cost what);
 /* Member "gives_way" of an object: how it would give way, what each way takes, and when it may be asked. Nothing for who does
  * not run or cannot. */
 void engine_emit_yield(const struct engine *engine, const char *id, uint64_t now, struct emitter *emitter);
+
+/* Why nobody is asked to give way for one that waits. */
+enum engine_refrain {
+    ENGINE_ASKS,           /* somebody is asked in the next pass */
+    ENGINE_IS_ASKING,      /* those that were asked will make enough room */
+    ENGINE_HAS_ROOM,       /* nothing is lacking */
+    ENGINE_NEVER_ASKS,     /* the policy asks nobody */
+    ENGINE_ASKS_ON_ALARM,  /* the policy asks only for one whose alarm rang */
+    ENGINE_ASKS_FOR_FIRST, /* others wait before it */
+    ENGINE_TOO_LITTLE_YET, /* those that may be asked now would not make enough room: then nobody is */
+    ENGINE_TOO_LITTLE,     /* nor would all that could ever be */
+};
+struct engine_yielder {
+    void *userdata;       /* of one that runs */
+    const char *name;     /* borrowed until the engine changes */
+    enum queue_obstacle obstacle;
+    unsigned way;         /* enum queue_yield; 0: none helps */
+    uint64_t cost;        /* microseconds that the way takes, as measured */
+    uint64_t asked_in;    /* microseconds; UINT64_MAX: time alone does not bring it about */
+    bool ends_before;     /* spared since it is expected to end sooner than it could be moved */
+    int64_t key;
+};
+#define ENGINE_YIELDERS 8
+struct engine_yielders {
+    enum engine_refrain refrain;
+    uint64_t alarm_in;    /* of ENGINE_ASKS_ON_ALARM, microseconds */
+    struct engine_yielder who[ENGINE_YIELDERS]; /* who would be asked first, first; at the end those who cannot */
+    size_t count, more;   /* of those that run, how many are told, and how many are not */
+};
+/* Who could give way for one that waits, if it were the first in the queue. -ENOENT: it does not wait. */
+int engine_find_yielders(const struct engine *engine, const char *id, uint64_t now, struct engine_yielders *ret);

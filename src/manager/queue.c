@@ -238,6 +238,108 @@ static int emit_flip(struct manager *manager, const struct instance *instance, s
     return 0;
 }
 
+/* --- who could give way ---------------------------------------------------------------------------------------------- */
+
+static const char *const refrain_names[] = { "asks", "asking", "room", "policy", "alarm", "order", "not_yet", "too_little" };
+static const char *const obstacle_names[] = { "none", "asked", "residency", "cost", "order", "service", "memory", "cannot" };
+
+static char *refrain_sentence(const struct manager *manager, const struct engine_yielders *yielders) {
+    const char *policy = manager->queue_settings.policy;
+    _cleanup_free_ char *alarm = NULL;
+
+    switch (yielders->refrain) {
+    case ENGINE_ASKS:
+        return strdup("room is made for it by those that may be asked");
+    case ENGINE_IS_ASKING:
+        return strdup("those that were asked make enough room");
+    case ENGINE_HAS_ROOM:
+        return strdup("there is room for it: nobody has to give way");
+    case ENGINE_NEVER_ASKS:
+        return text_format("under %s nobody is asked to give way", policy);
+    case ENGINE_ASKS_ON_ALARM:
+        alarm = text_format_duration(yielders->alarm_in / CLOCK_MILLISECOND);
+        return alarm ? text_format("under %s nobody is asked before its alarm rings, in %s", policy, alarm) : NULL;
+    case ENGINE_ASKS_FOR_FIRST:
+        return strdup("others are asked for the first in the queue alone");
+    case ENGINE_TOO_LITTLE_YET:
+        return strdup("those that may be asked now would not make enough room, so that nobody is");
+    case ENGINE_TOO_LITTLE:
+        return strdup("all that could be asked would not make enough room, so that nobody is");
+    }
+    return NULL;
+}
+
+static bool is_about_time(const struct engine_yielder *yielder) {
+    return yielder->obstacle == QUEUE_MAY_BE_ASKED || yielder->obstacle == QUEUE_RUNS_TOO_SHORT ||
+           yielder->obstacle == QUEUE_IS_SPARED || yielder->obstacle == QUEUE_COMES_FIRST;
+}
+
+static char *obstacle_sentence(const struct manager *manager, const struct instance *waiting,
+                               const struct engine_yielder *yielder) {
+    switch (yielder->obstacle) {
+    case QUEUE_MAY_BE_ASKED:
+        return strdup("it may be asked");
+    case QUEUE_IS_ASKED:
+        return strdup("it was asked, and is giving way");
+    case QUEUE_RUNS_TOO_SHORT:
+    case QUEUE_IS_SPARED:
+        if (yielder->ends_before)
+            return strdup("it is expected to end sooner than it could be moved");
+        if (yielder->obstacle == QUEUE_RUNS_TOO_SHORT)
+            return strdup("nobody has to give way who has not run for the residency");
+        return strdup("to move it is not worth what that takes until it has worked for longer");
+    case QUEUE_COMES_FIRST:
+        return text_format("under %s it comes before %s", manager->queue_settings.policy, waiting->name);
+    case QUEUE_IS_SERVICE:
+        return strdup("it has no known end, and an alarm leaves such in peace");
+    case QUEUE_FREES_NOTHING:
+        return strdup("a pause frees no memory, and it cannot go to disk");
+    case QUEUE_CANNOT_YIELD:
+        return strdup(preempt_ways(yielder->userdata) ? "it could not when it was asked"
+                                                      : "it can neither be paused nor go to disk");
+    }
+    return NULL;
+}
+
+static void emit_yielder(const struct manager *manager, const struct instance *waiting, const struct engine_yielder *yielder,
+                         bool never, struct emitter *emitter) {
+    bool suspend = yielder->way & QUEUE_YIELD_SUSPEND, by_policy = never && is_about_time(yielder);
+    _cleanup_free_ char *sentence = by_policy ? strdup("its policy asks nobody")
+                                              : obstacle_sentence(manager, waiting, yielder);
+
+    emit_object(emitter);
+    emit_key_text(emitter, "name", yielder->name);
+    emit_key_text(emitter, "way", yielder->way ? (suspend ? "suspend" : "pause") : NULL);
+    emit_key_text(emitter, "frees", yielder->way ? (suspend ? "cpus and memory" : "cpus") : NULL);
+    emit_seconds(emitter, "cost", yielder->way ? yielder->cost : UINT64_MAX);
+    emit_seconds(emitter, "asked_in", by_policy ? UINT64_MAX : yielder->asked_in);
+    emit_key_text(emitter, "reason", by_policy ? "policy" : yielder->ends_before ? "ends" : obstacle_names[yielder->obstacle]);
+    emit_key_text(emitter, "message", sentence);
+    emit_object_end(emitter);
+}
+
+static void emit_yielders(struct manager *manager, const struct instance *waiting, struct emitter *emitter) {
+    _cleanup_free_ char *sentence = NULL;
+    struct engine_yielders yielders;
+
+    emit_key(emitter, "could_give_way");
+    if (engine_find_yielders(manager->engine, waiting->assigned.uuid, clock_now(), &yielders) < 0) {
+        emit_null(emitter);
+        return;
+    }
+    sentence = refrain_sentence(manager, &yielders);
+    emit_object(emitter);
+    emit_key_text(emitter, "reason", refrain_names[yielders.refrain]);
+    emit_key_text(emitter, "message", sentence);
+    emit_key(emitter, "who");
+    emit_array(emitter);
+    for (size_t i = 0; i < yielders.count; i++)
+        emit_yielder(manager, waiting, &yielders.who[i], yielders.refrain == ENGINE_NEVER_ASKS, emitter);
+    emit_array_end(emitter);
+    emit_key_unsigned(emitter, "more", yielders.more);
+    emit_object_end(emitter);
+}
+
 static int emit_queued(struct manager *manager, const struct instance *instance, const struct engine_explanation *why,
                        struct emitter *emitter, struct error *error) {
     size_t wanted = why->position <= ENGINE_FORESEEN ? why->position : 0; /* further back nobody can tell cheaply */
@@ -256,6 +358,7 @@ static int emit_queued(struct manager *manager, const struct instance *instance,
     emit_key_text(emitter, "reason", why->resource ? why->resource : "order");
     emit_key_text(emitter, "message", sentence);
     engine_emit_score(manager->engine, instance->assigned.uuid, now, emitter);
+    emit_yielders(manager, instance, emitter);
     return emit_flip(manager, instance, emitter, error);
 }
 

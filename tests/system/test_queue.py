@@ -178,6 +178,9 @@ def test_what_would_let_it_start(make_daemon):
     assert (why["waits"], why["position"], why["reason"]) == (True, 1, "cpus")
     assert why["if"]["fewer_cpus"] == 0.5 and why["if"]["suspended"] == "batch-7" and why["if"]["ahead"] is None
     assert why["if"]["sentence"] == "starts now if cpus were 0.5 less, or if batch-7 were suspended"
+    told = why["could_give_way"]  # fcfs asks nobody, but who could is told
+    assert (told["reason"], {row["name"] for row in told["who"]}) == ("policy", {"batch-7", "holder"})
+    assert all((row["way"], row["reason"], row["asked_in"]) == ("pause", "policy", None) for row in told["who"])
     why = daemon.get("/v1/instances/behind/why")
     assert (why["position"], why["reason"], why["if"]["ahead"]) == (2, "order", "waiting")
     # It is true.
@@ -244,8 +247,15 @@ def test_memory_is_freed_by_going_to_disk(make_daemon):
     daemon.create("short", start=True, memory=whole // 2, duration="1s", labels={"run": "delay=2s,exit=0"}, wait=False)
     # Nothing was measured: 10 s for a GiB to disk and back are supposed, and it works for four times that before it is asked.
     wait_for(daemon, "short", "queued")
+    told = daemon.get("/v1/instances/short/why")["could_give_way"]
     ways = daemon.get("/v1/instances/long/why")["gives_way"]
     cost = ways["suspend"]["cost"]
+    assert (told["reason"], told["more"], [row["name"] for row in told["who"]]) == ("not_yet", 0, ["long"])
+    row = told["who"][0]
+    assert (row["way"], row["frees"], row["reason"]) == ("suspend", "cpus and memory", "cost")
+    assert row["cost"] == pytest.approx(cost, abs=0.01) and ways["suspend"]["asked_in"] <= row["asked_in"] <= 4 * cost
+    shown = polder(daemon, "why", "short").stdout
+    assert "would not make enough room" in shown and re.search(r"^long +suspend +cpus and memory .* not worth", shown, re.M), shown
     assert cost == pytest.approx(0.2 + 10 * (whole * 3 // 4) / 2**30, rel=0.01) and 0 < ways["suspend"]["asked_in"] <= 4 * cost
     assert ways["measured"]["suspend"] == {"seconds_per_gib": 5, "times": 0}
     assert ways["pause"]["frees"] == "cpus" and ways["pause"]["cost"] == pytest.approx(0.2)
@@ -276,6 +286,9 @@ def test_who_cannot_give_way_runs_on(make_daemon):
                what="the failed try is noted")
     time.sleep(2.5)  # two ticks: it is not tried again and again
     assert (daemon.state_of("long"), daemon.state_of("short"), preemptions(daemon, "long")) == ("running", "queued", 0)
+    told = daemon.get("/v1/instances/short/why")["could_give_way"]
+    assert told["reason"] == "too_little" and told["who"][0]["reason"] == "cannot"
+    assert told["who"][0]["message"] == "it could not when it was asked"
     assert sum(row["action"] == "instance.preempt" for row in daemon.audit()) == 1
     daemon.act("long", "stop")
     wait_for(daemon, "short", "running")
@@ -305,6 +318,9 @@ def test_nobody_gives_way_before_his_time(make_daemon):
     create(daemon, "short", duration="1s")
     time.sleep(2.5)
     assert (daemon.state_of("long"), daemon.state_of("short")) == ("running", "queued")
+    row = daemon.get("/v1/instances/short/why")["could_give_way"]["who"][0]
+    assert (row["name"], row["way"], row["frees"], row["reason"]) == ("long", "pause", "cpus", "residency")
+    assert 3500 < row["asked_in"] < 3600 and row["cost"] > 0
     set_queue(daemon, residency="0s")
     wait_for(daemon, "short", "running")
     assert daemon.state_of("long") == "paused"

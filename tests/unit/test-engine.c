@@ -676,6 +676,90 @@ static void test_an_alarm_makes_others_give_way(void **state _unused_) {
     }
 }
 
+/* --- who could give way ------------------------------------------------------------------------------------------------ */
+
+static void expect_yielder(const struct engine_yielders *yielders, size_t at, const char *id, enum queue_obstacle obstacle,
+                           unsigned way, uint64_t cost, uint64_t asked_in) {
+    const struct engine_yielder *yielder = &yielders->who[at];
+
+    assert_true(at < yielders->count);
+    assert_string_equal(yielder->name, id);
+    assert_int_equal(yielder->obstacle, obstacle);
+    assert_int_equal(yielder->way, way);
+    assert_int_equal(yielder->cost, cost);
+    assert_int_equal(yielder->asked_in, asked_in);
+}
+
+/* By hand: a GiB takes 10.2 s to disk and back, so it works for 40.8 s before it is asked. Half a GiB is free. */
+static void test_who_could_give_way(void **state _unused_) {
+    struct engine *engine = engine_with("priority:preemptive", BACKFILL_NONE);
+    const uint64_t cost = 10200000;
+    struct engine_yielders yielders;
+
+    submit_ranked(engine, "low", 0, GIB, BOTH, 0);
+    submit_ranked(engine, "container", 0, GIB, QUEUE_YIELD_PAUSE, 0);
+    submit_ranked(engine, "fixed", 0, GIB / 2, 0, 0);
+    submit_ranked(engine, "above", 20, GIB, BOTH, 0);
+    drain(engine, 0);
+    assert_int_equal(engine_find_yielders(engine, "low", 0, &yielders), -ENOENT);
+    submit_ranked(engine, "high", 10, GIB + GIB / 2, BOTH, 1);
+    submit_ranked(engine, "behind", 5, GIB, BOTH, 1);
+    assert_int_equal(engine_find_yielders(engine, "high", SECONDS, &yielders), 0);
+    assert_int_equal(yielders.refrain, ENGINE_TOO_LITTLE_YET);
+    assert_int_equal(yielders.count, 4);
+    assert_int_equal(yielders.more, 0);
+    expect_yielder(&yielders, 0, "low", QUEUE_IS_SPARED, QUEUE_YIELD_SUSPEND, cost, 4 * cost - SECONDS);
+    expect_yielder(&yielders, 1, "above", QUEUE_COMES_FIRST, QUEUE_YIELD_SUSPEND, cost, UINT64_MAX);
+    expect_yielder(&yielders, 2, "container", QUEUE_FREES_NOTHING, 0, 0, UINT64_MAX);
+    expect_yielder(&yielders, 3, "fixed", QUEUE_CANNOT_YIELD, 0, 0, UINT64_MAX);
+    expect_nothing(engine, 40);
+    assert_int_equal(engine_find_yielders(engine, "behind", 41 * SECONDS, &yielders), 0);
+    assert_int_equal(yielders.refrain, ENGINE_ASKS_FOR_FIRST);
+    assert_int_equal(engine_find_yielders(engine, "high", 41 * SECONDS, &yielders), 0);
+    assert_int_equal(yielders.refrain, ENGINE_ASKS);
+    expect_yielder(&yielders, 0, "low", QUEUE_MAY_BE_ASKED, QUEUE_YIELD_SUSPEND, cost, 0);
+    assert_int_equal(engine_run(engine, 41 * SECONDS), 0);
+    expect_decision(engine, ENGINE_SUSPEND, "low");
+    assert_int_equal(engine_find_yielders(engine, "high", 42 * SECONDS, &yielders), 0);
+    assert_int_equal(yielders.refrain, ENGINE_IS_ASKING);
+    expect_yielder(&yielders, 0, "low", QUEUE_IS_ASKED, QUEUE_YIELD_SUSPEND, cost, UINT64_MAX);
+    engine_free(engine);
+}
+
+/* Who does not have to for other reasons; and of many the first eight. */
+static void test_who_could_not_give_way(void **state _unused_) {
+    struct engine *engine = engine_with("priority:preemptive", BACKFILL_NONE);
+    struct engine_options options = *engine_options(engine);
+    struct engine_yielders yielders;
+    char ids[12][16];
+
+    options.residency = 100 * SECONDS;
+    assert_int_equal(engine_configure(engine, &options, 0), 0);
+    for (unsigned i = 0; i < ELEMENTS(ids); i++) {
+        snprintf(ids[i], sizeof(ids[i]), "low-%u", i);
+        submit_ranked(engine, ids[i], i, GIB / 3, BOTH, 0);
+    }
+    drain(engine, 0);
+    submit_ranked(engine, "high", 50, GIB, BOTH, 1);
+    assert_int_equal(engine_find_yielders(engine, "high", SECONDS, &yielders), 0);
+    assert_int_equal(yielders.refrain, ENGINE_TOO_LITTLE_YET);
+    assert_int_equal(yielders.count, ENGINE_YIELDERS);
+    assert_int_equal(yielders.more, 4);
+    for (unsigned i = 0; i < ENGINE_YIELDERS; i++) /* the least important is asked first */
+        expect_yielder(&yielders, i, ids[i], QUEUE_RUNS_TOO_SHORT, QUEUE_YIELD_SUSPEND, yielders.who[0].cost, 99 * SECONDS);
+    assert_int_equal(policy_find("polder", &options.policy, NULL), 0);
+    assert_int_equal(engine_configure(engine, &options, 0), 0);
+    assert_int_equal(engine_find_yielders(engine, "high", SECONDS, &yielders), 0);
+    assert_int_equal(yielders.refrain, ENGINE_NEVER_ASKS);
+    assert_int_equal(policy_find("dynamic", &options.policy, NULL), 0);
+    options.parameters.alarm = 50;
+    assert_int_equal(engine_configure(engine, &options, 0), 0);
+    assert_int_equal(engine_find_yielders(engine, "high", 11 * SECONDS, &yielders), 0);
+    assert_int_equal(yielders.refrain, ENGINE_ASKS_ON_ALARM);
+    assert_int_equal(yielders.alarm_in, 40 * SECONDS);
+    engine_free(engine);
+}
+
 static uint64_t random_next(uint64_t *seed) {
     *seed = *seed * UINT64_C(6364136223846793005) + 1442695040888963407;
     return *seed >> 33;
@@ -709,6 +793,65 @@ static void random_event(struct engine *engine, uint64_t *seed, uint64_t now) {
         assert_int_equal(engine_paused(engine, id, now), 0);
     else
         engine_measure(engine, (enum engine_cost) (number % ENGINE_COST_COUNT), request.memory, request.cpus * 1000, now);
+}
+
+/* What is told is what is done: somebody is asked exactly when that is said, and only who may be. */
+static void expect_as_told(struct engine *engine, uint64_t now, const struct engine_yielders *told) {
+    struct engine_decision decision;
+    size_t asked = 0;
+
+    assert_int_equal(engine_run(engine, now), 0);
+    while (engine_next(engine, &decision)) {
+        bool known = told->more > 0;
+        if (decision.verdict == ENGINE_START)
+            continue;
+        for (size_t i = 0; i < told->count; i++)
+            known = known || (told->who[i].userdata == decision.userdata && told->who[i].obstacle == QUEUE_MAY_BE_ASKED);
+        assert_true(known);
+        asked++;
+    }
+    assert_int_equal(asked > 0, told->refrain == ENGINE_ASKS);
+}
+
+static void test_who_is_asked_was_told(void **state _unused_) {
+    static const char *const names[] = { "srtf", "priority:preemptive" };
+    static char places[40];
+    size_t asked = 0;
+
+    for (uint64_t run = 0; run < 40; run++) {
+        struct engine *engine = engine_with(names[run % 2], BACKFILL_NONE);
+        struct engine_options options = *engine_options(engine);
+        uint64_t seed = run, now = 1;
+        options.estimate = ESTIMATE_REQUESTED;
+        options.parameters.yield_prior = 1;
+        assert_int_equal(engine_configure(engine, &options, 0), 0);
+        for (unsigned i = 0; i < 300; i++) {
+            struct engine_forecast first;
+            struct engine_yielders told;
+            char id[16];
+            uint64_t number = random_next(&seed) % ELEMENTS(places);
+            struct engine_request request = { .id = id, .kind = KIND_VM, .cpus = 10 + random_next(&seed) % 600,
+                                              .memory = (1 + random_next(&seed) % 900) << 20,
+                                              .priority = (int64_t) (random_next(&seed) % 5), .userdata = &places[number],
+                                              .yields = (unsigned) random_next(&seed) % 4,
+                                              .expected = (3600 + random_next(&seed) % 90000) * SECONDS };
+            snprintf(id, sizeof(id), "i%u", (unsigned) number);
+            now += random_next(&seed) % (2 * SECONDS);
+            if (random_next(&seed) % 4 == 0)
+                engine_release(engine, id, false, now);
+            else
+                assert_int_equal(engine_submit(engine, &request, now), 0);
+            if (engine_foresee(engine, now, &first, 1) == 1) {
+                assert_int_equal(engine_find_yielders(engine, first.id, now, &told), 0);
+                asked += told.refrain == ENGINE_ASKS;
+                if (told.refrain != ENGINE_HAS_ROOM) /* else it starts, and the next is the first */
+                    expect_as_told(engine, now, &told);
+            }
+            drain(engine, now);
+        }
+        engine_free(engine);
+    }
+    assert_in_range(asked, 50, 40 * 300);
 }
 
 static void random_options(struct engine *engine, uint64_t seed, uint64_t now) {
@@ -852,6 +995,8 @@ int main(void) {
         cmocka_unit_test(test_costs_are_worth_it), cmocka_unit_test(test_the_cheaper_way),
         cmocka_unit_test(test_no_more_than_needed), cmocka_unit_test(test_who_is_about_to_end_is_waited_for),
         cmocka_unit_test(test_moving_is_bounded), cmocka_unit_test(test_an_alarm_makes_others_give_way),
+        cmocka_unit_test(test_who_could_give_way), cmocka_unit_test(test_who_could_not_give_way),
+        cmocka_unit_test(test_who_is_asked_was_told),
         cmocka_unit_test(test_a_pause_frees_no_memory), cmocka_unit_test(test_replay_gives_the_same_bytes),
         cmocka_unit_test(test_another_version_is_refused_by_name), cmocka_unit_test(test_a_decision_tells),
         cmocka_unit_test(test_overcommit_is_per_kind),
