@@ -24,6 +24,7 @@ import machines  # noqa: E402
 import peers  # noqa: E402
 import placing  # noqa: E402
 import queueing  # noqa: E402
+import waiting  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
@@ -311,7 +312,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", default="build-bench")
     parser.add_argument("--runs", type=int, default=30)
-    parser.add_argument("--only", choices=["containers", "machines", "daemon", "placing", "queueing"])
+    parser.add_argument("--only", choices=["containers", "machines", "daemon", "placing", "queueing", "waiting"])
     parser.add_argument("--disk", default=os.environ.get("POLDER_BENCH_DISK"), help="disk image of a VM (or POLDER_BENCH_DISK)")
     parser.add_argument("--pages", type=pathlib.Path, help="write plots of how the cost of placing and of the queue grows into this directory")
     parser.add_argument("--no-write", action="store_true")
@@ -336,7 +337,10 @@ def main():
             queueing.measure(build, report, page_of(arguments, "queueing.html"))
         if arguments.only in (None, "daemon"):
             bench_daemon(build, polder, report, scratch)
-        if arguments.only not in ("daemon", "placing", "queueing"):
+        if arguments.only in (None, "waiting"):
+            (pathlib.Path(scratch) / "waiting").mkdir()
+            waiting.measure(sys.modules[__name__], build, report, pathlib.Path(scratch) / "waiting")
+        if arguments.only not in ("daemon", "placing", "queueing", "waiting"):
             directory = pathlib.Path(scratch) / "d"
             directory.mkdir()
             daemon = Daemon(build, directory, "--log-level", "debug")

@@ -85,7 +85,7 @@ const struct route queue_routes[] = {
     { "GET", "/v1/what-if", handle_what_if, PERMISSION_VIEW, "Expected starts if it were otherwise: more instances, another policy, another node",
       &what_if_table, NULL, "WhatIf", ROUTE_QUICK },
     { "GET", "/v1/instances/{name}/why", handle_why, PERMISSION_VIEW, "Why it waits or runs, and what would let it start now",
-      NULL, NULL, "Why", ROUTE_QUICK },
+      NULL, NULL, "Why", 0 },
     { "GET", "/v1/ledger", handle_ledger, PERMISSION_VIEW, "What the engine was told and decided, as far as it is kept: lines of JSON, "
       "which 'polder simulate queue' replays", NULL, NULL, "application/x-ndjson", 0 },
     { "GET", "/v1/decisions/{number}", handle_decision, PERMISSION_VIEW, "A decision of the queue: candidates, scores, what would have changed it",

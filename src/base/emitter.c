@@ -141,18 +141,26 @@ void emit_text(struct emitter *emitter, const char *text) {
         emit_null(emitter);
 }
 
-void emit_integer(struct emitter *emitter, int64_t value) {
-    char text[24];
+/* By hand: a checkpoint of the engine has some hundred thousand. */
+static void add_digits(struct emitter *emitter, uint64_t value, bool negative) {
+    char text[24], *at = text + sizeof(text);
 
-    snprintf(text, sizeof(text), "%" PRId64, value);
-    emit_raw(emitter, text);
+    begin(emitter);
+    do
+        *--at = (char) ('0' + value % 10);
+    while (value /= 10);
+    if (negative)
+        *--at = '-';
+    buffer_add(emitter->out, at, (size_t) (text + sizeof(text) - at));
+    emitter->comma = true;
+}
+
+void emit_integer(struct emitter *emitter, int64_t value) {
+    add_digits(emitter, value < 0 ? -(uint64_t) value : (uint64_t) value, value < 0);
 }
 
 void emit_unsigned(struct emitter *emitter, uint64_t value) {
-    char text[24];
-
-    snprintf(text, sizeof(text), "%" PRIu64, value);
-    emit_raw(emitter, text);
+    add_digits(emitter, value, false);
 }
 
 /* The shortest form that reads back as the same number. */

@@ -10,7 +10,7 @@ struct ledger;
 /* Shared by engine.c (who is there, and decisions) and what explains, records and tries them. */
 
 struct engine_entry {
-    char *id, *name;
+    const char *id, *name; /* within `texts` */
     enum kind kind;
     uint64_t cpus, memory; /* as asked */
     uint64_t owner, class;
@@ -22,6 +22,7 @@ struct engine_entry {
     bool service, admitted, paused; /* paused: waits and keeps its memory */
     uint32_t handle;
     void *userdata;
+    char texts[];
 };
 
 struct engine_pending {

@@ -131,12 +131,6 @@ uint64_t engine_hash(const char *text) {
 
 /* --- life --------------------------------------------------------------------------------------------------------- */
 
-static void entry_free(struct engine_entry *entry) {
-    free(entry->id);
-    free(entry->name);
-    free(entry);
-}
-
 int engine_new(const struct engine_node *node, const struct engine_options *options, struct engine **ret) {
     struct engine *engine = calloc(1, sizeof(*engine));
     struct queue_options queue;
@@ -177,7 +171,7 @@ void engine_free(struct engine *engine) {
     if (!engine)
         return;
     while (engine->entries && map_next(engine->entries, &position, NULL, &value))
-        entry_free(value);
+        free(value);
     map_free(engine->entries);
     queue_free(engine->queue);
     predictor_free(engine->predictor);
@@ -279,13 +273,15 @@ void engine_queue_request(struct engine *engine, const struct engine_request *re
 }
 
 int engine_entry_new(struct engine *engine, const struct engine_request *request, struct engine_entry **ret) {
-    struct engine_entry *entry = calloc(1, sizeof(*entry));
+    const char *name = request->name ? request->name : request->id;
+    size_t id_size = strlen(request->id) + 1, name_size = strlen(name) + 1;
+    struct engine_entry *entry = calloc(1, sizeof(*entry) + id_size + name_size);
     int r;
 
     if (!entry)
         return -ENOMEM;
-    entry->id = strdup(request->id);
-    entry->name = strdup(request->name ? request->name : request->id);
+    entry->id = memcpy(entry->texts, request->id, id_size);
+    entry->name = memcpy(entry->texts + id_size, name, name_size);
     entry->kind = request->kind;
     entry->cpus = request->cpus;
     entry->memory = request->memory;
@@ -295,9 +291,9 @@ int engine_entry_new(struct engine *engine, const struct engine_request *request
     entry->limit = request->limit;
     entry->service = request->service;
     entry->userdata = request->userdata;
-    r = entry->id && entry->name ? map_put(engine->entries, entry->id, entry) : -ENOMEM;
+    r = map_put(engine->entries, entry->id, entry);
     if (r < 0) {
-        entry_free(entry);
+        free(entry);
         return r;
     }
     *ret = entry;
@@ -332,7 +328,7 @@ static int entry_add(struct engine *engine, const struct engine_request *request
                  : queue_submit(engine->queue, &queued, (int64_t) now, &entry->handle);
     if (r < 0) {
         (void) map_remove(engine->entries, entry->id);
-        entry_free(entry);
+        free(entry);
         return r;
     }
     if (admitted)
@@ -360,7 +356,7 @@ static void entry_remove(struct engine *engine, struct engine_entry *entry, uint
     if (entry->admitted)
         promise_back(engine, entry);
     (void) ledger_outcome(engine, queue_remove(engine->queue, entry->handle, (int64_t) now));
-    entry_free(entry);
+    free(entry);
 }
 
 int engine_occupy(struct engine *engine, const struct engine_request *request, uint64_t now) {
@@ -663,7 +659,7 @@ bool engine_walk(const struct engine *engine, struct engine_cursor *cursor, void
     if (!queue_next_waiting(engine->queue, &cursor->cursor, &handle))
         return false;
     entry = engine_entry_at(engine, handle);
-    *ret_why = (struct engine_explanation){ .position = ++cursor->position };
+    *ret_why = (struct engine_explanation){ .position = queue_position(engine->queue, handle) };
     explain(engine, entry, ret_why);
     *ret_userdata = entry->userdata;
     return true;

@@ -120,11 +120,10 @@ struct engine_explanation {
 };
 void engine_explain(const struct engine *engine, const char *id, struct engine_explanation *ret);
 
-/* Walks the queue in order, for those who explain all of it: from a zeroed cursor on, *ret_userdata and *ret_why (whose
- * position is right) until it returns false. The queue must not change meanwhile. */
+/* Walks the queue in order, for those who explain all of it: from a zeroed cursor on, *ret_userdata and *ret_why until it returns
+ * false. What is told of each is right; if the queue changes meanwhile, some may be left out or told twice. */
 struct engine_cursor {
     struct queue_cursor cursor;
-    size_t position;
 };
 bool engine_walk(const struct engine *engine, struct engine_cursor *cursor, void **ret_userdata,
                  struct engine_explanation *ret_why);

@@ -108,24 +108,30 @@ static void emit_measured(const struct engine *engine, struct emitter *emitter) 
     emit_array_end(emitter);
 }
 
-static void emit_histories(const struct engine *engine, struct emitter *emitter) {
-    int64_t values[PREDICTOR_VALUES];
-    size_t position = 0;
+struct engine_snapshot {
+    struct engine engine;          /* as it was, with a queue and entries of its own; nothing else of it may be followed */
+    struct engine_entry *entries;
+    char *texts;
+    int64_t (*histories)[PREDICTOR_VALUES];
+    size_t history_count;
+    uint64_t next;                 /* decision */
+};
 
+static void emit_histories(const struct engine_snapshot *snapshot, struct emitter *emitter) {
     emit_key(emitter, "history");
     emit_array(emitter);
-    while (predictor_next(engine->predictor, &position, values))
-        emit_integers(emitter, values, PREDICTOR_VALUES);
+    for (size_t i = 0; i < snapshot->history_count; i++)
+        emit_integers(emitter, snapshot->histories[i], PREDICTOR_VALUES);
     emit_array_end(emitter);
 }
 
-int engine_checkpoint(struct engine *engine, struct buffer *out) {
+int engine_snapshot_write(const struct engine_snapshot *snapshot, struct buffer *out) {
+    const struct engine *engine = &snapshot->engine;
     struct emitter emitter = EMITTER_INIT(out);
 
-    engine->queue->plan_lost = true; /* reservations are made anew here and there alike */
     emit_object(&emitter);
     emit_key_integer(&emitter, "checkpoint", ENGINE_VERSION);
-    emit_key_unsigned(&emitter, "next", engine->ledger ? engine->ledger->next : 1);
+    emit_key_unsigned(&emitter, "next", snapshot->next);
     emit_key_integer(&emitter, "sequence", (int64_t) engine->sequence);
     emit_node(engine, &emitter);
     emit_key(&emitter, "options");
@@ -134,15 +140,105 @@ int engine_checkpoint(struct engine *engine, struct buffer *out) {
     emit_object_end(&emitter);
     emit_queue(engine->queue, &emitter);
     emit_entries(engine, &emitter);
-    emit_histories(engine, &emitter);
+    emit_histories(snapshot, &emitter);
     emit_measured(engine, &emitter);
     emit_key_boolean(&emitter, "learning", engine->learning);
     emit_key_integer(&emitter, "expected_at", engine->expected_at);
     emit_object_end(&emitter);
     buffer_add_text(out, "\n");
+    return out->failed ? -ENOMEM : 0;
+}
+
+/* --- at one moment ---------------------------------------------------------------------------------------------------- */
+
+static int copy_histories(const struct engine *engine, struct engine_snapshot *snapshot) {
+    int64_t values[PREDICTOR_VALUES];
+    size_t position = 0;
+
+    while (predictor_next(engine->predictor, &position, values))
+        snapshot->history_count++;
+    snapshot->histories = calloc(snapshot->history_count + 1, sizeof(*snapshot->histories));
+    if (!snapshot->histories)
+        return -ENOMEM;
+    position = 0;
+    for (size_t i = 0; i < snapshot->history_count; i++)
+        (void) predictor_next(engine->predictor, &position, snapshot->histories[i]);
+    return 0;
+}
+
+static char *copy_text(char **at, const char *text) {
+    char *copy = *at;
+
+    *at = stpcpy(copy, text) + 1;
+    return copy;
+}
+
+/* Who is in the copied queue, as entries of the snapshot's own. */
+static int copy_entries(struct engine_snapshot *snapshot) {
+    struct queue *queue = snapshot->engine.queue;
+    size_t size = 0, count = 0;
+    char *at;
+
+    for (size_t i = 0; i < queue->entry_count; i++)
+        if (queue->entries[i].state != QUEUE_ABSENT) {
+            const struct engine_entry *entry = queue->entries[i].userdata;
+            size += strlen(entry->id) + strlen(entry->name) + 2;
+            count++;
+        }
+    snapshot->texts = at = malloc(size + 1);
+    snapshot->entries = calloc(count + 1, sizeof(*snapshot->entries));
+    if (!snapshot->texts || !snapshot->entries)
+        return -ENOMEM;
+    count = 0;
+    for (size_t i = 0; i < queue->entry_count; i++)
+        if (queue->entries[i].state != QUEUE_ABSENT) {
+            struct engine_entry *copy = &snapshot->entries[count++];
+            memcpy(copy, queue->entries[i].userdata, sizeof(*copy));
+            copy->id = copy_text(&at, copy->id);
+            copy->name = copy_text(&at, copy->name);
+            queue->entries[i].userdata = copy;
+        }
+    return 0;
+}
+
+int engine_snapshot_take(struct engine *engine, struct engine_snapshot **ret) {
+    _cleanup_snapshot_ struct engine_snapshot *snapshot = calloc(1, sizeof(*snapshot));
+    int r;
+
+    if (!snapshot)
+        return -ENOMEM;
+    engine->queue->plan_lost = true; /* reservations are made anew here and there alike */
+    snapshot->engine = *engine;
+    snapshot->engine.queue = NULL;
+    snapshot->next = engine->ledger ? engine->ledger->next : 1;
+    r = queue_copy(engine->queue, &snapshot->engine.queue);
+    if (r >= 0)
+        r = copy_entries(snapshot);
+    if (r >= 0)
+        r = copy_histories(engine, snapshot);
+    if (r < 0)
+        return r;
     if (engine->ledger)
         ledger_cut(engine->ledger, 0);
-    return out->failed ? -ENOMEM : 0;
+    *ret = STEAL_PTR(snapshot);
+    return 0;
+}
+
+void engine_snapshot_free(struct engine_snapshot *snapshot) {
+    if (!snapshot)
+        return;
+    queue_free(snapshot->engine.queue);
+    free(snapshot->entries);
+    free(snapshot->texts);
+    free(snapshot->histories);
+    free(snapshot);
+}
+
+int engine_checkpoint(struct engine *engine, struct buffer *out) {
+    _cleanup_snapshot_ struct engine_snapshot *snapshot = NULL;
+    int r = engine_snapshot_take(engine, &snapshot);
+
+    return r < 0 ? r : engine_snapshot_write(snapshot, out);
 }
 
 /* --- in --------------------------------------------------------------------------------------------------------------- */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
+#include "base/cleanup.h"
 #include "base/json.h"
 #include "engine/engine.h"
 
@@ -16,8 +17,16 @@ int engine_record(struct engine *engine, uint64_t next);
 /* What was recorded since the last take; *ret is allocated, NULL when there is nothing. -ENOMEM: what was recorded is lost, so
  * that a checkpoint must follow. */
 int engine_take_journal(struct engine *engine, char **ret, size_t *ret_size);
-/* One line with the whole state, and a newline; nothing of what was recorded before counts after it. No decision may be
- * untaken (engine_next). -ENOMEM. */
+/* The whole state at this moment, apart from the engine, which may go on: nothing of what was recorded before counts after it.
+ * No decision may be untaken (engine_next). -ENOMEM. */
+struct engine_snapshot;
+int engine_snapshot_take(struct engine *engine, struct engine_snapshot **ret);
+void engine_snapshot_free(struct engine_snapshot *snapshot);
+DEFINE_CLEANUP(struct engine_snapshot *, engine_snapshot_free)
+#define _cleanup_snapshot_ _cleanup_(engine_snapshot_freep)
+/* It as one line, and a newline; on any thread, for with 10,000 instances that takes a while. -ENOMEM. */
+int engine_snapshot_write(const struct engine_snapshot *snapshot, struct buffer *out);
+/* Both in one. */
 int engine_checkpoint(struct engine *engine, struct buffer *out);
 
 /* Members "score", "formula" and "terms" of an object: what the policy makes of one that waits, as computed. Nothing for who

@@ -212,6 +212,11 @@ int queue_copy(const struct queue *queue, struct queue **ret) {
     return 0;
 }
 
+bool queue_is_same(const struct queue *queue, const struct queue *copy, uint32_t handle) {
+    return handle < queue->entry_count && queue->entries[handle].state != QUEUE_ABSENT &&
+           queue->entries[handle].id == copy->entries[handle].id;
+}
+
 bool queue_next_waiting(const struct queue *queue, struct queue_cursor *cursor, uint32_t *ret_handle) {
     struct order_position position = { cursor->block, cursor->slot };
     const struct order_slot *slot = order_at(&queue->waiting, &position);

@@ -154,6 +154,8 @@ uint32_t queue_asked_for(const struct queue *queue);
  * the middle, the order is the old one. */
 int queue_configure(struct queue *queue, const struct queue_options *options, int64_t now);
 int queue_copy(const struct queue *queue, struct queue **ret);
+/* Is the handle there, and of the same one as in the copy that was made before? */
+bool queue_is_same(const struct queue *queue, const struct queue *copy, uint32_t handle);
 /* The waiting in order: from a zeroed cursor on, until it returns false. The queue must not change meanwhile. */
 struct queue_cursor {
     size_t block, slot;

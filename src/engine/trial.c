@@ -11,6 +11,14 @@
 
 /* --- what would let it start ------------------------------------------------------------------------------------------ */
 
+struct engine_trial {
+    struct engine view;        /* with a queue of its own; entries and what else it points to may not be followed */
+    int64_t now;
+    struct engine_flip flip;   /* without the names */
+    uint32_t gone, ahead;      /* handles; UINT32_MAX: none */
+    struct engine_entry entry; /* of the one it is about; its texts may not be followed either */
+};
+
 struct watch {
     uint32_t handle;
     bool started;
@@ -97,9 +105,9 @@ static uint32_t next_larger(const struct engine *engine, struct demand lacking, 
     return best;
 }
 
-static int try_without(const struct engine *engine, const struct engine_entry *entry, int64_t now,
-                       struct engine_flip *ret) {
-    struct demand wanted = queue_demand(engine->queue, entry->handle), room = queue_free_room(engine->queue, now);
+static int try_without(struct engine_trial *trial) {
+    const struct engine *engine = &trial->view;
+    struct demand wanted = queue_demand(engine->queue, trial->entry.handle), room = queue_free_room(engine->queue, trial->now);
     struct demand lacking = { wanted.cpus - room.cpus, wanted.memory - room.memory };
     uint64_t share = 0;
     uint32_t last = UINT32_MAX;
@@ -109,39 +117,106 @@ static int try_without(const struct engine *engine, const struct engine_entry *e
         struct change change = { NULL, next_larger(engine, lacking, &share, &last) };
         if (change.removed == UINT32_MAX)
             return 0;
-        r = would_start(engine, entry->handle, &change, now);
+        r = would_start(engine, trial->entry.handle, &change, trial->now);
         if (r > 0)
-            ret->gone = engine_entry_at(engine, change.removed)->name;
+            trial->gone = change.removed;
     }
     return r;
 }
 
-static int try_ahead(const struct engine *engine, const struct engine_entry *entry, int64_t now, struct engine_flip *ret) {
+static int try_ahead(struct engine_trial *trial) {
     struct queue_cursor cursor = { 0 };
     struct change change = { NULL, UINT32_MAX };
     int r;
 
-    if (!queue_next_waiting(engine->queue, &cursor, &change.removed) || change.removed == entry->handle)
+    if (!queue_next_waiting(trial->view.queue, &cursor, &change.removed) || change.removed == trial->entry.handle)
         return 0;
-    r = would_start(engine, entry->handle, &change, now);
+    r = would_start(&trial->view, trial->entry.handle, &change, trial->now);
     if (r > 0)
-        ret->ahead = engine_entry_at(engine, change.removed)->name;
+        trial->ahead = change.removed;
     return r;
 }
 
-int engine_find_flip(const struct engine *engine, const char *id, uint64_t now, struct engine_flip *ret) {
+/* Further back than ENGINE_FORESEEN nobody can tell cheaply. */
+static int foresee(struct engine_trial *trial) {
+    size_t wanted = queue_position(trial->view.queue, trial->entry.handle);
+    _cleanup_free_ struct queue_forecast *forecasts = NULL;
+    ssize_t count;
+
+    if (wanted > ENGINE_FORESEEN)
+        return 0;
+    forecasts = calloc(wanted + 1, sizeof(*forecasts));
+    count = forecasts ? queue_forecast(trial->view.queue, trial->now, forecasts, wanted) : -ENOMEM;
+    if (count == (ssize_t) wanted && forecasts[wanted - 1].start < TIME_FOREVER)
+        trial->flip.start = (uint64_t) forecasts[wanted - 1].start;
+    return count < 0 ? (int) count : 0;
+}
+
+int engine_trial_new(const struct engine *engine, const char *id, uint64_t now, struct engine_trial **ret) {
     const struct engine_entry *entry = map_get(engine->entries, id);
+    _cleanup_trial_ struct engine_trial *trial = NULL;
     int r;
 
-    *ret = (struct engine_flip){ 0 };
     if (!entry || entry->admitted)
         return -ENOENT;
-    r = try_less(engine, entry, (int64_t) now, ret);
+    trial = calloc(1, sizeof(*trial));
+    if (!trial)
+        return -ENOMEM;
+    trial->view = *engine;
+    trial->view.queue = NULL;
+    memcpy(&trial->entry, entry, sizeof(trial->entry));
+    trial->now = (int64_t) now;
+    trial->gone = trial->ahead = UINT32_MAX;
+    trial->flip.start = UINT64_MAX;
+    r = queue_copy(engine->queue, &trial->view.queue);
+    if (r < 0)
+        return r;
+    *ret = STEAL_PTR(trial);
+    return 0;
+}
+
+void engine_trial_free(struct engine_trial *trial) {
+    if (!trial)
+        return;
+    queue_free(trial->view.queue);
+    free(trial);
+}
+
+int engine_trial_run(struct engine_trial *trial) {
+    int r = foresee(trial);
+
     if (r >= 0)
-        r = try_without(engine, entry, (int64_t) now, ret);
+        r = try_less(&trial->view, &trial->entry, trial->now, &trial->flip);
     if (r >= 0)
-        r = try_ahead(engine, entry, (int64_t) now, ret);
+        r = try_without(trial);
+    if (r >= 0)
+        r = try_ahead(trial);
     return r < 0 ? r : 0;
+}
+
+/* The name of one of the copy's, if it still is what it was: handles are used again, ids never. */
+static const char *name_of(const struct engine_trial *trial, const struct engine *engine, uint32_t handle) {
+    if (handle == UINT32_MAX || !queue_is_same(engine->queue, trial->view.queue, handle))
+        return NULL;
+    return engine_entry_at(engine, handle)->name;
+}
+
+void engine_trial_flip(const struct engine_trial *trial, const struct engine *engine, struct engine_flip *ret) {
+    *ret = trial->flip;
+    ret->gone = name_of(trial, engine, trial->gone);
+    ret->ahead = name_of(trial, engine, trial->ahead);
+}
+
+int engine_find_flip(const struct engine *engine, const char *id, uint64_t now, struct engine_flip *ret) {
+    _cleanup_trial_ struct engine_trial *trial = NULL;
+    int r = engine_trial_new(engine, id, now, &trial);
+
+    *ret = (struct engine_flip){ .start = UINT64_MAX };
+    if (r >= 0)
+        r = engine_trial_run(trial);
+    if (r >= 0)
+        engine_trial_flip(trial, engine, ret);
+    return r;
 }
 
 /* --- what if ---------------------------------------------------------------------------------------------------------- */

@@ -1,17 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
+#include "base/cleanup.h"
 #include "engine/engine.h"
 
 /* Questions that are answered by trying: the same code decides, on a copy of the queue. */
 
-/* What would let one that waits start now. */
+/* What would let one that waits start now, and when it is expected to. A trial is made from the engine, then run on a copy of the
+ * queue, on any thread, since with 10,000 waiting that takes tens of milliseconds; then its result is read beside the engine,
+ * which may have gone on. */
+struct engine_trial;
 struct engine_flip {
     uint64_t fewer_cpus, less_memory; /* if it asked for so much less (thousandths, bytes); both 0: that does not help */
     const char *gone;  /* if this running one were suspended (its name, borrowed); NULL: no single one helps */
     const char *ahead; /* if this waiting one were not there; NULL: that does not help */
+    uint64_t start;    /* expected; UINT64_MAX: not known, or it is not among the first ENGINE_FORESEEN */
 };
 /* -ENOENT: it does not wait. -ENOMEM. */
+int engine_trial_new(const struct engine *engine, const char *id, uint64_t now, struct engine_trial **ret);
+void engine_trial_free(struct engine_trial *trial);
+DEFINE_CLEANUP(struct engine_trial *, engine_trial_free)
+#define _cleanup_trial_ _cleanup_(engine_trial_freep)
+/* -ENOMEM. */
+int engine_trial_run(struct engine_trial *trial);
+/* Of one that was run. Those who are not there any more are not told. */
+void engine_trial_flip(const struct engine_trial *trial, const struct engine *engine, struct engine_flip *ret);
+/* All of it at once. -ENOENT: it does not wait. -ENOMEM. */
 int engine_find_flip(const struct engine *engine, const char *id, uint64_t now, struct engine_flip *ret);
 
 /* What if it were otherwise? */

@@ -57,23 +57,39 @@ static int append_job(void *userdata) {
     return r;
 }
 
-static int append(struct manager *manager, uint64_t segment, const char *text, size_t size, bool first) {
+static int append(struct manager *manager, uint64_t segment, const char *text, size_t size) {
     _cleanup_free_ char *path = segment_path(manager, segment);
-    struct append append = { path, text, size, first };
+    struct append append = { path, text, size, false };
 
     return path ? fiber_job(append_job, &append) : -ENOMEM;
+}
+
+struct beginning {
+    const char *path;
+    const struct engine_snapshot *snapshot;
+};
+
+static int begin_job(void *userdata) {
+    struct beginning *beginning = userdata;
+    _cleanup_buffer_ struct buffer checkpoint = BUFFER_INIT;
+    int r = engine_snapshot_write(beginning->snapshot, &checkpoint);
+    struct append append = { beginning->path, checkpoint.data, checkpoint.size, true };
+
+    return r < 0 ? r : append_job(&append);
 }
 
 /* The next file, which begins with a checkpoint; what was recorded before is in the last one. Where that fails, the last one
  * stays the last, and none is removed: a full disk costs what comes, not what is there. */
 static int segment_begin(struct manager *manager) {
-    _cleanup_buffer_ struct buffer checkpoint = BUFFER_INIT;
-    _cleanup_free_ char *old = NULL;
-    int r = engine_checkpoint(manager->engine, &checkpoint);
+    _cleanup_snapshot_ struct engine_snapshot *snapshot = NULL;
+    _cleanup_free_ char *old = NULL, *path = segment_path(manager, manager->ledger_segment + 1);
+    struct beginning beginning = { .path = path };
+    int r = path ? engine_snapshot_take(manager->engine, &snapshot) : -ENOMEM;
 
+    beginning.snapshot = snapshot;
     manager->ledger_broken = true;
     if (r >= 0)
-        r = append(manager, manager->ledger_segment + 1, checkpoint.data, checkpoint.size, true);
+        r = fiber_job(begin_job, &beginning);
     if (r < 0)
         return r;
     manager->ledger_broken = false;
@@ -99,12 +115,12 @@ static int flush(struct manager *manager) {
         return 0;
     if (manager->ledger_size + size <= SEGMENT_MOST) {
         manager->ledger_size += size;
-        r = append(manager, last, text, size, false);
+        r = append(manager, last, text, size);
         manager->ledger_broken = r < 0;
         return r;
     }
     r = segment_begin(manager);
-    rest = append(manager, last, text, size, false);
+    rest = append(manager, last, text, size);
     return r < 0 ? r : rest;
 }
 

@@ -217,25 +217,18 @@ static char *flip_sentence(const struct engine_flip *flip) {
     return joined ? text_format("starts now %s", joined) : NULL;
 }
 
-static int emit_flip(struct manager *manager, const struct instance *instance, struct emitter *emitter,
-                     struct error *error) {
-    _cleanup_free_ char *sentence = NULL;
-    struct engine_flip flip;
-    int r = engine_find_flip(manager->engine, instance->assigned.uuid, clock_now(), &flip);
+static void emit_flip(const struct engine_flip *flip, struct emitter *emitter) {
+    _cleanup_free_ char *sentence = flip_sentence(flip);
 
-    if (r < 0)
-        return error_errno(error, r, "trying what would let it start");
-    sentence = flip_sentence(&flip);
     emit_key(emitter, "if");
     emit_object(emitter);
     emit_key(emitter, "fewer_cpus");
-    emit_double(emitter, (double) flip.fewer_cpus / 1000);
-    emit_key_unsigned(emitter, "less_memory", flip.less_memory);
-    emit_key_text(emitter, "suspended", flip.gone);
-    emit_key_text(emitter, "ahead", flip.ahead);
+    emit_double(emitter, (double) flip->fewer_cpus / 1000);
+    emit_key_unsigned(emitter, "less_memory", flip->less_memory);
+    emit_key_text(emitter, "suspended", flip->gone);
+    emit_key_text(emitter, "ahead", flip->ahead);
     emit_key_text(emitter, "sentence", sentence);
     emit_object_end(emitter);
-    return 0;
 }
 
 /* --- who could give way ---------------------------------------------------------------------------------------------- */
@@ -340,34 +333,59 @@ static void emit_yielders(struct manager *manager, const struct instance *waitin
     emit_object_end(emitter);
 }
 
-static int emit_queued(struct manager *manager, const struct instance *instance, const struct engine_explanation *why,
-                       struct emitter *emitter, struct error *error) {
-    size_t wanted = why->position <= ENGINE_FORESEEN ? why->position : 0; /* further back nobody can tell cheaply */
-    _cleanup_free_ struct engine_forecast *forecasts = calloc(wanted + 1, sizeof(*forecasts));
+static void emit_queued(struct manager *manager, const struct instance *instance, const struct engine_explanation *why,
+                        const struct engine_flip *flip, struct emitter *emitter) {
     _cleanup_error_ struct error reason = ERROR_INIT;
     _cleanup_free_ char *sentence = queue_sentence(why, &reason);
     uint64_t now = clock_now();
-    ssize_t count = forecasts ? engine_foresee(manager->engine, now, forecasts, wanted) : -ENOMEM;
 
-    if (count < (ssize_t) wanted)
-        return error_errno(error, -ENOMEM, "looking at the queue");
     emit_key_unsigned(emitter, "position", why->position);
     emit_seconds(emitter, "waited", now - why->since);
     emit_seconds(emitter, "expected", why->expected);
-    queue_emit_start(emitter, count > 0 ? forecasts[count - 1].start : UINT64_MAX, now);
+    queue_emit_start(emitter, flip->start != UINT64_MAX && flip->start < now ? now : flip->start, now);
     emit_key_text(emitter, "reason", why->resource ? why->resource : "order");
     emit_key_text(emitter, "message", sentence);
     engine_emit_score(manager->engine, instance->assigned.uuid, now, emitter);
     emit_yielders(manager, instance, emitter);
-    return emit_flip(manager, instance, emitter, error);
+    emit_flip(flip, emitter);
 }
+
+static int trial_job(void *userdata) {
+    return engine_trial_run(userdata);
+}
+
+/* Tries on a worker thread: nobody else shall wait for that. What it finds is as of the moment when it began, and nothing
+ * if the instance does not wait. */
+static int try_flip(struct manager *manager, const char *name, struct engine_flip *ret, struct error *error) {
+    _cleanup_trial_ struct engine_trial *trial = NULL;
+    struct instance *instance;
+    int r = registry_lookup(manager, name, false, &instance, error);
+
+    *ret = (struct engine_flip){ .start = UINT64_MAX };
+    if (r < 0)
+        return r;
+    r = engine_trial_new(manager->engine, instance->assigned.uuid, clock_now(), &trial);
+    if (r == -ENOENT)
+        return 0;
+    if (r >= 0)
+        r = fiber_job(trial_job, trial);
+    if (r < 0)
+        return error_errno(error, r, "trying what would let it start");
+    engine_trial_flip(trial, manager->engine, ret);
+    return 0;
+}
+
+/* --- of one ---------------------------------------------------------------------------------------------------------- */
 
 int manager_why_emit(struct manager *manager, const char *name, struct emitter *emitter, struct error *error) {
     struct engine_explanation why;
+    struct engine_flip flip;
     struct instance *instance;
     uint64_t number;
-    int r = registry_lookup(manager, name, false, &instance, error);
+    int r = try_flip(manager, name, &flip, error);
 
+    if (r >= 0)
+        r = registry_lookup(manager, name, false, &instance, error); /* it may have gone meanwhile */
     if (r < 0)
         return r;
     engine_explain(manager->engine, instance->assigned.uuid, &why);
@@ -380,7 +398,7 @@ int manager_why_emit(struct manager *manager, const char *name, struct emitter *
     emit_key_text(emitter, "why_kind", instance->assigned.why_kind);
     emit_key_boolean(emitter, "waits", why.standing == ENGINE_QUEUED);
     if (why.standing == ENGINE_QUEUED)
-        r = emit_queued(manager, instance, &why, emitter, error);
+        emit_queued(manager, instance, &why, &flip, emitter);
     else
         emit_key_text(emitter, "message", instance->status.message);
     engine_emit_yield(manager->engine, instance->assigned.uuid, clock_now(), emitter);
@@ -394,5 +412,5 @@ int manager_why_emit(struct manager *manager, const char *name, struct emitter *
     else
         emit_null(emitter);
     emit_object_end(emitter);
-    return r;
+    return 0;
 }

@@ -10,6 +10,7 @@
 #include "manager/internal.h"
 
 #define EXPLAIN_PAUSE (50 * CLOCK_MILLISECOND)
+#define EXPLAINED_AT_ONCE 500
 #define TICK CLOCK_SECOND
 #define EXPLAIN_SHARE 20 /* one part in so many of the time goes into explanations */
 
@@ -73,14 +74,29 @@ static void explain_wait(struct instance *instance, const struct engine_explanat
     instance_set_reason(instance, &reason);
 }
 
-static void explain_all(struct manager *manager) {
+/* In slices, between which others are served: if the queue changes meanwhile, all of it is gone through again soon. *ret_time is
+ * what it took. */
+static int explain_all(struct manager *manager, uint64_t *ret_time) {
+    uint64_t begun = clock_now();
     struct engine_cursor cursor = { 0 };
     struct engine_explanation why;
+    size_t count = 0;
     void *waiting;
 
-    while (engine_walk(manager->engine, &cursor, &waiting, &why))
+    *ret_time = 0;
+    while (engine_walk(manager->engine, &cursor, &waiting, &why)) {
         if (((struct instance *) waiting)->status.state == STATE_QUEUED || ((struct instance *) waiting)->yielded)
             explain_wait(waiting, &why);
+        if (++count % EXPLAINED_AT_ONCE > 0)
+            continue;
+        *ret_time += clock_now() - begun;
+        int r = fiber_yield();
+        if (r < 0)
+            return r;
+        begun = clock_now();
+    }
+    *ret_time += clock_now() - begun;
+    return 0;
 }
 
 static int explainer_main(void *userdata) {
@@ -88,16 +104,16 @@ static int explainer_main(void *userdata) {
     int r = 0;
 
     while (r >= 0) {
-        uint64_t begun, pause;
+        uint64_t taken, pause;
         if (!manager->explain_stale) {
             r = fiber_queue_wait(&manager->explain_queue, DEADLINE_NONE);
             continue;
         }
         manager->explain_stale = false;
-        begun = clock_now();
-        explain_all(manager);
-        pause = (clock_now() - begun) * EXPLAIN_SHARE;
-        r = fiber_sleep(pause > EXPLAIN_PAUSE ? pause : EXPLAIN_PAUSE);
+        r = explain_all(manager, &taken);
+        pause = taken * EXPLAIN_SHARE;
+        if (r >= 0)
+            r = fiber_sleep(pause > EXPLAIN_PAUSE ? pause : EXPLAIN_PAUSE);
     }
     return 0;
 }

@@ -932,6 +932,61 @@ static void test_replay_gives_the_same_bytes(void **state _unused_) {
     assert_true(decisions > 1000);
 }
 
+/* What happens to the engine after it was taken does not show. */
+static void test_a_snapshot_stays_as_it_was(void **state _unused_) {
+    _cleanup_buffer_ struct buffer wanted = BUFFER_INIT, found = BUFFER_INIT;
+    _cleanup_snapshot_ struct engine_snapshot *snapshot = NULL;
+    struct engine *engine = engine_with("polder", BACKFILL_EASY);
+    uint64_t seed = 7;
+
+    assert_int_equal(engine_record(engine, 3), 0);
+    for (uint64_t i = 1; i < 200; i++) {
+        random_event(engine, &seed, i * SECONDS);
+        drain(engine, i * SECONDS);
+    }
+    assert_int_equal(engine_checkpoint(engine, &wanted), 0);
+    assert_int_equal(engine_snapshot_take(engine, &snapshot), 0);
+    for (uint64_t i = 200; i < 400; i++) {
+        random_event(engine, &seed, i * SECONDS);
+        drain(engine, i * SECONDS);
+    }
+    engine_free(engine);
+    assert_int_equal(engine_snapshot_write(snapshot, &found), 0);
+    assert_string_equal(found.data, wanted.data);
+}
+
+/* What is tried on it does not depend on what became of the engine; who went away meanwhile is not told. */
+static void test_a_trial_stays_as_it_was(void **state _unused_) {
+    for (int gone = 0; gone < 2; gone++) {
+        _cleanup_trial_ struct engine_trial *trial = NULL;
+        struct engine *engine = engine_with("fcfs", BACKFILL_NONE);
+        struct engine_flip at_once, later;
+        submit_batch(engine, "batch-7", 1000, 100, 0);
+        submit_batch(engine, "holder", 800, 100, 0);
+        submit_batch(engine, "waiting", 1000, 60, 0);
+        drain(engine, 0);
+        assert_int_equal(engine_trial_new(engine, "holder", 0, &trial), -ENOENT);
+        assert_int_equal(engine_find_flip(engine, "waiting", 10 * SECONDS, &at_once), 0);
+        assert_string_equal(at_once.gone, "holder");
+        assert_int_equal(engine_trial_new(engine, "waiting", 10 * SECONDS, &trial), 0);
+        if (gone) {
+            engine_release(engine, "holder", false, 11 * SECONDS);
+            submit_batch(engine, "another", 500, 10, 11); /* with the same handle */
+        }
+        assert_int_equal(engine_trial_run(trial), 0);
+        engine_trial_flip(trial, engine, &later);
+        assert_int_equal(at_once.start, 100 * SECONDS);
+        assert_int_equal(at_once.fewer_cpus, 800);
+        assert_int_equal(later.fewer_cpus, at_once.fewer_cpus);
+        assert_int_equal(later.start, at_once.start);
+        if (gone)
+            assert_null(later.gone);
+        else
+            assert_string_equal(later.gone, "holder");
+        engine_free(engine);
+    }
+}
+
 static void test_another_version_is_refused_by_name(void **state _unused_) {
     _cleanup_error_ struct error error = ERROR_INIT;
     struct json_object *json = json_object_new_object();
@@ -995,6 +1050,7 @@ int main(void) {
         cmocka_unit_test(test_costs_are_worth_it), cmocka_unit_test(test_the_cheaper_way),
         cmocka_unit_test(test_no_more_than_needed), cmocka_unit_test(test_who_is_about_to_end_is_waited_for),
         cmocka_unit_test(test_moving_is_bounded), cmocka_unit_test(test_an_alarm_makes_others_give_way),
+        cmocka_unit_test(test_a_snapshot_stays_as_it_was), cmocka_unit_test(test_a_trial_stays_as_it_was),
         cmocka_unit_test(test_who_could_give_way), cmocka_unit_test(test_who_could_not_give_way),
         cmocka_unit_test(test_who_is_asked_was_told),
         cmocka_unit_test(test_a_pause_frees_no_memory), cmocka_unit_test(test_replay_gives_the_same_bytes),
