@@ -1147,6 +1147,8 @@ static void run_case(fiber_function function) {
 
     loop_with(function, NULL);
     after = command_output("cat /proc/self/mountinfo");
+    if (strcmp(before, after) != 0) /* cmocka shows but the beginning */
+        fprintf(stderr, "before:\n%s\nafter:\n%s\n", before, after);
     assert_string_equal(before, after);
 }
 

@@ -25,6 +25,8 @@
 
 #define TERMINAL_TIME (20 * CLOCK_SECOND)
 #define ENTER_TIME (20 * CLOCK_SECOND)
+#define TOLD_TIME (5 * CLOCK_SECOND)
+#define TOLD_STEP (2 * CLOCK_MILLISECOND)
 #define MESSAGE_MAX 4096
 /* Numbers of descriptors in crun. */
 #define PROCESS_FD 3
@@ -52,18 +54,38 @@ static void exec_destroy(struct child *child) {
     free(exec);
 }
 
+/* 0 as long as crun has not told it. */
+static int process_id(const struct exec *exec) {
+    char text[16] = "";
+
+    return pread(exec->pid, text, sizeof(text) - 1, 0) > 0 ? atoi(text) : 0;
+}
+
+/* What was started may have spoken already, but until crun tells its number nobody but crun knows it: crun killed before that
+ * would leave it behind. */
+static int await_process_id(struct exec *exec) {
+    uint64_t deadline = deadline_in(TOLD_TIME);
+    int pid;
+
+    fiber_shield();
+    while ((pid = process_id(exec)) <= 1 && process_is_alive(&exec->child.process) && clock_now() < deadline)
+        (void) fiber_sleep(TOLD_STEP);
+    fiber_unshield();
+    return pid;
+}
+
 /* crun passes on what it gets, but cannot pass on SIGKILL. */
 static int exec_signal(struct child *child, int number) {
+    _cleanup_process_ struct process process = PROCESS_INIT;
     struct exec *exec = exec_of(child);
-    char text[16] = "";
+    uint64_t ticks;
     int pid, r;
 
     if (number != SIGKILL && number != SIGSTOP)
         return process_signal(&child->process, number);
-    if (pread(exec->pid, text, sizeof(text) - 1, 0) <= 0 || (pid = atoi(text)) <= 1)
+    pid = await_process_id(exec);
+    if (pid <= 1)
         return process_signal(&child->process, number);
-    _cleanup_process_ struct process process = PROCESS_INIT;
-    uint64_t ticks;
     /* Its parent is crun as long as crun has not reaped it: then the number is still its own. */
     r = proc_start_time(pid, &ticks);
     if (r >= 0)
@@ -76,9 +98,9 @@ static int exec_signal(struct child *child, int number) {
 /* crun and what it forks have one program file; a process in the container has another. */
 static bool exec_is_starting(struct child *child) {
     struct exec *exec = exec_of(child);
-    char text[16] = "", path[32];
     struct stat crun, process;
-    int pid = pread(exec->pid, text, sizeof(text) - 1, 0) > 0 ? atoi(text) : 0;
+    int pid = process_id(exec);
+    char path[32];
 
     if (pid <= 1)
         return true;
@@ -100,9 +122,8 @@ static bool exec_start_failed(struct child *child) {
  * which there is no memory is killed as well. Neither has written the process id, nor a word. */
 static bool was_killed_on_the_way(const struct exec *exec) {
     int status = exec->child.status;
-    char byte;
 
-    return (status == 128 + SIGPIPE || status == 128 + SIGKILL) && pread(exec->pid, &byte, 1, 0) == 0;
+    return (status == 128 + SIGPIPE || status == 128 + SIGKILL) && process_id(exec) == 0;
 }
 
 static int no_room(const struct exec *exec, struct error *error) {
