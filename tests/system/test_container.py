@@ -248,7 +248,8 @@ def test_exec(daemon, name):
     assert sh(daemon, name, "echo $A$B; pwd", environment=["B=2"], working_directory="/home") == "12\n/home\n"
     assert execute(daemon, name, "sh", "-c", "kill -9 $$")[2] == 137
     assert b"/dev/pts/" in execute(daemon, name, "tty", tty=True)[0]
-    out, _, code = execute(daemon, name, "sh", "-c", "stty size", tty=True, rows=11, columns=22)
+    # crun gives the terminal its size beside the process, which is told of it (SIGWINCH).
+    out, _, code = execute(daemon, name, "sh", "-c", "until stty size 2>/dev/null; do sleep 0.1; done", tty=True, rows=11, columns=22)
     assert (out, code) == (b"11 22\r\n", 0)
     assert execute(daemon, name, "nothing-here", whole=True)["error"]["code"] == "no-command"
     assert execute(daemon, name, "/etc", whole=True)["error"]["code"] == "not-executable"
