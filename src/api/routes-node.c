@@ -83,10 +83,16 @@ static const struct table node_query_table = TABLE("node-query", struct node_que
 
 struct node_patch {
     struct queue_settings queue;
+    char **labels;
+    char **taints;
 };
 static const struct field node_patch_fields[] = {
     { .name = "queue", .type = FIELD_OBJECT, .offset = offsetof(struct node_patch, queue), .change = CHANGE_LIVE,
       .items = &queue_settings_table, .help = "How those that wait for room are ordered." },
+    { .name = "labels", .type = FIELD_MAP, .offset = offsetof(struct node_patch, labels), .change = CHANGE_LIVE,
+      .help = "Labels of the node; null takes one away. Its rack and zone say where it lies." },
+    { .name = "taints", .type = FIELD_MAP, .offset = offsetof(struct node_patch, taints), .change = CHANGE_LIVE,
+      .help = "Taints: who does not tolerate one does not start here; an empty text for one without a value, null takes one away." },
 };
 static const struct table node_patch_table = TABLE("node", struct node_patch, node_patch_fields);
 
@@ -223,7 +229,7 @@ const struct route node_routes[] = {
       ROUTE_QUICK },
     { "GET", "/v1/node", handle_node, PERMISSION_VIEW, "The node: what is promised and what is real", NULL, NULL,
       "Node", ROUTE_QUICK },
-    { "PATCH", "/v1/node", handle_node_patch, PERMISSION_ADMIN, "Set how the node orders those that wait (RFC 7396)",
+    { "PATCH", "/v1/node", handle_node_patch, PERMISSION_ADMIN, "Set how the node orders those that wait, its labels and its taints (RFC 7396)",
       &node_query_table, &node_patch_table, "Node", ROUTE_RAW | ROUTE_REQUIRED | ROUTE_PATCH },
     { "GET", "/v1/advice", handle_advice, PERMISSION_VIEW, "Which kind suits a need on this node, and why",
       &advice_query_table, NULL, "Advice", ROUTE_QUICK },

@@ -18,7 +18,7 @@
 struct node_options {
     bool deep, repair;
     const char *policy, *backfill, *estimates, *residency;
-    char **parameters;
+    char **parameters, **labels, **taints;
     int64_t limit;
     const char *after;
 };
@@ -90,6 +90,29 @@ static void show_kinds(struct json_object *kinds) {
     }
 }
 
+/* "a=b, c"; NULL: none. */
+static char *pairs_text(struct json_object *node, const char *member) {
+    struct json_object *pairs = json_member(node, member);
+    _cleanup_list_ char **texts = NULL;
+
+    if (!json_object_is_type(pairs, json_type_object))
+        return NULL;
+    json_object_object_foreach(pairs, key, value) {
+        const char *text = json_object_get_string(value);
+        (void) list_addf(&texts, "%s%s%s", key, text_is_empty(text) ? "" : "=", text ? text : "");
+    }
+    return texts ? list_join(texts, ", ") : NULL;
+}
+
+static char *list_text(struct json_object *node, const char *member) {
+    struct json_object *array = json_member(node, member);
+    _cleanup_list_ char **texts = NULL;
+
+    for (size_t i = 0; json_object_is_type(array, json_type_array) && i < json_object_array_length(array); i++)
+        (void) list_add(&texts, json_object_get_string(json_object_array_get_idx(array, i)));
+    return texts ? list_join(texts, ", ") : NULL;
+}
+
 static int run_node_show(struct invocation *invocation, struct error *error) {
     _cleanup_response_ struct response response = RESPONSE_INIT;
     int r = get(invocation, "/v1/node", &response, error);
@@ -104,6 +127,9 @@ static int run_node_show(struct invocation *invocation, struct error *error) {
     show_line("Acceleration", text_format("%s (%s)", json_text(node, "acceleration", ""),
                                           json_text(node, "acceleration_reason", "")));
     show_line("Cgroups", text_format("%s", json_text(node, "cgroups", "")));
+    show_line("Labels", pairs_text(node, "labels"));
+    show_line("Taints", pairs_text(node, "taints"));
+    show_line("Measured", list_text(node, "measured"));
     show_line("CPUs", promised_text(node, "cpus", "physical_milli", true));
     show_line("  may promise", virtual_text(node, "cpus", "virtual_milli", true));
     show_line("Memory", promised_text(node, "memory", "physical", false));
@@ -132,13 +158,43 @@ static const struct flag set_flags[] = {
       .help = "Parameter of a policy, such as rr.quantum=30; NAME= sets it back to its default." },
     { .name = "residency", .type = FLAG_TEXT, .offset = offsetof(struct node_options, residency), .value = "DURATION",
       .help = "How long nobody who started has to give way." },
+    { .name = "label", .type = FLAG_LIST, .offset = offsetof(struct node_options, labels), .value = "KEY=VALUE",
+      .help = "Label that instances can ask for (--node-label), such as zone=a; KEY- takes it away." },
+    { .name = "taint", .type = FLAG_LIST, .offset = offsetof(struct node_options, taints), .value = "KEY[=VALUE][:NoSchedule]",
+      .help = "Taint: instances that do not tolerate it (--toleration) do not start here; KEY- takes it away." },
 };
+
+/* "KEY=VALUE", "KEY" and "KEY-" as a merge patch of a map. An effect that is understood is dropped; others are the server's to
+ * refuse. */
+static void emit_pairs(const char *name, char *const *pairs, struct emitter *emitter) {
+    if (!pairs)
+        return;
+    emit_key(emitter, name);
+    emit_object(emitter);
+    for (char *const *pair = pairs; *pair; pair++) {
+        size_t length = strlen(*pair) - (text_ends(*pair, ":NoSchedule") ? strlen(":NoSchedule") : 0);
+        size_t key = strcspn(*pair, "=:");
+        bool gone = key == length && key > 0 && (*pair)[key - 1] == '-';
+        _cleanup_free_ char *name_of = strndup(*pair, gone ? key - 1 : key < length ? key : length);
+        size_t from = key + ((*pair)[key] == '=');
+        _cleanup_free_ char *value = from < length ? strndup(*pair + from, length - from) : strdup("");
+        emit_key_text(emitter, name_of ? name_of : "", gone ? NULL : value);
+    }
+    emit_object_end(emitter);
+}
 
 static void emit_set(const struct node_options *options, struct emitter *emitter) {
     const char *const names[] = { "policy", "backfill", "estimates", "residency" };
     const char *const values[] = { options->policy, options->backfill, options->estimates, options->residency };
 
     emit_object(emitter);
+    emit_pairs("labels", options->labels, emitter);
+    emit_pairs("taints", options->taints, emitter);
+    if ((options->labels || options->taints) && !options->parameters && !options->policy && !options->backfill &&
+        !options->estimates && !options->residency) {
+        emit_object_end(emitter);
+        return;
+    }
     emit_key(emitter, "queue");
     emit_object(emitter);
     for (size_t i = 0; i < ELEMENTS(names); i++)
@@ -176,6 +232,11 @@ static int run_node_set(struct invocation *invocation, struct error *error) {
                            error);
     if (r < 0 || invocation->quiet)
         return r;
+    if (wants_table(invocation) && (options->labels || options->taints)) {
+        show_line("Labels", pairs_text(response.json, "labels"));
+        show_line("Taints", pairs_text(response.json, "taints"));
+        return 0;
+    }
     return output_object(invocation, json_member(response.json, "queue"), "policy", error);
 }
 

@@ -20,9 +20,14 @@ struct engine_entry {
     int64_t since;         /* when it was admitted last */
     unsigned corrections;
     bool service, admitted, paused; /* paused: waits and keeps its memory */
+    char **wishes[WISH_COUNT];
     uint32_t handle;
     void *userdata;
     char texts[];
+};
+
+struct engine_place {
+    char **traits, **taints;
 };
 
 struct engine_pending {
@@ -46,6 +51,9 @@ struct engine {
     struct engine_pending *pending;
     size_t pending_first, pending_count, pending_room;
     struct ledger *ledger; /* NULL: nothing is recorded */
+    struct engine_place place;
+    size_t constrained;    /* entries that ask for more than room */
+    size_t promises;       /* how often one was admitted */
 };
 
 /* A new entry with the names and numbers of the request, in the map. -ENOMEM. */
@@ -66,3 +74,14 @@ void engine_emit_costs(const struct engine *engine, const struct engine_entry *e
 /* What the queue is told of a request. */
 void engine_queue_request(struct engine *engine, const struct engine_request *request, uint64_t now,
                           struct queue_request *ret);
+
+/* --- constraints.c --- */
+void constraints_forget(struct engine *engine, struct engine_entry *entry);
+/* Its wishes from now on. -ENOMEM: as they were. */
+int constraints_note(struct engine *engine, struct engine_entry *entry, const struct engine_wishes *wishes);
+/* Bars those that the node does not take, and nobody else, in the order of the queue: who is barred for the sake of one that
+ * waits, waits for one that comes before it. True: somebody could be barred at all. -ENOMEM. */
+int constraints_bar(struct engine *engine, int64_t now);
+/* UNPLACEABLE names the label or feature that the node lacks. */
+int constraints_check(const struct engine *engine, const struct engine_wishes *wishes, struct error *error);
+void constraints_explain(const struct engine *engine, const struct engine_entry *entry, struct engine_refusal *ret);

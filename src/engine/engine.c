@@ -131,6 +131,11 @@ uint64_t engine_hash(const char *text) {
 
 /* --- life --------------------------------------------------------------------------------------------------------- */
 
+static void entry_free(struct engine *engine, struct engine_entry *entry) {
+    constraints_forget(engine, entry);
+    free(entry);
+}
+
 int engine_new(const struct engine_node *node, const struct engine_options *options, struct engine **ret) {
     struct engine *engine = calloc(1, sizeof(*engine));
     struct queue_options queue;
@@ -171,11 +176,13 @@ void engine_free(struct engine *engine) {
     if (!engine)
         return;
     while (engine->entries && map_next(engine->entries, &position, NULL, &value))
-        free(value);
+        entry_free(engine, value);
     map_free(engine->entries);
     queue_free(engine->queue);
     predictor_free(engine->predictor);
     ledger_free(engine->ledger);
+    list_free(engine->place.traits);
+    list_free(engine->place.taints);
     free(engine->pending);
     free(engine);
 }
@@ -233,7 +240,7 @@ int engine_check(const struct engine *engine, const struct engine_request *reque
         return impossible(error, "cpus", text_format_cpus(request->cpus), text_format_cpus(cpus));
     if (request->memory > memory)
         return impossible(error, "memory", text_format_size(request->memory), text_format_size(memory));
-    return 0;
+    return constraints_check(engine, &request->wishes, error);
 }
 
 /* The predictor takes class 0 for none named, and would then tell by the owner alone. */
@@ -291,9 +298,11 @@ int engine_entry_new(struct engine *engine, const struct engine_request *request
     entry->limit = request->limit;
     entry->service = request->service;
     entry->userdata = request->userdata;
-    r = map_put(engine->entries, entry->id, entry);
+    r = constraints_note(engine, entry, &request->wishes);
+    if (r >= 0)
+        r = map_put(engine->entries, entry->id, entry);
     if (r < 0) {
-        free(entry);
+        entry_free(engine, entry);
         return r;
     }
     *ret = entry;
@@ -303,6 +312,7 @@ int engine_entry_new(struct engine *engine, const struct engine_request *request
 static void promise(struct engine *engine, const struct engine_entry *entry) {
     engine->promised_cpus += entry->cpus;
     engine->promised_memory += entry->memory;
+    engine->promises++;
 }
 
 static void promise_back(struct engine *engine, const struct engine_entry *entry) {
@@ -328,7 +338,7 @@ static int entry_add(struct engine *engine, const struct engine_request *request
                  : queue_submit(engine->queue, &queued, (int64_t) now, &entry->handle);
     if (r < 0) {
         (void) map_remove(engine->entries, entry->id);
-        free(entry);
+        entry_free(engine, entry);
         return r;
     }
     if (admitted)
@@ -356,7 +366,7 @@ static void entry_remove(struct engine *engine, struct engine_entry *entry, uint
     if (entry->admitted)
         promise_back(engine, entry);
     (void) ledger_outcome(engine, queue_remove(engine->queue, entry->handle, (int64_t) now));
-    free(entry);
+    entry_free(engine, entry);
 }
 
 int engine_occupy(struct engine *engine, const struct engine_request *request, uint64_t now) {
@@ -457,7 +467,10 @@ int engine_change(struct engine *engine, const struct engine_request *request, u
             return r;
     }
     engine_queue_request(engine, request, now, &queued);
-    r = ledger_outcome(engine, queue_change(engine->queue, entry->handle, &queued, (int64_t) now));
+    r = constraints_note(engine, entry, &request->wishes);
+    if (r >= 0)
+        r = queue_change(engine->queue, entry->handle, &queued, (int64_t) now);
+    r = ledger_outcome(engine, r);
     if (r < 0)
         return error_errno(error, r, "changing its place");
     if (entry->admitted)
@@ -497,7 +510,8 @@ static void decided(void *userdata, uint32_t handle, enum queue_state state) {
 
 /* A pass starts each at most once, and asks each to give way at most once. */
 static int pending_reserve(struct engine *engine) {
-    size_t wanted = engine->pending_count + 2 * (queue_waiting(engine->queue) + queue_running(engine->queue)) + 1;
+    size_t waiting = queue_waiting(engine->queue) + queue_barred(engine->queue);
+    size_t wanted = engine->pending_count + 2 * (waiting + queue_running(engine->queue)) + 1;
     struct engine_pending *pending;
 
     if (engine->pending_first == engine->pending_count)
@@ -582,23 +596,37 @@ static int end_bursts(struct engine *engine, int64_t now) {
     return r;
 }
 
+/* One look at all that wait; 1: somebody could be barred, and somebody started. */
+static int run_once(struct engine *engine, uint64_t now) {
+    size_t before = engine->promises;
+    int r = pending_reserve(engine), barring;
+
+    if (r >= 0)
+        r = constraints_bar(engine, (int64_t) now);
+    barring = r;
+    if (r >= 0) {
+        engine_spare(engine, (int64_t) now);
+        ledger_begin(engine, now);
+        r = queue_pass(engine->queue, (int64_t) now, decided, engine);
+    }
+    return r < 0 ? r : barring > 0 && engine->promises > before;
+}
+
+/* Whoever started may be who another had to be near, or keep away from: then once more. */
 int engine_run(struct engine *engine, uint64_t now) {
-    int r = pending_reserve(engine);
+    int r;
 
     ledger_note_run(engine, now);
     engine->now = (int64_t) now;
-    if (r >= 0)
-        r = correct_estimates(engine, (int64_t) now);
+    r = correct_estimates(engine, (int64_t) now);
     if (r >= 0)
         r = expect_all_anew(engine, (int64_t) now);
     if (r >= 0)
         r = end_bursts(engine, (int64_t) now);
-    if (r >= 0) {
-        engine_spare(engine, (int64_t) now);
-        ledger_begin(engine, now);
-    }
     if (r >= 0)
-        r = queue_pass(engine->queue, (int64_t) now, decided, engine);
+        do
+            r = run_once(engine, now);
+        while (r > 0);
     return ledger_outcome(engine, r);
 }
 
@@ -619,6 +647,29 @@ bool engine_is_restless(const struct engine *engine) {
 
 /* --- explanations ------------------------------------------------------------------------------------------------- */
 
+/* Those that wait apart come after the others. */
+static size_t position_of(const struct engine *engine, const struct engine_entry *entry) {
+    size_t position = queue_waiting(engine->queue) + 1;
+
+    if (queue_entry(engine->queue, entry->handle)->state != QUEUE_BARRED)
+        return queue_position(engine->queue, entry->handle);
+    for (uint32_t handle = 0; handle < entry->handle; handle++)
+        position += queue_entry(engine->queue, handle)->state == QUEUE_BARRED;
+    return position;
+}
+
+/* The next of them from a handle on. */
+static bool next_apart(const struct engine *engine, uint32_t *handle, const struct engine_entry **ret) {
+    size_t count = queue_barred(engine->queue) > 0 ? queue_handles(engine->queue) : 0;
+
+    for (; *handle < count; (*handle)++)
+        if (queue_entry(engine->queue, *handle)->state == QUEUE_BARRED) {
+            *ret = engine_entry_at(engine, (*handle)++);
+            return true;
+        }
+    return false;
+}
+
 static void explain(const struct engine *engine, const struct engine_entry *entry, struct engine_explanation *ret) {
     const struct queue_entry *queued = queue_entry(engine->queue, entry->handle);
     struct demand wanted = queue_demand(engine->queue, entry->handle), room = queue_free_room(engine->queue, 0);
@@ -629,6 +680,11 @@ static void explain(const struct engine *engine, const struct engine_entry *entr
     ret->expected = estimate >= TIME_FOREVER ? UINT64_MAX : (uint64_t) estimate;
     if (entry->admitted)
         return;
+    ret->barred = queued->state == QUEUE_BARRED;
+    if (ret->barred) {
+        constraints_explain(engine, entry, &ret->refusal);
+        return;
+    }
     if ((int64_t) wanted.cpus > (int64_t) room.cpus) {
         ret->resource = "cpus";
         ret->wanted = entry->cpus;
@@ -647,22 +703,34 @@ void engine_explain(const struct engine *engine, const char *id, struct engine_e
     if (!entry)
         return;
     if (!entry->admitted)
-        ret->position = queue_position(engine->queue, entry->handle);
+        ret->position = position_of(engine, entry);
     explain(engine, entry, ret);
 }
 
 bool engine_walk(const struct engine *engine, struct engine_cursor *cursor, void **ret_userdata,
                  struct engine_explanation *ret_why) {
     const struct engine_entry *entry;
-    uint32_t handle;
+    uint32_t handle = 0;
+    size_t apart = 0;
 
-    if (!queue_next_waiting(engine->queue, &cursor->cursor, &handle))
+    if (queue_next_waiting(engine->queue, &cursor->cursor, &handle))
+        entry = engine_entry_at(engine, handle);
+    else if (!next_apart(engine, &cursor->apart, &entry))
         return false;
-    entry = engine_entry_at(engine, handle);
-    *ret_why = (struct engine_explanation){ .position = queue_position(engine->queue, handle) };
+    else
+        apart = ++cursor->apart_count;
+    *ret_why = (struct engine_explanation){ .position = apart ? queue_waiting(engine->queue) + apart
+                                                              : queue_position(engine->queue, handle) };
     explain(engine, entry, ret_why);
     *ret_userdata = entry->userdata;
     return true;
+}
+
+static void foresee(const struct engine *engine, const struct engine_entry *entry, size_t position, uint64_t start,
+                    struct engine_forecast *ret) {
+    *ret = (struct engine_forecast){ .userdata = entry->userdata, .id = entry->id, .name = entry->name,
+                                     .handle = entry->handle, .why.position = position, .start = start };
+    explain(engine, entry, &ret->why);
 }
 
 ssize_t engine_foresee(struct engine *engine, uint64_t now, struct engine_forecast *ret, size_t limit) {
@@ -670,19 +738,14 @@ ssize_t engine_foresee(struct engine *engine, uint64_t now, struct engine_foreca
     size_t most = limit < waiting ? limit : waiting;
     _cleanup_free_ struct queue_forecast *forecasts = calloc(most + 1, sizeof(*forecasts));
     ssize_t count = forecasts ? queue_forecast(engine->queue, (int64_t) now, forecasts, most) : -ENOMEM;
+    const struct engine_entry *apart;
+    uint32_t handle = 0;
 
-    for (ssize_t i = 0; i < count; i++) {
-        const struct engine_entry *entry = engine_entry_at(engine, forecasts[i].handle);
-        ret[i] = (struct engine_forecast){
-            .userdata = entry->userdata,
-            .id = entry->id,
-            .name = entry->name,
-            .handle = forecasts[i].handle,
-            .why.position = forecasts[i].position,
-            .start = forecasts[i].start >= TIME_FOREVER ? UINT64_MAX : (uint64_t) forecasts[i].start,
-        };
-        explain(engine, entry, &ret[i].why);
-    }
+    for (ssize_t i = 0; i < count; i++)
+        foresee(engine, engine_entry_at(engine, forecasts[i].handle), forecasts[i].position,
+                forecasts[i].start >= TIME_FOREVER ? UINT64_MAX : (uint64_t) forecasts[i].start, &ret[i]);
+    for (; count >= 0 && (size_t) count < limit && next_apart(engine, &handle, &apart); count++)
+        foresee(engine, apart, (size_t) count + 1, UINT64_MAX, &ret[count]);
     return count;
 }
 
@@ -697,7 +760,7 @@ void engine_totals(const struct engine *engine, struct engine_totals *ret) {
         .taken_cpus = (cpus + engine->scale_cpus - 1) / engine->scale_cpus,
         .taken_memory = (memory + engine->scale_memory - 1) / engine->scale_memory,
         .admitted = queue_running(engine->queue),
-        .queued = queue_waiting(engine->queue),
+        .queued = queue_waiting(engine->queue) + queue_barred(engine->queue),
     };
 }
 

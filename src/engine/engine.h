@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "engine/estimate.h"
+#include "engine/filters.h"
 #include "engine/queue.h"
 #include "model/instance.h"
 
@@ -39,6 +40,23 @@ void engine_options_init(struct engine_options *options);
 /* What contradicts itself, by name: BAD_VALUE. */
 int engine_options_check(const struct engine_options *options, struct error *error);
 
+/* Where it may run: lists of terms that end with NULL, or NULL (model/placement.h); and its own labels, which others' terms
+ * select it by. What the lists ask for is looked at when it starts, and not again while it runs. */
+enum engine_wish {
+    WISH_LABELS,
+    WISH_NODE_LABELS,
+    WISH_FEATURES,
+    WISH_TOLERATIONS,
+    WISH_AFFINITY,
+    WISH_ANTI_AFFINITY,
+    WISH_SPREAD,
+    WISH_COUNT,
+};
+extern const char *const engine_wish_names[WISH_COUNT];
+struct engine_wishes {
+    char *const *lists[WISH_COUNT];
+};
+
 struct engine_request {
     const char *id;   /* uuid; copied */
     const char *name; /* for people; copied; NULL: the id */
@@ -54,6 +72,7 @@ struct engine_request {
     bool service;     /* never ends by itself: its class tells nothing */
     uint64_t done;    /* microseconds that it ran already, work that is kept */
     unsigned yields;  /* enum queue_yield: how it can give way */
+    struct engine_wishes wishes; /* copied */
     void *userdata;   /* handed back in decisions */
 };
 
@@ -72,7 +91,14 @@ uint64_t engine_learnt_moment(const struct engine *engine);
 /* Other rules from now on, for all that wait. -ENOMEM: those that were. */
 int engine_configure(struct engine *engine, const struct engine_options *options, uint64_t now);
 
-/* Could the node ever take this request, if it were empty? IMPOSSIBLE names the resource. */
+/* What the node is, beside its room: labels ("KEY=VALUE") and features ("avx2") together, and taints ("KEY" or "KEY=VALUE").
+ * Copied. Those that wait are looked at anew by the next engine_run. -ENOMEM: as it was. */
+int engine_set_place(struct engine *engine, char *const *traits, char *const *taints, uint64_t now);
+char *const *engine_traits(const struct engine *engine);
+char *const *engine_taints(const struct engine *engine);
+
+/* Could the node ever take this request, if it were empty? IMPOSSIBLE names the resource, UNPLACEABLE the label or feature that
+ * the node lacks. What may pass (a taint, those that run there) is no reason. */
 int engine_check(const struct engine *engine, const struct engine_request *request, struct error *error);
 /* Joins the queue. Already there or running: 0, nothing changes. -ENOSPC: it could never run. */
 int engine_submit(struct engine *engine, const struct engine_request *request, uint64_t now);
@@ -110,8 +136,19 @@ enum engine_standing {
     ENGINE_QUEUED,
     ENGINE_ADMITTED,
 };
+/* What keeps one from the node whatever room there is. */
+struct engine_refusal {
+    enum filter filter; /* FILTER_PASSED: nothing */
+    const char *term;   /* its own, or the other's (against), or the taint; borrowed */
+    const char *other;  /* name of the first that stands in its way; borrowed; NULL: none */
+    size_t others;      /* how many do */
+    bool against;       /* they keep away from it */
+    bool ahead;         /* they wait before it */
+};
 struct engine_explanation {
     enum engine_standing standing;
+    bool barred;          /* it waits for the node to take it, apart from the order */
+    struct engine_refusal refusal;
     size_t position;      /* from 1 in the queue */
     const char *resource; /* what it waits for: "cpus" or "memory"; NULL: those ahead of it */
     uint64_t wanted, free; /* in the resource's unit, of this request's kind */
@@ -124,6 +161,8 @@ void engine_explain(const struct engine *engine, const char *id, struct engine_e
  * false. What is told of each is right; if the queue changes meanwhile, some may be left out or told twice. */
 struct engine_cursor {
     struct queue_cursor cursor;
+    uint32_t apart; /* the next of those that wait apart, and how many of them were told */
+    size_t apart_count;
 };
 bool engine_walk(const struct engine *engine, struct engine_cursor *cursor, void **ret_userdata,
                  struct engine_explanation *ret_why);
@@ -141,6 +180,20 @@ struct engine_forecast {
 };
 /* The first `limit` of the queue. Returns how many, or -ENOMEM. */
 ssize_t engine_foresee(struct engine *engine, uint64_t now, struct engine_forecast *ret, size_t limit);
+
+/* Each that runs or waits, by the order in which it came: what keeps it from a node of these traits and taints, beside those
+ * that run. `gone`: there is no node. False at the end; *position starts at 0. */
+struct engine_verdict_of {
+    const char *name; /* borrowed */
+    bool runs;
+    struct engine_refusal now, then;
+};
+bool engine_suppose_place(const struct engine *engine, char *const *traits, char *const *taints, bool gone, size_t *position,
+                          struct engine_verdict_of *ret);
+/* Those that run there and are selected by a term, but for one id (or NULL). */
+size_t engine_selected(const struct engine *engine, const char *term, const char *but);
+/* The terms of those that run there and keep away from one that runs or waits; false at the end. *position starts at 0. */
+bool engine_against(const struct engine *engine, const char *id, size_t *position, const char **ret_term);
 
 /* The share of the processors, beside others, that a priority from -100 to 100 earns, as a control group's weight: 10 to
  * 1000, 100 for priority 0; opposite priorities are as far below as above. */

@@ -83,32 +83,40 @@ void filter_fewest(const struct nodes *nodes, const struct placement_request *re
     }
 }
 
+static inline bool constraint_passes(const struct nodes *nodes, uint32_t node, const struct placement_request *request,
+                                     const struct constraint *constraint, uint32_t fewest) {
+    uint32_t near = nodes_group_near(nodes, constraint->group, constraint->level, node);
+    bool own = constraint->own || request->group == (int32_t) constraint->group;
+
+    switch (constraint->type) {
+    case CONSTRAINT_AFFINITY:
+        return near > 0 || (own && fewest == 0);
+    case CONSTRAINT_ANTI_AFFINITY:
+        return near == 0;
+    case CONSTRAINT_SPREAD:
+        /* A node without a domain of that level is nowhere: it cannot help to spread. */
+        return near < fewest + constraint->skew &&
+               (constraint->level == LEVEL_NODE || nodes_get(nodes, node)->domains[constraint->level] != 0);
+    }
+    return true;
+}
+
+bool filter_constraint_passes(const struct nodes *nodes, uint32_t node, const struct placement_request *request,
+                              unsigned index, const uint32_t *fewest) {
+    return constraint_passes(nodes, node, request, &request->constraints[index], fewest[index]);
+}
+
 enum filter filter_constraints(const struct nodes *nodes, uint32_t node,
                                const struct placement_request *request, const uint32_t *fewest) {
-    for (unsigned i = 0; i < request->constraint_count; i++) {
-        const struct constraint *constraint = &request->constraints[i];
-        uint32_t near = nodes_group_near(nodes, constraint->group, constraint->level, node);
-        bool own = request->group == (int32_t) constraint->group;
-
-        switch (constraint->type) {
-        case CONSTRAINT_AFFINITY:
-            if (near == 0 && !(own && fewest[i] == 0))
-                return FILTER_AFFINITY;
-            break;
-        case CONSTRAINT_ANTI_AFFINITY:
-            if (near > 0)
-                return FILTER_ANTI_AFFINITY;
-            break;
-        case CONSTRAINT_SPREAD:
-            /* A node without a domain of that level is nowhere: it cannot help to spread. */
-            if (near >= fewest[i] + constraint->skew ||
-                (constraint->level != LEVEL_NODE && nodes_get(nodes, node)->domains[constraint->level] == 0))
-                return FILTER_SPREAD;
-            break;
-        }
-    }
+    for (unsigned i = 0; i < request->constraint_count; i++)
+        if (!constraint_passes(nodes, node, request, &request->constraints[i], fewest[i]))
+            return (enum filter) (FILTER_AFFINITY + request->constraints[i].type);
     return FILTER_PASSED;
 }
+
+_Static_assert(FILTER_ANTI_AFFINITY == FILTER_AFFINITY + CONSTRAINT_ANTI_AFFINITY &&
+                   FILTER_SPREAD == FILTER_AFFINITY + CONSTRAINT_SPREAD,
+               "a filter for each type");
 
 static int refuse_pair(const struct nodes *nodes, const struct constraint *near,
                        const struct constraint *away, struct error *error) {
@@ -138,7 +146,7 @@ int filter_check_request(const struct nodes *nodes, const struct placement_reque
     if (r < 0)
         return r;
     if (request->constraint_count > CONSTRAINTS_MAX)
-        return error_set(error, ERROR_TOO_LARGE, "the list of constraints", "8");
+        return error_set(error, ERROR_TOO_LARGE, "the list of constraints", "16");
     for (unsigned i = 0; i < request->constraint_count; i++) {
         if (all[i].type == CONSTRAINT_SPREAD && all[i].skew == 0)
             return error_set(error, ERROR_BAD_VALUE, "skew", "0",

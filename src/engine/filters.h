@@ -42,8 +42,9 @@ struct constraint {
     enum node_level level;
     unsigned group;
     uint32_t skew; /* of SPREAD, at least 1 */
+    bool own;      /* it is of that group itself, though it joins another or none */
 };
-#define CONSTRAINTS_MAX 8
+#define CONSTRAINTS_MAX 16
 
 /* The part of a request on which the static filters and the scores depend; equal shapes share a view. No
  * padding may differ: make it with memset or a compound literal of all of it. */
@@ -80,6 +81,9 @@ enum filter filter_static(const struct nodes *nodes, const struct node *node, co
  * filter_fewest. */
 enum filter filter_constraints(const struct nodes *nodes, uint32_t node,
                                const struct placement_request *request, const uint32_t *fewest);
+/* One of them alone. */
+bool filter_constraint_passes(const struct nodes *nodes, uint32_t node, const struct placement_request *request,
+                              unsigned index, const uint32_t *fewest);
 void filter_fewest(const struct nodes *nodes, const struct placement_request *request, uint32_t *ret_fewest);
 
 /* Names what can never be met, whatever the nodes: BAD_REQUEST with a sentence. A trait both asked for and

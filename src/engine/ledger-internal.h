@@ -30,7 +30,7 @@ struct ledger {
     struct ledger_decision kept[LEDGER_KEPT]; /* by number */
     /* Of the pass under way: */
     struct ledger_candidate candidates[LEDGER_CANDIDATES];
-    size_t candidate_count, waiting, counted, counts[3]; /* cpus, memory, order */
+    size_t candidate_count, waiting, barred, counted, counts[3]; /* cpus, memory, order */
     struct demand room;
     int64_t now;
 };
@@ -41,6 +41,7 @@ void ledger_note_request(struct engine *engine, const char *what, const struct e
 void ledger_note_id(struct engine *engine, const char *what, const char *id, bool ended, uint64_t now);
 void ledger_note_options(struct engine *engine, const struct engine_options *options, uint64_t now);
 void ledger_note_measure(struct engine *engine, enum engine_cost what, uint64_t memory, uint64_t duration, uint64_t now);
+void ledger_note_place(struct engine *engine, uint64_t now);
 void ledger_note_run(struct engine *engine, uint64_t now);
 /* How what was noted came out; returns it. What there was no memory for did not happen, or by halves: the journal is lost. */
 int ledger_outcome(struct engine *engine, int r);
@@ -50,4 +51,7 @@ void ledger_decided(struct engine *engine, struct engine_entry *entry, enum engi
 
 /* What was before does not count any more. */
 void ledger_cut(struct ledger *ledger, uint64_t digest);
+/* The lists that are not empty, as members. */
+bool ledger_has_wishes(const struct engine_wishes *wishes);
+void ledger_emit_wishes(const struct engine_wishes *wishes, struct emitter *emitter);
 void ledger_emit_options(struct emitter *emitter, const struct engine_options *options);

@@ -36,6 +36,8 @@ static void emit_node(const struct engine *engine, struct emitter *emitter) {
     emit_key_integer(emitter, "memory", (int64_t) node->memory);
     emit_key_integers(emitter, "overcommit_cpu", node->overcommit_cpu, KIND_COUNT);
     emit_key_integers(emitter, "overcommit_memory", node->overcommit_memory, KIND_COUNT);
+    emit_key_list(emitter, "traits", engine->place.traits);
+    emit_key_list(emitter, "taints", engine->place.taints);
     emit_object_end(emitter);
 }
 
@@ -63,14 +65,16 @@ static void emit_queue(const struct queue *queue, struct emitter *emitter) {
     emit_object_end(emitter);
 }
 
-/* 12 numbers of the entry, then 20 of its place in the queue. */
+/* 12 numbers of the entry, then 20 of its place in the queue; then its wishes, if it has any. */
 static void emit_entry(const struct engine *engine, const struct engine_entry *entry, struct emitter *emitter) {
     const struct queue_entry *queued = &engine->queue->entries[entry->handle];
     const struct order_least *want = &engine->queue->wants[entry->handle];
+    struct engine_wishes wishes;
     const int64_t values[] = {
         entry->kind, (int64_t) entry->cpus, (int64_t) entry->memory, (int64_t) entry->class, (int64_t) entry->limit,
         (int64_t) entry->owner, (int64_t) entry->expected, (int64_t) entry->learnt,
-        entry->since, entry->first, entry->corrections, (entry->service ? 1 : 0) | (entry->admitted ? 2 : 0) | (entry->paused ? 4 : 0),
+        entry->since, entry->first, entry->corrections, (entry->service ? 1 : 0) | (entry->admitted ? 2 : 0) | (entry->paused ? 4 : 0) |
+            (queued->state == QUEUE_BARRED ? 8 : 0),
         entry->handle, (int64_t) queued->id, (int64_t) queued->owner, (int64_t) queued->rank, queued->submitted,
         queued->started, queued->expected_end, queued->done, queued->key, queued->priority, bits_of(queued->tag),
         bits_of(queued->weight), (int64_t) queued->held, queued->yields, queued->yielding,
@@ -78,10 +82,17 @@ static void emit_entry(const struct engine *engine, const struct engine_entry *e
         bits_of(queued->urgency),
     };
 
+    for (int i = 0; i < WISH_COUNT; i++)
+        wishes.lists[i] = entry->wishes[i];
     emit_array(emitter);
     emit_text(emitter, entry->id);
     emit_text(emitter, entry->name);
     emit_integers(emitter, values, ELEMENTS(values));
+    if (ledger_has_wishes(&wishes)) {
+        emit_object(emitter);
+        ledger_emit_wishes(&wishes, emitter);
+        emit_object_end(emitter);
+    }
     emit_array_end(emitter);
 }
 
@@ -111,6 +122,7 @@ static void emit_measured(const struct engine *engine, struct emitter *emitter) 
 struct engine_snapshot {
     struct engine engine;          /* as it was, with a queue and entries of its own; nothing else of it may be followed */
     struct engine_entry *entries;
+    size_t entry_count;
     char *texts;
     int64_t (*histories)[PREDICTOR_VALUES];
     size_t history_count;
@@ -173,11 +185,27 @@ static char *copy_text(char **at, const char *text) {
     return copy;
 }
 
+static int copy_lists(const struct engine_entry *entry, struct engine_entry *copy) {
+    int r = 0;
+
+    for (int i = 0; r >= 0 && i < WISH_COUNT; i++)
+        r = entry->wishes[i] ? list_copy(entry->wishes[i], &copy->wishes[i]) : 0;
+    return r;
+}
+
+static int copy_place(const struct engine *engine, struct engine_snapshot *snapshot) {
+    struct engine_place *copy = &snapshot->engine.place;
+    int r = engine->place.traits ? list_copy(engine->place.traits, &copy->traits) : 0;
+
+    return r >= 0 && engine->place.taints ? list_copy(engine->place.taints, &copy->taints) : r;
+}
+
 /* Who is in the copied queue, as entries of the snapshot's own. */
 static int copy_entries(struct engine_snapshot *snapshot) {
     struct queue *queue = snapshot->engine.queue;
     size_t size = 0, count = 0;
     char *at;
+    int r = 0;
 
     for (size_t i = 0; i < queue->entry_count; i++)
         if (queue->entries[i].state != QUEUE_ABSENT) {
@@ -189,16 +217,18 @@ static int copy_entries(struct engine_snapshot *snapshot) {
     snapshot->entries = calloc(count + 1, sizeof(*snapshot->entries));
     if (!snapshot->texts || !snapshot->entries)
         return -ENOMEM;
-    count = 0;
-    for (size_t i = 0; i < queue->entry_count; i++)
+    for (size_t i = 0; r >= 0 && i < queue->entry_count; i++)
         if (queue->entries[i].state != QUEUE_ABSENT) {
-            struct engine_entry *copy = &snapshot->entries[count++];
-            memcpy(copy, queue->entries[i].userdata, sizeof(*copy));
+            const struct engine_entry *entry = queue->entries[i].userdata;
+            struct engine_entry *copy = &snapshot->entries[snapshot->entry_count++];
+            memcpy(copy, entry, sizeof(*copy));
+            memset(copy->wishes, 0, sizeof(copy->wishes));
+            r = copy_lists(entry, copy);
             copy->id = copy_text(&at, copy->id);
             copy->name = copy_text(&at, copy->name);
             queue->entries[i].userdata = copy;
         }
-    return 0;
+    return r;
 }
 
 int engine_snapshot_take(struct engine *engine, struct engine_snapshot **ret) {
@@ -210,10 +240,13 @@ int engine_snapshot_take(struct engine *engine, struct engine_snapshot **ret) {
     engine->queue->plan_lost = true; /* reservations are made anew here and there alike */
     snapshot->engine = *engine;
     snapshot->engine.queue = NULL;
+    snapshot->engine.place = (struct engine_place){ 0 };
     snapshot->next = engine->ledger ? engine->ledger->next : 1;
     r = queue_copy(engine->queue, &snapshot->engine.queue);
     if (r >= 0)
         r = copy_entries(snapshot);
+    if (r >= 0)
+        r = copy_place(engine, snapshot);
     if (r >= 0)
         r = copy_histories(engine, snapshot);
     if (r < 0)
@@ -228,6 +261,11 @@ void engine_snapshot_free(struct engine_snapshot *snapshot) {
     if (!snapshot)
         return;
     queue_free(snapshot->engine.queue);
+    list_free(snapshot->engine.place.traits);
+    list_free(snapshot->engine.place.taints);
+    for (size_t i = 0; i < snapshot->entry_count; i++)
+        for (int list = 0; list < WISH_COUNT; list++)
+            list_free(snapshot->entries[i].wishes[list]);
     free(snapshot->entries);
     free(snapshot->texts);
     free(snapshot->histories);
@@ -249,6 +287,34 @@ static int bad(struct error *error, const char *what) {
 
 static size_t length_of(struct json_object *array) {
     return json_object_is_type(array, json_type_array) ? json_object_array_length(array) : 0;
+}
+
+static int read_texts(struct json_object *array, char ***ret) {
+    int r = 0;
+
+    for (size_t i = 0; r >= 0 && i < length_of(array); i++) {
+        const char *text = json_object_get_string(json_object_array_get_idx(array, i));
+        r = text ? list_add(ret, text) : -EINVAL;
+    }
+    return r;
+}
+
+struct wishes {
+    char **lists[WISH_COUNT];
+};
+
+static void wishes_done(struct wishes *wishes) {
+    for (int i = 0; i < WISH_COUNT; i++)
+        list_free(wishes->lists[i]);
+}
+
+/* From an object, or NULL. */
+static int read_wishes(struct json_object *json, struct wishes *ret) {
+    int r = 0;
+
+    for (int i = 0; r >= 0 && i < WISH_COUNT; i++)
+        r = read_texts(json_member(json, engine_wish_names[i]), &ret->lists[i]);
+    return r;
 }
 
 static int64_t number_at(struct json_object *array, size_t index) {
@@ -327,6 +393,7 @@ static void read_entry(struct json_object *values, struct engine_entry *entry, s
     entry->service = flags & 1;
     entry->admitted = flags & 2;
     entry->paused = flags & 4;
+    queued->state = flags & 8 ? QUEUE_BARRED : QUEUE_ABSENT;
     entry->handle = (uint32_t) number_at(values, at++);
     queued->id = (uint64_t) number_at(values, at++);
     queued->owner = (uint64_t) number_at(values, at++);
@@ -352,7 +419,7 @@ static void read_entry(struct json_object *values, struct engine_entry *entry, s
 }
 
 int engine_read_entry(struct json_object *json, struct engine_request *ret_request, struct engine_recorded *ret) {
-    struct json_object *values = length_of(json) == 3 ? json_object_array_get_idx(json, 2) : NULL;
+    struct json_object *values = length_of(json) >= 3 ? json_object_array_get_idx(json, 2) : NULL;
     struct engine_entry entry = { 0 };
     struct queue_entry queued = { 0 };
     struct order_least want = { 0 };
@@ -373,6 +440,10 @@ static int place_entry(struct engine *engine, struct engine_entry *entry) {
     struct queue *queue = engine->queue;
     struct queue_entry *queued = &queue->entries[entry->handle];
 
+    if (queued->state == QUEUE_BARRED) {
+        queue->barred_count++;
+        return 0;
+    }
     if (!entry->admitted) {
         queue->held_count += queued->held > 0;
         queue->free.memory -= queued->held;
@@ -387,8 +458,9 @@ static int place_entry(struct engine *engine, struct engine_entry *entry) {
 }
 
 static int restore_entry(struct engine *engine, struct json_object *json, struct error *error) {
-    struct json_object *values = length_of(json) == 3 ? json_object_array_get_idx(json, 2) : NULL;
+    struct json_object *values = length_of(json) >= 3 ? json_object_array_get_idx(json, 2) : NULL;
     struct engine_request request = { 0 };
+    struct wishes wishes = { 0 };
     struct engine_entry *entry;
     int64_t handle = number_at(values, ENTRY_HANDLE);
     int r;
@@ -400,11 +472,25 @@ static int restore_entry(struct engine *engine, struct json_object *json, struct
     request.name = json_object_get_string(json_object_array_get_idx(json, 1));
     if (!request.id || map_get(engine->entries, request.id))
         return bad(error, "entry");
-    r = engine_entry_new(engine, &request, &entry);
+    r = read_wishes(json_object_array_get_idx(json, 3), &wishes);
+    for (int i = 0; i < WISH_COUNT; i++)
+        request.wishes.lists[i] = wishes.lists[i];
+    if (r >= 0)
+        r = engine_entry_new(engine, &request, &entry);
+    wishes_done(&wishes);
     if (r < 0)
         return r;
     read_entry(values, entry, &engine->queue->entries[handle], &engine->queue->wants[handle]);
     return place_entry(engine, entry);
+}
+
+static int read_place(struct engine *engine, struct json_object *json, uint64_t now) {
+    _cleanup_list_ char **traits = NULL, **taints = NULL;
+    int r = read_texts(json_member(json, "traits"), &traits);
+
+    if (r >= 0)
+        r = read_texts(json_member(json, "taints"), &taints);
+    return r < 0 ? r : engine_set_place(engine, traits, taints, now);
 }
 
 static int restore_measured(struct engine *engine, struct json_object *json) {
@@ -459,6 +545,8 @@ int engine_restore(struct json_object *json, struct engine **ret, struct error *
     if (r >= 0)
         r = engine_new(&room, &options, &engine);
     if (r >= 0)
+        r = read_place(engine, node, 0);
+    if (r >= 0)
         r = restore_all(engine, json, error);
     if (r < 0) {
         engine_free(engine);
@@ -492,12 +580,17 @@ void engine_read_request(struct json_object *line, struct engine_request *ret) {
 static int repeat_request(struct engine *engine, const char *what, struct json_object *line, uint64_t now,
                           struct error *error) {
     _cleanup_error_ struct error refused = ERROR_INIT;
+    _cleanup_(wishes_done) struct wishes wishes = { 0 };
     struct engine_request request;
-    int r;
+    int r = read_wishes(json_member(line, "wishes"), &wishes);
 
     engine_read_request(line, &request);
-    if ((int) request.kind < 0 || request.kind >= KIND_COUNT)
-        return bad(error, "kind");
+    if ((int) request.kind < 0 || request.kind >= KIND_COUNT || r == -EINVAL)
+        return bad(error, r < 0 ? "wishes" : "kind");
+    if (r < 0)
+        return r;
+    for (int i = 0; i < WISH_COUNT; i++)
+        request.wishes.lists[i] = wishes.lists[i];
     if (text_equal(what, "submit"))
         r = engine_submit(engine, &request, now);
     else if (text_equal(what, "occupy"))
@@ -548,6 +641,8 @@ int engine_repeat(struct engine *engine, struct json_object *line, struct error 
         engine_refused(engine, id, now);
     else if (text_equal(what, "measure"))
         r = repeat_measure(engine, line, now, error);
+    else if (text_equal(what, "place"))
+        r = read_place(engine, line, now);
     else if (text_equal(what, "configure"))
         r = read_options(line, &options, error) < 0 ? -EINVAL : engine_configure(engine, &options, now);
     else

@@ -98,6 +98,33 @@ static void line_end(struct engine *engine, struct emitter *emitter, size_t from
     buffer_add_text(&ledger->journal, "\n");
 }
 
+bool ledger_has_wishes(const struct engine_wishes *wishes) {
+    for (int i = 0; i < WISH_COUNT; i++)
+        if (wishes->lists[i] && wishes->lists[i][0])
+            return true;
+    return false;
+}
+
+void ledger_emit_wishes(const struct engine_wishes *wishes, struct emitter *emitter) {
+    for (int i = 0; i < WISH_COUNT; i++)
+        if (wishes->lists[i] && wishes->lists[i][0])
+            emit_key_list(emitter, engine_wish_names[i], wishes->lists[i]);
+}
+
+void ledger_note_place(struct engine *engine, uint64_t now) {
+    struct emitter emitter;
+    size_t from;
+
+    if (!engine->ledger)
+        return;
+    emitter = (struct emitter) EMITTER_INIT(&engine->ledger->journal);
+    from = line_begin(engine, &emitter, "place", now);
+    emit_key_list(&emitter, "traits", engine->place.traits);
+    emit_key_list(&emitter, "taints", engine->place.taints);
+    line_end(engine, &emitter, from);
+    note_delta(engine->ledger, "node", "labels and taints");
+}
+
 void ledger_note_request(struct engine *engine, const char *what, const struct engine_request *request, uint64_t now) {
     const char *name = request->name ? request->name : request->id;
     struct emitter emitter;
@@ -121,6 +148,12 @@ void ledger_note_request(struct engine *engine, const char *what, const struct e
     emit_key_boolean(&emitter, "service", request->service);
     emit_key_integer(&emitter, "done", (int64_t) request->done);
     emit_key_integer(&emitter, "yields", request->yields);
+    if (ledger_has_wishes(&request->wishes)) {
+        emit_key(&emitter, "wishes");
+        emit_object(&emitter);
+        ledger_emit_wishes(&request->wishes, &emitter);
+        emit_object_end(&emitter);
+    }
     line_end(engine, &emitter, from);
     note_delta(engine->ledger, what, name);
 }
@@ -218,6 +251,7 @@ void ledger_begin(struct engine *engine, uint64_t now) {
     ledger->now = (int64_t) now;
     ledger->room = queue_free_room(queue, (int64_t) now);
     ledger->waiting = queue_waiting(queue);
+    ledger->barred = queue_barred(queue);
     ledger->candidate_count = ledger->counted = 0; /* those of the last pass may be gone */
     memset(ledger->counts, 0, sizeof(ledger->counts));
     if (ledger_outcome(engine, queue_rescore(queue, (int64_t) now)) < 0)
@@ -348,6 +382,7 @@ static void emit_counts(const struct engine *engine, struct emitter *emitter) {
     emit_key_unsigned(emitter, "memory", memory);
     emit_object_end(emitter);
     emit_key_unsigned(emitter, "waiting", ledger->waiting);
+    emit_key_unsigned(emitter, "barred", ledger->barred);
     emit_key_unsigned(emitter, "counted", ledger->counted);
     emit_key(emitter, "counts");
     emit_object(emitter);

@@ -34,8 +34,58 @@ static void emit_names(const struct nodes *nodes, enum node_names kind, const ch
     emit_array_end(emitter);
 }
 
-static void emit_node_input(const struct nodes *nodes, uint32_t index, enum kind kind, struct emitter *emitter) {
+static const char *const constraint_names[] = { "affinity", "anti-affinity", "spread" };
+
+static const char *group_name(const struct nodes *nodes, const struct constraint *constraint) {
+    return nodes_number_name(nodes, NAMES_GROUPS, constraint->group);
+}
+
+/* Where the node lies, and how many of each group that is asked about are on it. */
+static void emit_near(const struct nodes *nodes, uint32_t index, const struct placement_request *request,
+                      struct emitter *emitter) {
+    for (enum node_level level = LEVEL_RACK; level < LEVEL_COUNT; level++) {
+        unsigned domain = nodes_get(nodes, index)->domains[level];
+        if (domain) /* its name begins with its level */
+            emit_key_text(emitter, node_level_name(level),
+                          nodes_number_name(nodes, NAMES_DOMAINS, domain) + strlen(node_level_name(level)) + 1);
+    }
+    if (request->constraint_count == 0)
+        return;
+    emit_key(emitter, "members");
+    emit_object(emitter);
+    for (unsigned i = 0; i < request->constraint_count; i++) {
+        bool told = false;
+        for (unsigned j = 0; j < i; j++)
+            told |= request->constraints[j].group == request->constraints[i].group;
+        if (!told)
+            emit_key_unsigned(emitter, group_name(nodes, &request->constraints[i]),
+                              nodes_group_near(nodes, request->constraints[i].group, LEVEL_NODE, index));
+    }
+    emit_object_end(emitter);
+}
+
+static void emit_constraints(const struct nodes *nodes, const struct placement_request *request, struct emitter *emitter) {
+    if (request->constraint_count == 0)
+        return;
+    emit_key(emitter, "constraints");
+    emit_array(emitter);
+    for (unsigned i = 0; i < request->constraint_count; i++) {
+        const struct constraint *constraint = &request->constraints[i];
+        emit_object(emitter);
+        emit_key_text(emitter, "type", constraint_names[constraint->type]);
+        emit_key_text(emitter, "group", group_name(nodes, constraint));
+        emit_key_text(emitter, "level", node_level_name(constraint->level));
+        emit_key_unsigned(emitter, "skew", constraint->skew);
+        emit_key_boolean(emitter, "own", constraint->own);
+        emit_object_end(emitter);
+    }
+    emit_array_end(emitter);
+}
+
+static void emit_node_input(const struct nodes *nodes, uint32_t index, const struct placement_request *request,
+                            struct emitter *emitter) {
     const struct node *node = nodes_get(nodes, index);
+    enum kind kind = (enum kind) request->shape.kind;
 
     emit_object(emitter);
     emit_key_text(emitter, "name", nodes_name(nodes, index));
@@ -48,6 +98,7 @@ static void emit_node_input(const struct nodes *nodes, uint32_t index, enum kind
     emit_key_boolean(emitter, "closed", node->closed);
     emit_names(nodes, NAMES_TRAITS, "traits", node->traits, TRAIT_WORDS, emitter);
     emit_names(nodes, NAMES_TAINTS, "taints", &node->taints, 1, emitter);
+    emit_near(nodes, index, request, emitter);
     emit_object_end(emitter);
 }
 
@@ -67,11 +118,12 @@ static void emit_input(const struct placement *placement, const struct placement
     emit_names(placement->nodes, NAMES_TRAITS, "traits", shape->traits, TRAIT_WORDS, emitter);
     emit_names(placement->nodes, NAMES_TRAITS, "refused", shape->refused, TRAIT_WORDS, emitter);
     emit_names(placement->nodes, NAMES_TAINTS, "tolerated", &shape->tolerated, 1, emitter);
+    emit_constraints(placement->nodes, request, emitter);
     emit_object_end(emitter);
     emit_key(emitter, "nodes");
     emit_array(emitter);
     for (uint32_t i = 0; i < nodes_count(placement->nodes); i++)
-        emit_node_input(placement->nodes, i, (enum kind) shape->kind, emitter);
+        emit_node_input(placement->nodes, i, request, emitter);
     emit_array_end(emitter);
     emit_object_end(emitter);
 }
@@ -125,6 +177,47 @@ static void emit_filter(const struct nodes *nodes, const struct node *node, cons
     emit_object_end(emitter);
 }
 
+/* All constraints of one type; nothing where it has none. */
+static void emit_group_filter(const struct nodes *nodes, uint32_t node, const struct placement_request *request,
+                              enum constraint_type type, struct emitter *emitter) {
+    uint32_t fewest[CONSTRAINTS_MAX];
+    unsigned asked = 0, failed = 0, which[CONSTRAINTS_MAX];
+
+    filter_fewest(nodes, request, fewest);
+    for (unsigned i = 0; i < request->constraint_count; i++) {
+        if (request->constraints[i].type != type)
+            continue;
+        asked++;
+        if (!filter_constraint_passes(nodes, node, request, i, fewest))
+            which[failed++] = i;
+    }
+    if (asked == 0)
+        return;
+    emit_object(emitter);
+    emit_key_text(emitter, "filter", filter_name(FILTER_AFFINITY + type));
+    emit_key_boolean(emitter, "passed", failed == 0);
+    if (failed > 0) {
+        emit_key_text(emitter, "sentence", filter_sentence(FILTER_AFFINITY + type));
+        emit_key(emitter, "groups");
+        emit_array(emitter);
+        for (unsigned i = 0; i < failed; i++)
+            emit_text(emitter, group_name(nodes, &request->constraints[which[i]]));
+        emit_array_end(emitter);
+    }
+    emit_object_end(emitter);
+}
+
+/* The first filter of all that the node fails. */
+static enum filter first_failed(const struct nodes *nodes, uint32_t node, const struct placement_request *request) {
+    enum filter failed = filter_static(nodes, nodes_get(nodes, node), &request->shape);
+    uint32_t fewest[CONSTRAINTS_MAX];
+
+    if (failed != FILTER_PASSED)
+        return failed;
+    filter_fewest(nodes, request, fewest);
+    return filter_constraints(nodes, node, request, fewest);
+}
+
 static const struct placement_candidate *candidate_of(const struct placement_decision *decision, uint32_t node) {
     for (unsigned i = 0; i < decision->candidate_count; i++)
         if (decision->candidates[i].node == node)
@@ -160,7 +253,7 @@ static void emit_node(const struct placement *placement, const struct placement_
                       const struct placement_decision *decision, uint32_t index, struct emitter *emitter) {
     const struct node *node = nodes_get(placement->nodes, index);
     const struct placement_candidate *candidate = candidate_of(decision, index);
-    enum filter failed = filter_static(placement->nodes, node, &request->shape);
+    enum filter failed = first_failed(placement->nodes, index, request);
 
     emit_object(emitter);
     emit_key_text(emitter, "node", nodes_name(placement->nodes, index));
@@ -170,6 +263,8 @@ static void emit_node(const struct placement *placement, const struct placement_
     for (enum filter filter = FILTER_CLOSED; filter < FILTER_STATIC; filter++)
         if (filter != FILTER_GPU && filter != FILTER_GPU_MODEL)
             emit_filter(placement->nodes, node, &request->shape, filter, emitter);
+    for (enum constraint_type type = CONSTRAINT_AFFINITY; type <= CONSTRAINT_SPREAD; type++)
+        emit_group_filter(placement->nodes, index, request, type, emitter);
     emit_array_end(emitter);
     if (candidate)
         emit_terms(placement->nodes, node, &request->shape, candidate, emitter);
@@ -183,16 +278,25 @@ static uint64_t weigh(const struct shape *shape, uint64_t cpus, uint64_t memory)
     return parts(cpus, shape->cpus) + parts(memory, shape->memory);
 }
 
+/* Does it pass all but what is there of room? */
+static bool lacks_room_alone(const struct nodes *nodes, uint32_t node, const struct placement_request *request) {
+    enum filter failed = filter_static(nodes, nodes_get(nodes, node), &request->shape);
+    uint32_t fewest[CONSTRAINTS_MAX];
+
+    filter_fewest(nodes, request, fewest);
+    return (failed == FILTER_CPU || failed == FILTER_MEMORY) && filter_constraints(nodes, node, request, fewest) == FILTER_PASSED;
+}
+
 /* The node that only lacks room and lacks the least; NODE_NONE. */
-static uint32_t nearest(const struct placement *placement, const struct shape *shape) {
+static uint32_t nearest(const struct placement *placement, const struct placement_request *request) {
+    const struct shape *shape = &request->shape;
     uint32_t found = NODE_NONE;
     uint64_t least = UINT64_MAX;
 
     for (uint32_t i = 0; i < nodes_count(placement->nodes); i++) {
         const struct node *node = nodes_get(placement->nodes, i);
-        enum filter failed = filter_static(placement->nodes, node, shape);
         uint64_t weight;
-        if (failed != FILTER_CPU && failed != FILTER_MEMORY)
+        if (!lacks_room_alone(placement->nodes, i, request))
             continue;
         weight = weigh(shape, lacking_cpus(placement->nodes, node, shape), lacking_memory(placement->nodes, node, shape));
         if (weight < least) {
@@ -215,18 +319,98 @@ static char *less_text(uint64_t cpus_millionths, uint64_t bytes) {
     return text_format(cpus_millionths ? "%s cpus" : "%s of memory", cpus_millionths ? cpus : memory);
 }
 
+/* "it tolerated X" and such, for each name. */
+static int add_names(const struct nodes *nodes, enum node_names kind, const uint64_t *bits, unsigned words, const char *before,
+                     char ***ret) {
+    int r = 0;
+
+    for (unsigned word = 0; word < words; word++)
+        for (uint64_t rest = bits[word]; rest && r >= 0; rest &= rest - 1)
+            r = list_addf(ret, "%s %s", before,
+                          nodes_number_name(nodes, kind, word * 64 + (unsigned) __builtin_ctzll(rest)));
+    return r;
+}
+
+static int add_group_change(const struct nodes *nodes, uint32_t node, const struct constraint *constraint, char ***ret) {
+    const char *group = group_name(nodes, constraint), *level = node_level_name(constraint->level);
+    bool nowhere = constraint->level != LEVEL_NODE && nodes_get(nodes, node)->domains[constraint->level] == 0;
+
+    if (nowhere)
+        return list_addf(ret, "it lay in a %s", level);
+    if (constraint->type == CONSTRAINT_AFFINITY)
+        return list_addf(ret, "something with %s ran in that %s", group, level);
+    return list_addf(ret, "%s with %s ran in that %s", constraint->type == CONSTRAINT_SPREAD ? "fewer" : "nothing", group, level);
+}
+
+/* What of the request or the node stands against it, as what would have to be. */
+static int add_changes(const struct nodes *nodes, uint32_t index, const struct placement_request *request, char ***ret) {
+    const struct node *node = nodes_get(nodes, index);
+    const struct shape *shape = &request->shape;
+    uint64_t missing[TRAIT_WORDS], unwanted[TRAIT_WORDS], untolerated = node->taints & ~shape->tolerated;
+    uint32_t fewest[CONSTRAINTS_MAX];
+    int r = node->closed ? list_addf(ret, "it took new ones") : 0;
+
+    for (unsigned i = 0; i < TRAIT_WORDS; i++) {
+        missing[i] = shape->traits[i] & ~node->traits[i];
+        unwanted[i] = shape->refused[i] & node->traits[i];
+    }
+    if (r >= 0)
+        r = add_names(nodes, NAMES_TAINTS, &untolerated, 1, "it had not the taint", ret);
+    if (r >= 0)
+        r = add_names(nodes, NAMES_TRAITS, missing, TRAIT_WORDS, "it had", ret);
+    if (r >= 0)
+        r = add_names(nodes, NAMES_TRAITS, unwanted, TRAIT_WORDS, "it had not", ret);
+    filter_fewest(nodes, request, fewest);
+    for (unsigned i = 0; r >= 0 && i < request->constraint_count; i++)
+        if (!filter_constraint_passes(nodes, index, request, i, fewest))
+            r = add_group_change(nodes, index, &request->constraints[i], ret);
+    return r;
+}
+
+static char *less_of(const struct placement *placement, uint32_t index, const struct shape *shape) {
+    const struct node *node = nodes_get(placement->nodes, index);
+
+    return less_text(lacking_cpus(placement->nodes, node, shape), lacking_memory(placement->nodes, node, shape));
+}
+
+/* Of the node of which the least would have to be otherwise. */
+static char *changed_sentence(const struct placement *placement, const struct placement_request *request) {
+    _cleanup_list_ char **best = NULL;
+    _cleanup_free_ char *joined = NULL, *less = NULL;
+    uint32_t found = NODE_NONE;
+    enum filter failed;
+
+    for (uint32_t i = 0; i < nodes_count(placement->nodes); i++) {
+        _cleanup_list_ char **changes = NULL;
+        if (add_changes(placement->nodes, i, request, &changes) < 0)
+            return NULL;
+        if (found != NODE_NONE && list_count(changes) >= list_count(best))
+            continue;
+        list_free(best);
+        best = STEAL_PTR(changes);
+        found = i;
+    }
+    if (found == NODE_NONE)
+        return strdup("there is no node");
+    failed = FILTER_CPU;
+    while (failed <= FILTER_MEMORY && filter_passes(placement->nodes, nodes_get(placement->nodes, found), &request->shape, failed))
+        failed++;
+    if (failed <= FILTER_MEMORY)
+        less = less_of(placement, found, &request->shape);
+    joined = best ? list_join(best, " and ") : NULL;
+    return joined ? text_format("%s would take it if %s%s%s%s", nodes_name(placement->nodes, found), joined,
+                                less ? ", and it asked for " : "", less ? less : "", less ? " less" : "")
+                  : NULL;
+}
+
 static char *refused_sentence(const struct placement *placement, const struct placement_request *request) {
-    uint32_t near = nearest(placement, &request->shape);
+    uint32_t near = nearest(placement, request);
     _cleanup_free_ char *less = NULL;
-    const struct node *node;
 
     if (near == NODE_NONE)
-        return strdup("no node would take it, however little it asked for");
-    node = nodes_get(placement->nodes, near);
-    less = less_text(lacking_cpus(placement->nodes, node, &request->shape),
-                     lacking_memory(placement->nodes, node, &request->shape));
-    return less ? text_format("it would fit on %s if it asked for %s less", nodes_name(placement->nodes, near), less)
-                : NULL;
+        return changed_sentence(placement, request);
+    less = less_of(placement, near, &request->shape);
+    return less ? text_format("it would fit on %s if it asked for %s less", nodes_name(placement->nodes, near), less) : NULL;
 }
 
 static char *chosen_sentence(const struct placement *placement, const struct placement_request *request,
@@ -257,9 +441,7 @@ static int can_tell(const struct placement *placement, const struct placement_re
     for (uint32_t i = 0; i < nodes_count(placement->nodes); i++)
         if (nodes_get(placement->nodes, i)->gpus > 0)
             return -EOPNOTSUPP;
-    return request->constraint_count > 0 || request->group >= 0 || request->shape.gpus > 0 || request->until > 0
-               ? -EOPNOTSUPP
-               : 0;
+    return request->group >= 0 || request->shape.gpus > 0 || request->until > 0 ? -EOPNOTSUPP : 0;
 }
 
 static void emit_result(const struct placement *placement, const struct placement_request *request,
@@ -322,10 +504,30 @@ static uint64_t amount(struct json_object *object, const char *key) {
     return value < 0 ? 0 : (uint64_t) value;
 }
 
+/* As many as were there, of each group that is asked about. */
+static int read_members(struct nodes *nodes, struct json_object *json, struct error *error) {
+    struct json_object *members = json_member(json, "members");
+    uint32_t node = (uint32_t) nodes_count(nodes) - 1, slot;
+    int r = 0;
+
+    if (!json_object_is_type(members, json_type_object))
+        return 0;
+    json_object_object_foreach(members, group, value) {
+        int64_t count = json_object_get_int64(value);
+        struct node_share share = { .group = nodes_number(nodes, NAMES_GROUPS, group, true) };
+        if (count < 0 || count > PLACEMENT_MEMBERS || share.group < 0)
+            return bad(error, "members");
+        for (int64_t i = 0; r >= 0 && i < count; i++)
+            r = nodes_take(nodes, node, &share, &slot);
+    }
+    return r;
+}
+
 static int read_node(struct nodes *nodes, struct json_object *json, struct error *error) {
     _cleanup_list_ char **traits = NULL, **taints = NULL;
     uint32_t cpu[KIND_COUNT], memory[KIND_COUNT], slot;
-    struct node_description node = { .name = json_text(json, "name", NULL), .cpus = amount(json, "cpus_millionths"),
+    struct node_description node = { .name = json_text(json, "name", NULL), .rack = json_text(json, "rack", NULL),
+                                     .zone = json_text(json, "zone", NULL), .cpus = amount(json, "cpus_millionths"),
                                      .memory = amount(json, "memory"), .overcommit_cpu = cpu,
                                      .overcommit_memory = memory };
     struct node_share used = { .cpus = node.cpus - amount(json, "free_cpus_millionths"),
@@ -348,6 +550,8 @@ static int read_node(struct nodes *nodes, struct json_object *json, struct error
     if (r >= 0 && (used.cpus > 0 || used.memory > 0))
         r = nodes_take(nodes, (uint32_t) nodes_count(nodes) - 1, &used, &slot);
     if (r >= 0)
+        r = read_members(nodes, json, error);
+    if (r >= 0)
         nodes_close(nodes, (uint32_t) nodes_count(nodes) - 1, json_boolean(json, "closed", false));
     return r;
 }
@@ -364,8 +568,29 @@ static int read_wishes(struct nodes *nodes, struct json_object *json, const char
     return r;
 }
 
+static int read_constraint(struct nodes *nodes, struct json_object *json, struct placement_request *request,
+                           struct error *error) {
+    const char *name = json_text(json, "type", ""), *level_name = json_text(json, "level", "");
+    const char *group = json_text(json, "group", NULL);
+    enum constraint_type type = CONSTRAINT_AFFINITY;
+    enum node_level level = LEVEL_NODE;
+    int r;
+
+    while (type < CONSTRAINT_SPREAD && !text_equal(constraint_names[type], name))
+        type++;
+    while (level < LEVEL_ZONE && !text_equal(node_level_name(level), level_name))
+        level++;
+    if (!group || !text_equal(constraint_names[type], name) || !text_equal(node_level_name(level), level_name))
+        return bad(error, "constraints");
+    r = placement_constrain(nodes, request, type, group, level, (uint32_t) amount(json, "skew"), error);
+    if (r >= 0)
+        request->constraints[request->constraint_count - 1].own = json_boolean(json, "own", false);
+    return r;
+}
+
 static int read_request(struct nodes *nodes, struct json_object *json, struct placement_request *ret,
                         struct error *error) {
+    struct json_object *constraints = json_member(json, "constraints");
     int kind = kind_from_name(json_text(json, "kind", ""));
     int r;
 
@@ -380,6 +605,8 @@ static int read_request(struct nodes *nodes, struct json_object *json, struct pl
         r = read_wishes(nodes, json, "refused", placement_refuse, ret, error);
     if (r >= 0)
         r = read_wishes(nodes, json, "tolerated", placement_tolerate, ret, error);
+    for (size_t i = 0; r >= 0 && json_object_is_type(constraints, json_type_array) && i < json_object_array_length(constraints); i++)
+        r = read_constraint(nodes, json_object_array_get_idx(constraints, i), ret, error);
     return r;
 }
 

@@ -82,7 +82,7 @@ int placement_constrain(struct nodes *nodes, struct placement_request *request, 
     int r;
 
     if (request->constraint_count == CONSTRAINTS_MAX)
-        return error_set(error, ERROR_TOO_LARGE, "the list of constraints", "8");
+        return error_set(error, ERROR_TOO_LARGE, "the list of constraints", "16");
     r = number(nodes, NAMES_GROUPS, group, error);
     if (r < 0)
         return r;

@@ -33,6 +33,7 @@ struct queue {
     void *scratch;
     size_t scratch_size;
     size_t held_count; /* waiting ones that keep memory */
+    size_t barred_count;
     struct demand coming; /* room of those that are asked to give way */
     uint32_t asked_for;   /* in the last pass; UINT32_MAX: for nobody */
 };

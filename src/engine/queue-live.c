@@ -103,7 +103,44 @@ int queue_change(struct queue *queue, uint32_t handle, const struct queue_reques
     queue->wants[handle] = (struct order_least){ demand, request->estimate < 1 ? 1 : request->estimate };
     queue_weigh(queue, handle, now);
     entry->key = queue_key(queue, handle, changes ? queue->scored_at : now);
-    return queue_join(queue, handle);
+    return entry->state == QUEUE_BARRED ? 0 : queue_join(queue, handle);
+}
+
+void queue_bar(struct queue *queue, uint32_t handle) {
+    struct queue_entry *entry = &queue->entries[handle];
+
+    order_remove(&queue->waiting, entry->key, entry->rank);
+    entry->state = QUEUE_BARRED;
+    entry->planned = TIME_FOREVER;
+    queue->barred_count++;
+    queue->plan_lost = true;
+}
+
+int queue_unbar(struct queue *queue) {
+    bool changes = queue->options.policy->changes && queue->scored_at > INT64_MIN;
+
+    for (uint32_t handle = 0; queue->barred_count > 0 && handle < queue->entry_count; handle++) {
+        struct queue_entry *entry = &queue->entries[handle];
+        if (entry->state != QUEUE_BARRED)
+            continue;
+        if (order_reserve(&queue->waiting, 0) < 0)
+            return -ENOMEM;
+        if (changes) /* else its key is as good as when it came */
+            entry->key = queue_key(queue, handle, queue->scored_at);
+        queue->barred_count--;
+        queue->plan_lost = true;
+        if (queue_join(queue, handle) < 0)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+size_t queue_barred(const struct queue *queue) {
+    return queue->barred_count;
+}
+
+size_t queue_handles(const struct queue *queue) {
+    return queue->entry_count;
 }
 
 int queue_yield(struct queue *queue, uint32_t handle, enum queue_yield how, int64_t now) {
@@ -126,6 +163,14 @@ int queue_yield(struct queue *queue, uint32_t handle, enum queue_yield how, int6
     return r;
 }
 
+static void key_anew(struct queue *queue, uint32_t handle, int64_t now) {
+    struct queue_entry *entry = &queue->entries[handle];
+
+    entry->rank = queue->options.policy->by_arrival ? queue->sequence++ : entry->id;
+    queue_weigh(queue, handle, now);
+    entry->key = queue_key(queue, handle, now);
+}
+
 static int order_anew(struct queue *queue, int64_t now) {
     struct order_position position = { 0 };
     const struct order_slot *slot;
@@ -136,11 +181,12 @@ static int order_anew(struct queue *queue, int64_t now) {
         return -ENOMEM;
     for (; (slot = order_at(&queue->waiting, &position)); position.slot++) {
         struct queue_entry *entry = &queue->entries[slot->handle];
-        entry->rank = queue->options.policy->by_arrival ? queue->sequence++ : entry->id;
-        queue_weigh(queue, slot->handle, now);
-        entry->key = queue_key(queue, slot->handle, now);
+        key_anew(queue, slot->handle, now);
         slots[count++] = (struct order_slot){ entry->key, entry->rank, slot->handle };
     }
+    for (uint32_t handle = 0; queue->barred_count > 0 && handle < queue->entry_count; handle++)
+        if (queue->entries[handle].state == QUEUE_BARRED)
+            key_anew(queue, handle, now);
     for (size_t i = 0; i < queue->running_count; i++) {
         struct queue_entry *entry = &queue->entries[queue->running[i].handle];
         entry->rank = queue->options.policy->by_arrival ? queue->sequence++ : entry->id;

@@ -337,6 +337,8 @@ int queue_remove(struct queue *queue, uint32_t handle, int64_t now) {
                 queue->plan_lost = true;
             queue->plan_loose = true;
         }
+    } else if (entry->state == QUEUE_BARRED) {
+        queue->barred_count--;
     }
     entry->state = QUEUE_ABSENT;
     queue->vacant[queue->vacant_count++] = handle;

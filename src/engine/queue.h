@@ -72,6 +72,7 @@ enum queue_state {
     QUEUE_WAITING,
     QUEUE_RUNNING,
     QUEUE_EXPIRED, /* runs beyond its estimate and holds nothing */
+    QUEUE_BARRED,  /* waits apart: a pass does not see it */
 };
 
 /* What is kept of each; 128 bytes, and 28 beside it: with its place in the order less than 200. */
@@ -150,6 +151,13 @@ void queue_find_obstacle(const struct queue *queue, uint32_t waiting, uint32_t r
                          struct queue_prospect *ret);
 /* For whom those were asked to give way that the last pass asked; UINT32_MAX: nobody was. */
 uint32_t queue_asked_for(const struct queue *queue);
+/* One that waits does so apart from now on: no pass looks at it, and it is in nobody's way. It must not be paused. */
+void queue_bar(struct queue *queue, uint32_t handle);
+/* All of those are back in their places. -ENOMEM: some of them. */
+int queue_unbar(struct queue *queue);
+size_t queue_barred(const struct queue *queue);
+/* Handles are below this. */
+size_t queue_handles(const struct queue *queue);
 /* Other rules from now on; who waits is ordered anew, who runs runs on. -ENOMEM: nothing changed, or, should that happen in
  * the middle, the order is the old one. */
 int queue_configure(struct queue *queue, const struct queue_options *options, int64_t now);

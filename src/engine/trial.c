@@ -159,6 +159,8 @@ int engine_trial_new(const struct engine *engine, const char *id, uint64_t now, 
 
     if (!entry || entry->admitted)
         return -ENOENT;
+    if (queue_entry(engine->queue, entry->handle)->state == QUEUE_BARRED)
+        return -ENOENT; /* it is not for room that it waits */
     trial = calloc(1, sizeof(*trial));
     if (!trial)
         return -ENOMEM;

@@ -217,7 +217,7 @@ int engine_find_yielders(const struct engine *engine, const char *id, uint64_t n
     uint32_t handle;
 
     *ret = (struct engine_yielders){ .refrain = ENGINE_ASKS };
-    if (!entry || entry->admitted)
+    if (!entry || entry->admitted || queue_entry(engine->queue, entry->handle)->state == QUEUE_BARRED)
         return -ENOENT;
     for (size_t i = 0; queue_running_at(engine->queue, i, &handle); i++) {
         const struct engine_entry *other = engine_entry_at(engine, handle);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/text.h"
 
 static const char *const level_names[] = {
     [FINDING_OK] = "ok",
@@ -72,6 +73,25 @@ void findings_emit(const struct findings *findings, struct emitter *emitter) {
     emit_array_end(emitter);
 }
 
+/* The first line "flags : …", on Arm "Features : …". Without them nothing that asks for one can run here. */
+static char **read_features(void) {
+    _cleanup_free_ char *line = NULL;
+    FILE *file = fopen("/proc/cpuinfo", "re");
+    char **features = NULL;
+    size_t room = 0;
+
+    while (file && getline(&line, &room, file) > 0) {
+        const char *colon = strchr(line, ':');
+        if (!colon || (!text_starts(line, "flags") && !text_starts(line, "Features")))
+            continue;
+        (void) list_split(colon + 1, " \n", &features);
+        break;
+    }
+    if (file)
+        fclose(file);
+    return features;
+}
+
 int host_facts_read(struct host_facts *ret) {
     struct host_facts facts = { 0 };
     struct utsname names;
@@ -85,6 +105,7 @@ int host_facts_read(struct host_facts *ret) {
     facts.machine = strdup(names.machine);
     facts.hostname = strdup(names.nodename);
     facts.kvm_reason = strdup("not looked at yet");
+    facts.features = read_features();
     if (!facts.kernel || !facts.machine || !facts.hostname || !facts.kvm_reason) {
         host_facts_done(&facts);
         return -ENOMEM;
@@ -98,5 +119,6 @@ void host_facts_done(struct host_facts *facts) {
     free(facts->machine);
     free(facts->hostname);
     free(facts->kvm_reason);
+    list_free(facts->features);
     *facts = (struct host_facts){ 0 };
 }

@@ -42,6 +42,7 @@ struct host_facts {
     char *kernel;         /* uname -r */
     char *machine;        /* "x86_64" */
     char *hostname;
+    char **features;      /* of the first processor, as the kernel names them ("avx2") */
     uint64_t tsc_khz;     /* measured rate of the time stamp counter, 0 if none */
     bool kvm_usable;      /* a tiny guest ran */
     char *kvm_reason;     /* why (not) */

@@ -648,6 +648,8 @@ static int patch_commit(struct instance *instance, const struct actor *actor, st
     instance->assigned.generation++;
     r = instance_admissible(instance->manager, instance, error);
     if (r >= 0)
+        r = placement_possible(instance->manager, instance, &before, error);
+    if (r >= 0)
         r = patch_medium(instance, patch, &before, &reinserted, error);
     if (r >= 0 && dry_run) {
         const char *text;

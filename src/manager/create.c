@@ -396,6 +396,10 @@ int instance_admissible(struct manager *manager, const struct instance *instance
         r = error_set(error, ERROR_NOT_SUPPORTED, "an instance without a network", "publish", "there is nothing to reach");
     if (r >= 0)
         r = reservation_check(manager, instance, error);
+    if (r >= 0)
+        r = placement_validate(&instance->spec, instance->name, error);
+    if (r >= 0)
+        r = affinity_check(manager, instance, error);
     return r < 0 ? r : fits_node(manager, instance, error);
 }
 
@@ -434,6 +438,8 @@ static int decide(struct manager *manager, struct instance *instance, struct jso
         return error_errno(error, r, "creating");
     instance_spec_complete(&instance->spec, assigned->kind, given, DECODE_REPLACE);
     r = instance_admissible(manager, instance, error);
+    if (r >= 0)
+        r = placement_possible(manager, instance, NULL, error);
     if (r >= 0)
         r = instance_process(instance, image, error);
     return r;

@@ -9,6 +9,7 @@
 #include "manager/instance.h"
 #include "manager/manager.h"
 #include "manager/optimize.h"
+#include "model/placement.h"
 
 /* What the files of the manager share. */
 
@@ -96,6 +97,7 @@ struct manager {
     struct fiber *ticker;    /* lets the engine decide when time alone has changed something */
     struct fiber_queue ticker_queue;
     struct queue_settings queue_settings;
+    struct node_settings node_settings;
     struct fiber_mutex settings_lock; /* held while they change */
     struct allocator_state allocator;
     struct optimize_state optimize;
@@ -223,13 +225,28 @@ int room_change(struct instance *instance, struct error *error);
 /* The engine may have room for somebody: wakes those who are admitted. */
 void admission_run(struct manager *manager);
 /* Why it waits: fills the reason, returns its sentence (allocated, or NULL). */
-char *queue_sentence(const struct engine_explanation *why, struct error *reason);
+char *queue_sentence(const struct manager *manager, const struct engine_explanation *why, struct error *reason);
 /* An expected start of the engine's scale: members "start" and "starts_in". */
 void queue_emit_start(struct emitter *emitter, uint64_t start, uint64_t now);
 int explainer_start(struct manager *manager);
 void room_request(struct instance *instance, struct engine_request *ret);
 
 /* --- where ------------------------------------------------------------------------------------------------------ */
+/* The lists of a spec; borrowed. */
+struct engine_wishes placement_wishes(const struct instance_spec *spec);
+/* UNPLACEABLE names the label or feature that no node has. With `before`, only what was not asked for then is looked at: what
+ * another took from the node meanwhile is no reason to refuse something else. */
+int placement_possible(struct manager *manager, const struct instance *instance, const struct instance_spec *before,
+                       struct error *error);
+/* The engine is told what the node is: after settings or facts may have changed. -ENOMEM. */
+int placement_tell(struct manager *manager, const struct node_settings *settings);
+/* What the engine would be told (engine_set_place); allocated. */
+int placement_traits(struct manager *manager, const struct node_settings *settings, char ***ret_traits, char ***ret_taints);
+/* Why the node does not take one, as a sentence's part, and what would change that; allocated, or NULL. */
+char *placement_reason(const struct manager *manager, const struct engine_refusal *refusal);
+char *placement_change(const struct manager *manager, const struct engine_refusal *refusal);
+/* BAD_VALUE: it must be near others, which must be near others, ... which must be near it: none of them can be first. */
+int affinity_check(struct manager *manager, const struct instance *instance, struct error *error);
 void placements_done(struct placements *placements);
 /* It was admitted: why here is kept, and written to the ledger. */
 void placement_note(struct instance *instance);

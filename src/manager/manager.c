@@ -231,6 +231,8 @@ static int probe_main(void *userdata) {
     struct manager *manager = userdata;
 
     host_probe_kvm(&manager->facts, manager->configuration.run_path, manager->configuration.libexec_path);
+    if (placement_tell(manager, &manager->node_settings) >= 0) /* its acceleration is a label */
+        admission_run(manager);
     return 0;
 }
 

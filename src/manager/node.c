@@ -99,6 +99,17 @@ static void emit_drivers_part(struct manager *manager, struct emitter *emitter) 
     emit_object_end(emitter);
 }
 
+/* What was measured and can be asked for like labels; then features of the processor. */
+static void emit_traits_part(const struct manager *manager, struct emitter *emitter) {
+    _cleanup_list_ char **measured = NULL;
+
+    for (char *const *trait = engine_traits(manager->engine); trait && *trait; trait++)
+        if (strchr(*trait, '=') && !list_has(manager->node_settings.labels, *trait))
+            (void) list_add(&measured, *trait);
+    emit_key_list(emitter, "measured", measured);
+    emit_key_list(emitter, "features", manager->facts.features);
+}
+
 static const char *const layout_names[] = { "none", "v1", "hybrid", "v2" };
 
 void manager_node_emit(struct manager *manager, struct emitter *emitter) {
@@ -115,6 +126,8 @@ void manager_node_emit(struct manager *manager, struct emitter *emitter) {
     emit_key_text(emitter, "acceleration", manager->facts.kvm_usable ? "kvm" : "tcg");
     emit_key_text(emitter, "acceleration_reason", manager->facts.kvm_reason);
     emit_key_text(emitter, "cgroups", layout_names[manager->cgroups ? cgroup_host_layout(manager->cgroups) : CGROUP_NONE]);
+    table_emit(&node_settings_table, &manager->node_settings, emitter);
+    emit_traits_part(manager, emitter);
     emit_cpu_part(manager, &totals, emitter);
     emit_memory_part(manager, &totals, emitter);
     emit_disk_part(manager, emitter);

@@ -12,10 +12,15 @@
 
 /* --- why one waits --------------------------------------------------------------------------------------------------- */
 
-char *queue_sentence(const struct engine_explanation *why, struct error *reason) {
+char *queue_sentence(const struct manager *manager, const struct engine_explanation *why, struct error *reason) {
     bool cpus = why->resource && why->resource[0] == 'c';
     _cleanup_free_ char *wanted = NULL, *available = NULL;
 
+    if (why->barred) {
+        wanted = placement_reason(manager, &why->refusal);
+        (void) error_set(reason, ERROR_UNPLACED, wanted ? wanted : "");
+        return error_sentence(reason, LANGUAGE_ENGLISH);
+    }
     if (!why->resource) {
         (void) error_set(reason, ERROR_BUSY, "the queue", "others wait before it");
         return error_sentence(reason, LANGUAGE_ENGLISH);
@@ -27,6 +32,12 @@ char *queue_sentence(const struct engine_explanation *why, struct error *reason)
 }
 
 /* --- the queue ------------------------------------------------------------------------------------------------------- */
+
+static const char *reason_of(const struct engine_explanation *why) {
+    if (why->barred && why->refusal.filter < FILTER_PASSED)
+        return filter_name(why->refusal.filter);
+    return why->resource ? why->resource : "order";
+}
 
 static void emit_seconds(struct emitter *emitter, const char *key, uint64_t microseconds) {
     emit_key(emitter, key);
@@ -43,11 +54,12 @@ void queue_emit_start(struct emitter *emitter, uint64_t start, uint64_t now) {
     emit_seconds(emitter, "starts_in", start == UINT64_MAX ? UINT64_MAX : start - now);
 }
 
-static void emit_waiting(struct emitter *emitter, const struct engine_forecast *forecast, uint64_t now) {
+static void emit_waiting(const struct manager *manager, struct emitter *emitter, const struct engine_forecast *forecast,
+                         uint64_t now) {
     const struct instance *instance = forecast->userdata;
     const struct engine_explanation *why = &forecast->why;
     _cleanup_error_ struct error reason = ERROR_INIT;
-    _cleanup_free_ char *sentence = queue_sentence(why, &reason);
+    _cleanup_free_ char *sentence = queue_sentence(manager, why, &reason);
 
     emit_object(emitter);
     emit_key_unsigned(emitter, "position", why->position);
@@ -62,7 +74,7 @@ static void emit_waiting(struct emitter *emitter, const struct engine_forecast *
     emit_seconds(emitter, "waited", now - why->since);
     emit_seconds(emitter, "expected", why->expected);
     queue_emit_start(emitter, forecast->start, now);
-    emit_key_text(emitter, "reason", why->resource ? why->resource : "order");
+    emit_key_text(emitter, "reason", reason_of(why));
     emit_key_text(emitter, "message", sentence);
     emit_object_end(emitter);
 }
@@ -88,7 +100,7 @@ int manager_queue_emit(struct manager *manager, size_t limit, struct emitter *em
     emit_key(emitter, "queue");
     emit_array(emitter);
     for (ssize_t i = 0; i < count; i++)
-        emit_waiting(emitter, &forecasts[i], now);
+        emit_waiting(manager, emitter, &forecasts[i], now);
     emit_array_end(emitter);
     emit_object_end(emitter);
     return 0;
@@ -217,8 +229,9 @@ static char *flip_sentence(const struct engine_flip *flip) {
     return joined ? text_format("starts now %s", joined) : NULL;
 }
 
-static void emit_flip(const struct engine_flip *flip, struct emitter *emitter) {
-    _cleanup_free_ char *sentence = flip_sentence(flip);
+static void emit_flip(const struct manager *manager, const struct engine_explanation *why, const struct engine_flip *flip,
+                      struct emitter *emitter) {
+    _cleanup_free_ char *sentence = why->barred ? placement_change(manager, &why->refusal) : flip_sentence(flip);
 
     emit_key(emitter, "if");
     emit_object(emitter);
@@ -336,18 +349,18 @@ static void emit_yielders(struct manager *manager, const struct instance *waitin
 static void emit_queued(struct manager *manager, const struct instance *instance, const struct engine_explanation *why,
                         const struct engine_flip *flip, struct emitter *emitter) {
     _cleanup_error_ struct error reason = ERROR_INIT;
-    _cleanup_free_ char *sentence = queue_sentence(why, &reason);
+    _cleanup_free_ char *sentence = queue_sentence(manager, why, &reason);
     uint64_t now = clock_now();
 
     emit_key_unsigned(emitter, "position", why->position);
     emit_seconds(emitter, "waited", now - why->since);
     emit_seconds(emitter, "expected", why->expected);
     queue_emit_start(emitter, flip->start != UINT64_MAX && flip->start < now ? now : flip->start, now);
-    emit_key_text(emitter, "reason", why->resource ? why->resource : "order");
+    emit_key_text(emitter, "reason", reason_of(why));
     emit_key_text(emitter, "message", sentence);
     engine_emit_score(manager->engine, instance->assigned.uuid, now, emitter);
     emit_yielders(manager, instance, emitter);
-    emit_flip(flip, emitter);
+    emit_flip(manager, why, flip, emitter);
 }
 
 static int trial_job(void *userdata) {

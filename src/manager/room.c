@@ -57,6 +57,7 @@ void room_request(struct instance *instance, struct engine_request *ret) {
         .done = (uint64_t) instance->control.worked,
         .yields = preempt_ways(instance),
         .service = spec->restart == RESTART_ALWAYS || spec->restart == RESTART_UNLESS_STOPPED,
+        .wishes = placement_wishes(spec),
         .userdata = instance,
     };
 }
@@ -65,7 +66,7 @@ void room_request(struct instance *instance, struct engine_request *ret) {
 
 static void explain_wait(struct instance *instance, const struct engine_explanation *why) {
     _cleanup_error_ struct error reason = ERROR_INIT;
-    _cleanup_free_ char *sentence = queue_sentence(why, &reason);
+    _cleanup_free_ char *sentence = queue_sentence(instance->manager, why, &reason);
 
     if (instance->status.queue_position == (int64_t) why->position && sentence && instance->status.message &&
         text_equal(sentence, instance->status.message))
@@ -270,6 +271,8 @@ int room_take(struct instance *instance, struct operation *operation, struct err
     int r;
 
     room_request(instance, &request);
+    if (instance->control.queued) /* it waited already: for a label that is gone it goes on waiting */
+        request.wishes = (struct engine_wishes){ 0 };
     r = engine_check(manager->engine, &request, error);
     if (r < 0)
         return r;

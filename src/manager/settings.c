@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* What can be set while the daemon runs, and stays so: a record in the store that wins over the configuration. */
 #include <errno.h>
+#include <json-c/json.h>
 #include <string.h>
 
 #include "base/failpoint.h"
@@ -9,6 +10,7 @@
 #include "manager/internal.h"
 
 #define QUEUE_KEY "/settings/default/queue"
+#define NODE_KEY "/settings/default/node"
 
 /* --- names to rules -------------------------------------------------------------------------------------------------- */
 
@@ -79,7 +81,7 @@ static int settings_decode(const struct store_item *item, struct queue_settings 
 }
 
 /* What was set by an earlier version and is nothing any more must not keep the daemon from starting. */
-int settings_load(struct manager *manager, struct error *error) {
+static int load_queue(struct manager *manager, struct error *error) {
     _cleanup_error_ struct error trouble = ERROR_INIT;
     struct queue_settings settings = { 0 };
     struct engine_options rules;
@@ -110,66 +112,157 @@ int settings_load(struct manager *manager, struct error *error) {
     return 0;
 }
 
+static int load_node(struct manager *manager, struct error *error) {
+    _cleanup_error_ struct error trouble = ERROR_INIT;
+    _cleanup_json_ struct json_object *json = NULL;
+    struct store_item item = { 0 };
+    int r = store_get(manager->store, NODE_KEY, &item, error);
+
+    if (r == -ENOENT)
+        return 0;
+    if (r < 0)
+        return r;
+    r = json_parse(item.value, item.size, &json, &trouble);
+    if (r >= 0)
+        r = table_decode(&node_settings_table, json, DECODE_STORED, &manager->node_settings, &trouble);
+    if (r < 0) {
+        _cleanup_free_ char *sentence = error_sentence(&trouble, LANGUAGE_ENGLISH);
+        log_warning("the node has no labels and taints: %s", sentence ? sentence : "out of memory");
+    }
+    free(item.key);
+    free(item.value);
+    return 0;
+}
+
+int settings_load(struct manager *manager, struct error *error) {
+    int r = load_queue(manager, error);
+
+    if (r >= 0)
+        r = load_node(manager, error);
+    if (r >= 0 && placement_tell(manager, &manager->node_settings) < 0)
+        r = error_errno(error, -ENOMEM, "reading the settings");
+    return r;
+}
+
 /* --- change ----------------------------------------------------------------------------------------------------------- */
 
-static int settings_commit(struct manager *manager, const struct actor *actor, const struct queue_settings *settings,
-                           struct error *error) {
+/* What a request changes, each only if it is given. */
+struct change {
+    struct queue_settings queue;
+    struct node_settings node;
+    struct engine_options rules;
+    bool has_queue, has_node;
+};
+
+static void change_done(struct change *change) {
+    table_done(&queue_settings_table, &change->queue);
+    table_done(&node_settings_table, &change->node);
+}
+
+static int encode(const struct table *table, const void *settings, char **ret) {
     _cleanup_buffer_ struct buffer buffer = BUFFER_INIT;
-    _cleanup_free_ char *text = NULL, *key = NULL, *value = NULL;
     struct emitter emitter = EMITTER_INIT(&buffer);
-    struct store_operation operations[2];
-    int r;
 
     emit_object(&emitter);
-    table_emit(&queue_settings_table, settings, &emitter);
+    table_emit(table, settings, &emitter);
     emit_object_end(&emitter);
-    r = buffer_take(&buffer, &text);
+    return buffer_take(&buffer, ret);
+}
+
+static const char *object_of(const struct change *change) {
+    return change->has_node && !change->has_queue ? "node" : "node/queue";
+}
+
+static int settings_commit(struct manager *manager, const struct actor *actor, const struct change *change,
+                           struct error *error) {
+    _cleanup_free_ char *queue = NULL, *node = NULL, *key = NULL, *value = NULL;
+    struct store_operation operations[3];
+    size_t count = 0;
+    int r = encode(&queue_settings_table, &change->queue, &queue);
+
     if (r >= 0)
-        r = audit_build(manager, actor, "node.set", "node/queue", "ok", &key, &value);
+        r = encode(&node_settings_table, &change->node, &node);
+    if (r >= 0)
+        r = audit_build(manager, actor, "node.set", object_of(change), "ok", &key, &value);
     if (r < 0)
         return error_errno(error, r, "setting");
-    operations[0] = (struct store_operation){ .type = STORE_PUT, .key = QUEUE_KEY, .value = text, .size = strlen(text) };
-    operations[1] = (struct store_operation){ .type = STORE_PUT, .key = key, .value = value, .size = strlen(value) };
+    if (change->has_queue || !change->has_node)
+        operations[count++] = (struct store_operation){ .type = STORE_PUT, .key = QUEUE_KEY, .value = queue, .size = strlen(queue) };
+    if (change->has_node)
+        operations[count++] = (struct store_operation){ .type = STORE_PUT, .key = NODE_KEY, .value = node, .size = strlen(node) };
+    operations[count++] = (struct store_operation){ .type = STORE_PUT, .key = key, .value = value, .size = strlen(value) };
     FAILPOINT("settings-before-commit");
-    return store_commit(manager->store, operations, ELEMENTS(operations), NULL, error);
+    return store_commit(manager->store, operations, count, NULL, error);
 }
 
 /* In force before they are kept, since that is easier to take back than the record. */
-static int settings_apply(struct manager *manager, const struct actor *actor, const struct queue_settings *settings,
-                          const struct engine_options *rules, struct error *error) {
+static int settings_apply(struct manager *manager, const struct actor *actor, const struct change *change,
+                          struct error *error) {
     struct engine_options before = *engine_options(manager->engine);
-    int r = engine_configure(manager->engine, rules, clock_now());
+    int r = engine_configure(manager->engine, &change->rules, clock_now());
 
+    if (r >= 0 && change->has_node) {
+        r = placement_tell(manager, &change->node);
+        if (r < 0)
+            (void) engine_configure(manager->engine, &before, clock_now());
+    }
     if (r < 0)
         return error_errno(error, r, "setting");
-    r = settings_commit(manager, actor, settings, error);
-    if (r < 0 && engine_configure(manager->engine, &before, clock_now()) < 0)
-        log_warning("the queue's settings were not kept, and are in force until polderd starts again: out of memory");
+    r = settings_commit(manager, actor, change, error);
+    if (r < 0 && (engine_configure(manager->engine, &before, clock_now()) < 0 ||
+                  placement_tell(manager, &manager->node_settings) < 0))
+        log_warning("the node's settings were not kept, and are in force until polderd starts again: out of memory");
     return r;
+}
+
+/* Labels and taints stand beside the queue in the request, and are a table of their own. */
+static int decode_node(struct json_object *patch, struct node_settings *settings, bool *ret_has, struct error *error) {
+    static const char *const members[] = { "labels", "taints" };
+    _cleanup_json_ struct json_object *part = json_object_new_object();
+
+    for (size_t i = 0; part && i < ELEMENTS(members); i++)
+        if (json_has(patch, members[i])) {
+            *ret_has = true;
+            json_object_object_add(part, members[i], json_object_get(json_member(patch, members[i])));
+        }
+    if (!part)
+        return error_errno(error, -ENOMEM, "setting");
+    return table_decode(&node_settings_table, part, DECODE_MERGE, settings, error);
+}
+
+static int change_decode(struct manager *manager, struct json_object *patch, struct change *ret, struct error *error) {
+    static const char *const parts[] = { "queue", "labels", "taints", NULL };
+    struct json_object *given = json_member(patch, "queue");
+    int r = json_only(patch, "node", parts, error);
+
+    ret->has_queue = given;
+    if (r >= 0)
+        r = table_copy(&queue_settings_table, &manager->queue_settings, &ret->queue);
+    if (r >= 0)
+        r = table_copy(&node_settings_table, &manager->node_settings, &ret->node);
+    if (r >= 0 && given)
+        r = table_decode(&queue_settings_table, given, DECODE_MERGE, &ret->queue, error);
+    if (r >= 0)
+        r = decode_node(patch, &ret->node, &ret->has_node, error);
+    if (r >= 0)
+        r = settings_rules(&ret->queue, &ret->rules, error);
+    return r < 0 && !error_is_set(error) ? error_errno(error, r, "setting") : r;
 }
 
 static int settings_patch(struct manager *manager, const struct actor *actor, struct json_object *patch, bool dry_run,
                           struct error *error) {
-    static const char *const parts[] = { "queue", NULL };
-    struct json_object *given = json_member(patch, "queue");
-    struct queue_settings settings = { 0 };
-    struct engine_options rules;
-    int r = json_only(patch, "node", parts, error);
+    _cleanup_(change_done) struct change change = { 0 };
+    struct change before;
+    int r = change_decode(manager, patch, &change, error);
 
-    if (r >= 0)
-        r = table_copy(&queue_settings_table, &manager->queue_settings, &settings);
-    if (r >= 0 && given)
-        r = table_decode(&queue_settings_table, given, DECODE_MERGE, &settings, error);
-    if (r >= 0)
-        r = settings_rules(&settings, &rules, error);
     if (r >= 0 && !dry_run)
-        r = settings_apply(manager, actor, &settings, &rules, error);
-    if (r < 0 || dry_run) {
-        table_done(&queue_settings_table, &settings);
-        return r < 0 && !error_is_set(error) ? error_errno(error, r, "setting") : r;
-    }
-    table_done(&queue_settings_table, &manager->queue_settings);
-    manager->queue_settings = settings;
+        r = settings_apply(manager, actor, &change, error);
+    if (r < 0 || dry_run)
+        return r;
+    before = (struct change){ .queue = manager->queue_settings, .node = manager->node_settings };
+    manager->queue_settings = change.queue;
+    manager->node_settings = change.node;
+    change = before; /* freed */
     events_publish(manager->events, "node.changed", "node", NULL);
     admission_run(manager);
     return 0;

@@ -8,6 +8,7 @@
 #include "base/buffer.h"
 #include "base/cpulist.h"
 #include "base/text.h"
+#include "model/placement.h"
 
 /* The tables of an instance. A field is one row here, one member in instance.h, its use, and a line in
  * tests/unit/test-instance.c; what looks at several fields at once is in validate.c. */
@@ -222,6 +223,10 @@ const struct table instance_port_table = TABLE("port", struct instance_port, por
         .change = CHANGE_##row_change, __VA_ARGS__                                                           \
     }
 
+#define TERMS(row_name, member, row_check, row_flag, row_value, row_help)                                    \
+    SPEC(row_name, FIELD_LIST, member, LIVE, .maximum = PLACEMENT_TERMS, .check = row_check, .flag = row_flag, \
+         .value = row_value, .help = row_help)
+
 static const struct field spec_fields[] = {
     SPEC("kind", FIELD_ENUM, kind, NEVER, .names = kinds, .initial = "auto", .flag = "kind", .value = "KIND",
          .help = "What it runs as: container, microvm, vm, or auto: then polder chooses and says why."),
@@ -243,6 +248,18 @@ static const struct field spec_fields[] = {
          .flag = "env", .short_flag = 'e', .value = "NAME=VALUE", .help = "Environment variables; not shown to readers."),
     SPEC("labels", FIELD_MAP, labels, LIVE, .check = check_key, .flag = "label", .short_flag = 'l',
          .value = "KEY=VALUE", .help = "Labels to find it by."),
+    TERMS("node_labels", node_labels, placement_check_node_label, "node-label", "KEY=VALUE",
+          "Label that a node must have to run it, or, as KEY!=VALUE, must not have; looked at when it starts."),
+    TERMS("features", features, placement_check_feature, "feature", "NAME",
+          "Feature that the processor of a node must have to run it, such as avx2."),
+    TERMS("tolerations", tolerations, placement_check_toleration, "toleration", "KEY[=VALUE]",
+          "Taint of a node that does not keep it away; without VALUE whatever its value."),
+    TERMS("affinity", affinity, placement_check_selector, "affinity", "SELECTOR[:LEVEL]",
+          "Instances (KEY=VALUE or KEY of their labels, or name=NAME) near which it must start: on the same node, rack or zone."),
+    TERMS("anti_affinity", anti_affinity, placement_check_selector, "anti-affinity", "SELECTOR[:LEVEL]",
+          "Instances, named likewise, near which it must not start, nor they near it."),
+    TERMS("spread", spread, placement_check_selector, "spread", "SELECTOR[:LEVEL]",
+          "Instances, named likewise, of which each node, rack or zone is to have as many, give or take one."),
     SPEC("user", FIELD_TEXT, user, STOPPED, .kinds = CONTAINER | MICROVM, .maximum = 129, .check = check_user,
          .flag = "user", .short_flag = 'u', .value = "USER[:GROUP]", .help = "User and group it runs as."),
     SPEC("working_directory", FIELD_TEXT, working_directory, STOPPED, .kinds = CONTAINER | MICROVM,

@@ -75,6 +75,12 @@ struct instance_spec {
     char **entrypoint;     /* replaces the image's entrypoint */
     char **environment;    /* "A=b" */
     char **labels;         /* "a=b" */
+    char **node_labels;    /* where it may run: terms as model/placement.h tells, likewise the next five */
+    char **features;
+    char **tolerations;
+    char **affinity;
+    char **anti_affinity;
+    char **spread;
     char *user;            /* name|uid[:group|gid] */
     char *working_directory;
     char *hostname;        /* default: the instance's name */

@@ -182,7 +182,7 @@ static int read_about(struct reading *reading, const char *what, struct json_obj
 static int read_event(struct reading *reading, const char *what, struct json_object *line, struct error *error) {
     static const char *const asked[] = { "submit", "occupy", "change", NULL };
     static const char *const about[] = { "release", "paused", "refused", NULL };
-    static const char *const others[] = { "run", "configure", "measure", NULL };
+    static const char *const others[] = { "run", "configure", "measure", "place", NULL };
 
     for (size_t i = 0; asked[i]; i++)
         if (text_equal(asked[i], what))

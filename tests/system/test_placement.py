@@ -111,3 +111,204 @@ def test_advice_agrees(node):
     node.create("holder", start=True, cpus=0.1, memory=(total["physical"] - total["reserved"]) >> 20 << 20)
     after = node.get("/v1/advice?cpus=1&memory=64M")["placement"]
     assert after["node"] is None and filters(after)["memory"]["lacks"] > 0
+
+
+# --- what an instance may ask for -----------------------------------------------------------------------------------------
+
+def refused(daemon, *words):
+    done = subprocess.run([build_directory() / "src/cli/polder", "--socket", daemon.socket, *words], capture_output=True,
+                          text=True, stdin=subprocess.DEVNULL, timeout=DEADLINE,
+                          env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"})
+    assert done.returncode != 0, done
+    return done.stderr
+
+
+def small(daemon, name, start=True, **spec):
+    body = {"name": name, "spec": {"kind": "fake", "cpus": 0.1, "memory": "64M", **spec}}
+    return daemon.change("POST", "/v1/instances" + ("?start=true" if start else ""), body)
+
+
+def wait_queued(daemon, name, reason):
+    """It is created, started, and waits for this."""
+    daemon.begin(name, "start")
+    eventually(lambda: daemon.state_of(name) == "queued", what=f"{name} waits")
+    answer = why(daemon, name)
+    assert answer["waits"] and answer["reason"] == reason, answer
+    return answer
+
+
+def set_node(daemon, **settings):
+    return daemon.expect(200, "PATCH", "/v1/node", settings).json
+
+
+def test_labels_of_the_node(node):
+    name = node.get("/v1/node")["name"]
+    command(node, "node", "set", "--label", "zone=a", "--label", "disk=ssd")
+    assert node.get("/v1/node")["labels"] == {"zone": "a", "disk": "ssd"}
+    shown = command(node, "node", "show")
+    assert "disk=ssd" in shown and "zone=a" in shown and f"node={name}" in shown
+    small(node, "here", node_labels=["zone=a", "disk!=hdd", "machine=" + os.uname().machine])
+    node.wait_state("here", "running")
+    placement = why(node, "here")["placement"]
+    assert {"zone=a", "kind=fake"} < set(placement["input"]["request"]["traits"])
+    assert placement["input"]["request"]["refused"] == ["disk=hdd"]
+    # What no node has is refused at once, with what it is; and nothing is left of it.
+    for extra, part in (({"node_labels": ["zone=b"]}, "none has the label zone=b"),
+                        ({"node_labels": ["zone!=a"]}, "each has the label zone=a"),
+                        ({"features": ["warp-drive"]}, "none has the feature warp-drive")):
+        problem = node.expect(422, "POST", "/v1/instances", {"name": "there", "spec": {"kind": "fake", **extra}}).json
+        assert problem["code"] == "unplaceable" and part in problem["detail"], problem
+    assert node.request("GET", "/v1/instances/there").status == 404
+    # Kept over a restart; what runs, runs on when the label goes; what then is started again is refused.
+    node.restart()
+    assert node.get("/v1/node")["labels"]["zone"] == "a"
+    command(node, "node", "set", "--label", "zone-")
+    assert node.get("/v1/node")["labels"] == {"disk": "ssd"} and node.state_of("here") == "running"
+    node.act("here", "stop")
+    assert "none has the label zone=a" in refused(node, "start", "here")
+    assert any(row["action"] == "node.set" and row["object"] == "node" for row in node.get("/v1/audit")["audit"])
+    assert "polderd sets the labels" in refused(node, "node", "set", "--label", "machine=sparc")
+
+
+def test_those_that_wait_follow_the_labels(node):
+    """A label that is taken away makes those wait that waited; set again, they start."""
+    command(node, "node", "set", "--label", "zone=a", "--taint", "busy")
+    small(node, "bound", start=False, node_labels=["zone=a"])
+    wait_queued(node, "bound", "taint")
+    set_node(node, labels={"zone": None}, taints={"busy": None})
+    eventually(lambda: why(node, "bound").get("reason") == "trait", what="it waits for the label")
+    answer = why(node, "bound")
+    assert "lacks zone=a" in answer["message"] and "zone=a" in answer["if"]["sentence"]
+    assert answer["placement"]["node"] is None and "would take it if it had zone=a" in answer["placement"]["if"]
+    node.restart()  # it waited already: it goes on doing so
+    eventually(lambda: node.state_of("bound") == "queued", what="it waits again")
+    command(node, "node", "set", "--label", "zone=a")
+    node.wait_state("bound", "running")
+
+
+def test_taints(node):
+    name = node.get("/v1/node")["name"]
+    small(node, "old")
+    command(node, "node", "set", "--taint", "maintenance", "--taint", "gpu=yes:NoSchedule")
+    assert node.get("/v1/node")["taints"] == {"maintenance": "", "gpu": "yes"}
+    assert "gpu=yes" in command(node, "node", "show")
+    assert node.state_of("old") == "running"
+    small(node, "plain", start=False)
+    answer = wait_queued(node, "plain", "taint")
+    assert answer["message"].endswith(f"{name} has the taint gpu=yes, which it does not tolerate")
+    failed = filters(answer["placement"])["taint"]
+    assert not failed["passed"]
+    assert answer["placement"]["if"] == \
+        f"{name} would take it if it had not the taint gpu=yes and it had not the taint maintenance"
+    small(node, "tough", tolerations=["maintenance", "gpu=yes"])
+    node.wait_state("tough", "running")
+    assert set(why(node, "tough")["placement"]["input"]["request"]["tolerated"]) == {"maintenance", "gpu=yes"}
+    shown = command(node, "why", "plain")
+    assert "has the taint gpu=yes" in shown and "if the taint were gone" in shown
+    assert "plain" in command(node, "queue")
+    # Tolerated after all, by set; the other taint is gone meanwhile.
+    command(node, "node", "set", "--taint", "gpu-")
+    command(node, "set", "plain", "--toleration", "maintenance")
+    node.wait_state("plain", "running")
+    for effect in ("NoExecute", "PreferNoSchedule"):
+        assert "keeps new instances away (NoSchedule) and nothing else" in \
+            refused(node, "node", "set", "--taint", f"x=y:{effect}")
+        assert "keeps new instances away" in refused(node, "node", "set", "--taint", f"x:{effect}")
+    node.restart()
+    assert node.get("/v1/node")["taints"] == {"maintenance": ""}
+
+
+def test_affinity(node):
+    small(node, "web", start=False, labels={"app": "web"}, affinity=["app=db"])
+    answer = wait_queued(node, "web", "affinity")
+    assert "must be near app=db, and no such is here" in answer["message"]
+    assert answer["placement"]["if"].endswith("would take it if something with app=db ran in that node")
+    assert filters(answer["placement"])["affinity"]["groups"] == ["app=db"]
+    small(node, "db", labels={"app": "db"})
+    node.wait_state("web", "running")
+    answer = why(node, "web")
+    assert answer["placement"]["input"]["nodes"][0]["members"] == {"app=db": 1}
+    number = answer["placement"]["placement"]
+    node.act("db", "stop")  # looked at when it starts, and not again
+    assert node.state_of("web") == "running"
+    again = node.get(f"/v1/decisions/{number}?replay=true")
+    assert again["same"] and again["placement_same"]
+
+
+def test_anti_affinity(node):
+    for number in (1, 2):
+        small(node, f"web-{number}", start=False, labels={"app": "web"}, anti_affinity=["app=web"])
+    node.act("web-1", "start")
+    answer = wait_queued(node, "web-2", "anti-affinity")
+    assert "it keeps away from app=web, and web-1 is here" in answer["message"]
+    assert answer["if"]["sentence"] == "starts if web-1 was not there"
+    assert "would take it if nothing with app=web ran in that node" in answer["placement"]["if"]
+    # For both sides; and who is barred is in nobody's way.
+    small(node, "shy", anti_affinity=["name=noisy"])
+    small(node, "noisy", start=False)
+    answer = wait_queued(node, "noisy", "anti-affinity")
+    assert "shy is here, and keeps away from name=noisy" in answer["message"]
+    assert "nothing with anti-affinity to name=noisy ran" in answer["placement"]["if"]
+    queue = node.get("/v1/queue")
+    assert [row["name"] for row in queue["queue"]] == ["web-2", "noisy"] and queue["queue"][0]["start"] is None
+    small(node, "other")
+    node.wait_state("other", "running")
+    # A restarted polderd knows who is there.
+    node.restart()
+    eventually(lambda: why(node, "web-2").get("reason") == "anti-affinity", what="it waits again")
+    node.act("web-1", "stop")
+    node.wait_state("web-2", "running")
+    node.delete("shy")
+    node.wait_state("noisy", "running")
+
+
+def test_spread(node):
+    small(node, "a", start=False, labels={"app": "a"}, spread=["app=a:zone"])
+    answer = wait_queued(node, "a", "spread")
+    assert "has no label that says in which it lies" in answer["message"]
+    assert answer["placement"]["if"].endswith("would take it if it lay in a zone")
+    command(node, "node", "set", "--label", "zone=z")
+    node.wait_state("a", "running")
+    assert why(node, "a")["placement"]["input"]["nodes"][0]["zone"] == "z"
+
+
+def test_contradictions_are_named(node):
+    cases = ((("--node-label", "zone=a", "--node-label", "zone=b"), "'node_labels'", "contradicts zone=b"),
+             (("--node-label", "zone=a", "--node-label", "zone!=a"), "'node_labels'", "contradicts zone!=a"),
+             (("--affinity", "app=x", "--anti-affinity", "app=x"), "'anti_affinity'", "near and away at once"),
+             (("--affinity", "app=x:node", "--anti-affinity", "app=x:zone"), "'anti_affinity'", "near and away at once"),
+             (("--anti-affinity", "app=x:zone", "--spread", "app=x"), "'spread'", "leave one of them out"),
+             (("--anti-affinity", "name=me"), "'anti_affinity'", "cannot keep away from itself"),
+             (("--affinity", "=x"), "'affinity", "name=NAME"))
+    for words, field, reason in cases:
+        text = refused(node, "create", "--kind", "fake", "--name", "me", *words, "fake")
+        assert field in text and reason in text, text
+    # A circle: none of them could be first.
+    small(node, "one", start=False, labels={"app": "one"}, affinity=["app=two"])
+    small(node, "two", start=False, labels={"app": "two"}, affinity=["name=three"])
+    text = refused(node, "create", "--kind", "fake", "--name", "three", "--affinity", "app=one", "fake")
+    assert "none of them can be first: three must be near app=one, that is one, which must be near app=two, that is two, " \
+           "which must be near name=three, that is three" in text
+    # With another that can be first, it is none; and changed later, it is refused likewise.
+    small(node, "free", start=False, labels={"app": "one"})
+    small(node, "three", start=False, affinity=["app=one"])
+    assert "none of them can be first" in refused(node, "set", "free", "--affinity", "name=three")
+
+
+def test_recorded_and_replayed(node):
+    """Each decision with constraints in between is made again from the ledger, to the byte."""
+    command(node, "node", "set", "--label", "zone=a")
+    small(node, "db", labels={"app": "db"}, node_labels=["zone=a"])
+    small(node, "web", labels={"app": "web"}, affinity=["app=db"], anti_affinity=["app=web"])
+    small(node, "late", start=False, anti_affinity=["app=web"])
+    wait_queued(node, "late", "anti-affinity")
+    command(node, "node", "set", "--taint", "busy")
+    node.act("web", "stop")
+    command(node, "node", "set", "--taint", "busy-")
+    node.wait_state("late", "running")
+    numbers = [why(node, name)["decision"]["decision"] for name in ("db", "late")]
+    for _ in range(2):
+        for number in numbers:
+            answer = node.get(f"/v1/decisions/{number}?replay=true")
+            assert answer["same"] and answer["placement_same"], answer
+        node.restart()

@@ -96,14 +96,14 @@ static void test_explanation(void **state) {
     assert_has(labelled, "\"lacks\":[\"disk=ssd\"]");
     nodes_close(nodes, 1, true);
     _cleanup_free_ char *nobody = explained(nodes, &small);
-    assert_has(nobody, "no node would take it, however little it asked for");
+    assert_has(nobody, "one would take it if it had disk=ssd");
     assert_has(nobody, "takes nothing new");
 }
 
 static void test_explanation_of_another_version(void **state) {
-    static const char *const lines[] = { "{\"placement\":1,\"version\":0,\"input\":{}}", "{\"placement\":1,\"version\":1}",
-                                         "{\"placement\":1,\"version\":1,\"input\":{\"score\":\"polder\",\"nodes\":[]}}",
-                                         "{\"placement\":1,\"version\":1,\"input\":{\"score\":\"polder\",\"nodes\":[{\"name\":\"n\","
+    static const char *const lines[] = { "{\"placement\":1,\"version\":0,\"input\":{}}", "{\"placement\":1,\"version\":2}",
+                                         "{\"placement\":1,\"version\":2,\"input\":{\"score\":\"polder\",\"nodes\":[]}}",
+                                         "{\"placement\":1,\"version\":2,\"input\":{\"score\":\"polder\",\"nodes\":[{\"name\":\"n\","
                                          "\"cpus_millionths\":1,\"free_cpus_millionths\":2}]}}" };
 
     for (size_t i = 0; i < ELEMENTS(lines); i++) {
