@@ -253,7 +253,8 @@ def test_memory_is_freed_by_going_to_disk(make_daemon):
     assert (told["reason"], told["more"], [row["name"] for row in told["who"]]) == ("not_yet", 0, ["long"])
     row = told["who"][0]
     assert (row["way"], row["frees"], row["reason"]) == ("suspend", "cpus and memory", "cost")
-    assert row["cost"] == pytest.approx(cost, abs=0.01) and ways["suspend"]["asked_in"] <= row["asked_in"] <= 4 * cost
+    assert row["cost"] == pytest.approx(cost, abs=0.01)
+    assert ways["suspend"]["asked_in"] - 0.001 <= row["asked_in"] <= 4 * cost  # the one is told in whole milliseconds
     shown = polder(daemon, "why", "short").stdout
     assert "would not make enough room" in shown and re.search(r"^long +suspend +cpus and memory .* not worth", shown, re.M), shown
     assert cost == pytest.approx(0.2 + 10 * (whole * 3 // 4) / 2**30, rel=0.01) and 0 < ways["suspend"]["asked_in"] <= 4 * cost
