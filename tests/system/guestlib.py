@@ -36,7 +36,8 @@ RUNTIME = ("crun conmon busybox-static dnsmasq-base nftables procps e2fsprogs er
 TESTING = "python3-pytest meson ninja-build libcmocka0".split()
 # What the whole suite takes, but for machines; and what else rules over a host's network.
 SUITE = ("skopeo docker-registry qemu-utils jq socat bsdextrautils strace sqlite3 python3-jsonschema python3-websockets python3-yaml "
-         "apache2-utils openssl zstd man-db xorriso genisoimage curl xz-utils libacl1 zlib1g libzstd1").split()
+         "gcc libc6-dev binutils zsh fish apache2-utils openssl zstd man-db xorriso genisoimage curl xz-utils libacl1 zlib1g "
+         "libzstd1").split()
 FIREWALLS = "docker.io ufw firewalld iptables".split()
 FILE_SYSTEMS = "xfsprogs btrfs-progs".split()
 
