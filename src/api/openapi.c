@@ -62,7 +62,8 @@ static const struct {
       "{\"type\":\"object\",\"required\":[\"policy\",\"backfill\",\"queue\"],\"properties\":{\"policy\":{\"type\":\"string\"},"
       "\"backfill\":{\"type\":\"string\"},\"queue\":{\"type\":\"array\",\"items\":{\"type\":\"object\","
       "\"description\":\"one that waits: its position and expected start now, and then\"}},"
-      "\"compared\":{\"type\":\"integer\"}}}" },
+      "\"compared\":{\"type\":\"integer\"},\"placement\":{\"type\":[\"object\",\"null\"],"
+      "\"description\":\"if the node is supposed otherwise: who could not start there, now and then\"}}}" },
     { "Why", "{\"type\":\"object\",\"required\":[\"name\",\"state\"],\"description\":\"why it waits or runs, the decision "
              "that started it, and what would let it start now\",\"properties\":{\"could_give_way\":{\"type\":"
              "[\"object\",\"null\"],\"description\":\"of one that waits: why nobody is asked to give way for it, and who "

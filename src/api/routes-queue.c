@@ -40,6 +40,10 @@ static const struct field what_if_fields[] = {
     WHAT_IF(backfill, FIELD_TEXT, "Other backfilling.", .maximum = 32),
     WHAT_IF(node_cpus, FIELD_CPUS, "So many processors on the node.", .maximum = 1024000, .or_zero = true),
     WHAT_IF(node_memory, FIELD_SIZE, "So much memory on the node.", .maximum = UINT64_C(64) << 40, .or_zero = true),
+    WHAT_IF(without_node, FIELD_TEXT, "This node were gone.", .maximum = 255),
+    WHAT_IF(node_labels, FIELD_TEXT, "Labels that were set on the node, KEY=VALUE, or taken away, KEY-; with commas between.",
+            .maximum = 4096),
+    WHAT_IF(taints, FIELD_TEXT, "Taints, likewise.", .maximum = 4096),
 };
 static const struct table what_if_table = TABLE("what-if", struct what_if, what_if_fields);
 

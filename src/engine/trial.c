@@ -242,7 +242,7 @@ static int supposed_add(struct supposed *supposed, const struct engine_request *
     engine_queue_request(engine, request, now, &queued);
     for (size_t i = 0; r >= 0 && i < supposed->count; i++) {
         struct engine_entry *entry = &supposed->added[i];
-        *entry = (struct engine_entry){ .kind = request->kind, .cpus = request->cpus, .memory = request->memory };
+        *entry = (struct engine_entry){ .name = "", .kind = request->kind, .cpus = request->cpus, .memory = request->memory };
         queued.id = engine->sequence++;
         queued.userdata = entry;
         r = queue_submit(engine->queue, &queued, (int64_t) now, &entry->handle);
@@ -270,7 +270,13 @@ static int supposed_make(const struct engine *engine, const struct engine_suppos
         engine_queue_options(&ret->engine, &ret->engine.options, &queue);
         r = queue_configure(ret->engine.queue, &queue, (int64_t) now);
     }
-    return r >= 0 && ret->count > 0 ? supposed_add(ret, supposition->request, now) : r;
+    if (supposition->otherwise) /* borrowed, and only read */
+        ret->engine.place = (struct engine_place){ (char **) supposition->traits, (char **) supposition->taints };
+    if (r >= 0 && ret->count > 0)
+        r = supposed_add(ret, supposition->request, now);
+    if (r >= 0)
+        r = constraints_bar(&ret->engine, (int64_t) now);
+    return r < 0 ? r : 0;
 }
 
 /* Index of a forecast by its entry. */
@@ -281,7 +287,7 @@ static struct engine_prospect *prospect_of(struct engine_prospect *prospects, si
     return map_get(places, forecast->id);
 }
 
-static int compare(struct engine *engine, struct supposed *supposed, uint64_t now, size_t waiting,
+static int compare(struct engine *engine, struct supposed *supposed, bool gone, uint64_t now, size_t waiting,
                    struct engine_prospect *prospects) {
     size_t all = waiting + supposed->count;
     _cleanup_free_ struct engine_forecast *forecasts = calloc(all + 1, sizeof(*forecasts));
@@ -298,7 +304,9 @@ static int compare(struct engine *engine, struct supposed *supposed, uint64_t no
     }
     for (size_t i = waiting; i < all; i++)
         prospects[i] = (struct engine_prospect){ .before = UINT64_MAX, .after = UINT64_MAX };
-    if (count >= 0)
+    if (count >= 0 && gone)
+        count = 0; /* nobody starts */
+    else if (count >= 0)
         count = engine_foresee(&supposed->engine, now, forecasts, all < ENGINE_FORESEEN ? all : ENGINE_FORESEEN);
     for (ssize_t i = 0; i < count; i++) {
         struct engine_prospect *prospect = prospect_of(prospects, waiting, places, supposed, &forecasts[i]);
@@ -313,7 +321,7 @@ static int compare(struct engine *engine, struct supposed *supposed, uint64_t no
 ssize_t engine_suppose(struct engine *engine, const struct engine_supposition *supposition, uint64_t now,
                        struct engine_prospect **ret) {
     _cleanup_(supposed_done) struct supposed supposed = { 0 };
-    size_t queued = queue_waiting(engine->queue), waiting = queued < ENGINE_FORESEEN ? queued : ENGINE_FORESEEN;
+    size_t queued = queue_waiting(engine->queue) + queue_barred(engine->queue), waiting = queued < ENGINE_FORESEEN ? queued : ENGINE_FORESEEN;
     size_t all = waiting + supposition->add;
     _cleanup_free_ struct engine_prospect *prospects = calloc(all + 1, sizeof(*prospects));
     int r = prospects && supposition->add <= ADDED_MAX ? 0 : -ENOMEM;
@@ -321,7 +329,7 @@ ssize_t engine_suppose(struct engine *engine, const struct engine_supposition *s
     if (r >= 0)
         r = supposed_make(engine, supposition, now, &supposed);
     if (r >= 0)
-        r = compare(engine, &supposed, now, waiting, prospects);
+        r = compare(engine, &supposed, supposition->gone, now, waiting, prospects);
     if (r < 0)
         return r;
     *ret = STEAL_PTR(prospects);

@@ -34,13 +34,15 @@ struct engine_supposition {
     const struct engine_request *request; /* its id and name do not count */
     const struct engine_options *options; /* other rules; NULL: the same */
     uint64_t cpus, memory;                /* of the node; 0: the same */
+    bool gone, otherwise;                 /* there is no node; it is these instead (engine_set_place): */
+    char *const *traits, *const *taints;
 };
 struct engine_prospect {
     const char *name;       /* NULL: one of those that were added */
     uint64_t before, after; /* expected starts; UINT64_MAX: not known, or not there */
     size_t position_before, position_after; /* 0: not in the queue */
 };
-/* The first ENGINE_FORESEEN of those that wait, in their present order, then those added. *ret is allocated, its texts borrowed. Returns how many, or
+/* The first ENGINE_FORESEEN of those that wait, in their present order, those apart last, then those added. *ret is allocated, its texts borrowed. Returns how many, or
  * -ENOMEM, or -ENOSPC where what is added could never run. */
 ssize_t engine_suppose(struct engine *engine, const struct engine_supposition *supposition, uint64_t now,
                        struct engine_prospect **ret);

@@ -245,6 +245,16 @@ int placement_traits(struct manager *manager, const struct node_settings *settin
 /* Why the node does not take one, as a sentence's part, and what would change that; allocated, or NULL. */
 char *placement_reason(const struct manager *manager, const struct engine_refusal *refusal);
 char *placement_change(const struct manager *manager, const struct engine_refusal *refusal);
+/* The node as it is supposed to be. */
+struct supposed_node {
+    char **traits, **taints; /* as engine_set_place takes them */
+    bool asked, gone;
+};
+/* NOT_FOUND: there is no such node to be without; BAD_VALUE. */
+int supposed_node_make(struct manager *manager, const struct what_if *what_if, struct supposed_node *ret, struct error *error);
+void supposed_node_done(struct supposed_node *node);
+/* Member "placement": who could not start there, now and then; null where nothing of the node is supposed. */
+void supposed_node_emit(const struct manager *manager, const struct supposed_node *node, struct emitter *emitter);
 /* BAD_VALUE: it must be near others, which must be near others, ... which must be near it: none of them can be first. */
 int affinity_check(struct manager *manager, const struct instance *instance, struct error *error);
 void placements_done(struct placements *placements);

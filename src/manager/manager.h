@@ -168,6 +168,8 @@ struct what_if {
     int64_t priority;
     char *policy, *backfill; /* other rules; NULL: the same */
     uint64_t node_cpus, node_memory; /* 0: as it is */
+    char *without_node;              /* this node were gone; NULL: none */
+    char *node_labels, *taints;      /* "KEY=VALUE,KEY-": were set on it, or taken away; NULL: as they are */
 };
 /* Expected starts of those that wait, now and if it were otherwise, by the same code on a copy. From memory. BAD_VALUE,
  * IMPOSSIBLE. */

@@ -144,8 +144,9 @@ static void emit_prospect(const struct engine_prospect *prospect, size_t number,
     emit_object_end(emitter);
 }
 
-static void emit_prospects(const struct engine_prospect *prospects, size_t count, const struct engine_options *rules,
-                           uint64_t now, struct emitter *emitter) {
+static void emit_prospects(const struct manager *manager, const struct engine_prospect *prospects, size_t count,
+                           const struct engine_options *rules, const struct supposed_node *node, uint64_t now,
+                           struct emitter *emitter) {
     double before = 0, after = 0;
     size_t compared = 0, added = 0;
 
@@ -169,6 +170,7 @@ static void emit_prospects(const struct engine_prospect *prospects, size_t count
     emit_double(emitter, compared ? before / (double) compared : 0);
     emit_key(emitter, "mean_after");
     emit_double(emitter, compared ? after / (double) compared : 0);
+    supposed_node_emit(manager, node, emitter);
     emit_object_end(emitter);
 }
 
@@ -176,6 +178,7 @@ int manager_what_if_emit(struct manager *manager, const struct what_if *what_if,
                          struct error *error) {
     _cleanup_free_ struct engine_prospect *prospects = NULL;
     struct engine_options rules;
+    _cleanup_(supposed_node_done) struct supposed_node node = { 0 };
     struct engine_request request;
     struct engine_supposition supposition = { .request = &request, .options = &rules, .cpus = what_if->node_cpus };
     uint64_t now = clock_now(), reserve = manager->configuration.memory_reserve;
@@ -183,11 +186,17 @@ int manager_what_if_emit(struct manager *manager, const struct what_if *what_if,
     int r = what_if_rules(manager, what_if, &rules, error);
 
     what_if_request(what_if, &request);
+    if (r >= 0)
+        r = supposed_node_make(manager, what_if, &node, error);
     if (r >= 0 && what_if->node_memory && what_if->node_memory <= reserve)
         r = error_set(error, ERROR_BAD_VALUE, "node_memory", "", "it is no more than what is kept for the host");
     if (r < 0)
         return r;
     supposition.add = (size_t) what_if->add;
+    supposition.gone = node.gone;
+    supposition.otherwise = node.asked;
+    supposition.traits = node.traits;
+    supposition.taints = node.taints;
     supposition.memory = what_if->node_memory ? what_if->node_memory - reserve : 0;
     if (what_if->add && !supposition.cpus && !supposition.memory)
         r = engine_check(manager->engine, &request, error);
@@ -198,7 +207,7 @@ int manager_what_if_emit(struct manager *manager, const struct what_if *what_if,
         return error_set(error, ERROR_BAD_VALUE, "add", "", "what is added could never run on that node");
     if (count < 0)
         return error_errno(error, (int) count, "supposing");
-    emit_prospects(prospects, (size_t) count, &rules, now, emitter);
+    emit_prospects(manager, prospects, (size_t) count, &rules, &node, now, emitter);
     return 0;
 }
 

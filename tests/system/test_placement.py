@@ -312,3 +312,37 @@ def test_recorded_and_replayed(node):
             answer = node.get(f"/v1/decisions/{number}?replay=true")
             assert answer["same"] and answer["placement_same"], answer
         node.restart()
+
+
+def test_what_if_the_node_were_otherwise(node):
+    name = node.get("/v1/node")["name"]
+    command(node, "node", "set", "--label", "zone=a")
+    small(node, "bound", node_labels=["zone=a"])
+    small(node, "tough", tolerations=["old"])
+    small(node, "shy", anti_affinity=["name=late"])
+    small(node, "late", start=False)
+    wait_queued(node, "late", "anti-affinity")
+    # Gone: the honest answer with one node.
+    answer = node.get(f"/v1/what-if?without_node={name}")
+    told = answer["placement"]
+    assert told["refused_then"] == 4 and told["refused_now"] == 1
+    assert told["message"] == f"{name} is the only node: nobody could run, and the 3 that run would end"
+    assert all(row["then"] == "closed" for row in told["instances"])
+    assert [(row["name"], row["position_after"], row["starts_in_after"]) for row in answer["queue"]] == [("late", 0, None)]
+    assert node.expect(404, "GET", "/v1/what-if?without_node=elsewhere").json["code"] == "not-found"
+    # Tainted, or in another zone.
+    told = node.get("/v1/what-if?taints=old")["placement"]
+    assert {row["name"]: row["then"] for row in told["instances"]} == {"bound": "taint", "shy": "taint", "late": "taint"}
+    told = node.get("/v1/what-if?node_labels=zone%3Db,disk%3Dssd")["placement"]
+    assert {row["name"]: (row["now"], row["then"]) for row in told["instances"]} == \
+        {"bound": (None, "trait"), "late": ("anti-affinity", "anti-affinity")}
+    assert node.get("/v1/what-if?node_labels=zone-")["placement"]["refused_then"] == 2
+    assert "lacks zone=a" in command(node, "what-if", "--node-label", "zone-", "--taint", "x-")
+    assert "nobody could run" in command(node, "what-if", "--without-node", name)
+    # Nothing changed, and those that are added meet the taints that there are.
+    assert node.get("/v1/node")["labels"] == {"zone": "a"} and node.get("/v1/node")["taints"] == {}
+    command(node, "node", "set", "--taint", "old")
+    added = [row for row in node.get("/v1/what-if?add=2&cpus=0.1&memory=16M&kind=fake")["queue"] if row["new"]]
+    assert [row["starts_in_after"] for row in added] == [None, None]
+    added = [row for row in node.get("/v1/what-if?add=2&cpus=0.1&memory=16M&kind=fake&taints=old-")["queue"] if row["new"]]
+    assert [row["starts_in_after"] for row in added] == [0, 0]
