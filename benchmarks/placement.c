@@ -114,9 +114,10 @@ static uint64_t arrive(struct bench *bench) {
     if (bench->constrained)
         constrain(bench, &request);
     uint64_t begin = now_ns();
-    need(placement_place(&bench->placement, &request, 0, bench->recorded, &decision, &slot));
     if (bench->recorded)
-        placement_ledger_write(&bench->ledger, 0, &decision);
+        need(placement_ledger_place(&bench->ledger, &bench->placement, &request, 0, &decision, &slot));
+    else
+        need(placement_place(&bench->placement, &request, 0, false, &decision, &slot));
     uint64_t taken = now_ns() - begin;
     if (slot != NODE_NONE)
         bench->held[bench->held_count++] = slot;
@@ -130,7 +131,8 @@ static void bench_open(struct bench *bench, size_t nodes, bool constrained, bool
     need(nodes_new(&bench->nodes));
     add_nodes(bench, nodes);
     make_requests(bench);
-    need(placement_ledger_init(&bench->ledger, LEDGER));
+    if (recorded)
+        need(placement_ledger_init(&bench->ledger, LEDGER, bench->nodes));
     placement_init(&bench->placement, bench->nodes, &options);
     bench->held = calloc(MOST_HELD, sizeof(*bench->held));
     need(bench->held ? 0 : -ENOMEM);
@@ -200,7 +202,7 @@ static double memory_per_node(size_t nodes) {
     }
     struct mallinfo2 after = mallinfo2();
     double used = (double) (after.uordblks + after.hblkhd) - (double) (before.uordblks + before.hblkhd) -
-                  MOST_HELD * sizeof(*bench.held) - LEDGER * sizeof(struct ledger_record);
+                  MOST_HELD * sizeof(*bench.held);
     bench_close(&bench);
     return used / (double) nodes;
 }

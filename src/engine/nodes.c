@@ -8,54 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/map.h"
-
-struct names {
-    struct map *numbers; /* name -> number + 1 */
-    char **texts;
-    unsigned count, room;
-};
-
-struct slot {
-    struct node_share share;
-    uint32_t node; /* NODE_NONE: free */
-    uint32_t next, previous;
-};
-
-struct tally {
-    uint32_t node, count;
-};
-struct group {
-    struct tally *nodes; /* open addressing, a power of two; count 0 may remain */
-    uint32_t room, used;
-    uint32_t *domains;   /* by the number of the domain */
-    unsigned domain_room;
-    uint32_t members;
-};
-
-struct ratios {
-    uint32_t cpu[KIND_COUNT], memory[KIND_COUNT];
-};
-
-struct nodes {
-    struct node *nodes;
-    char **texts; /* their names */
-    struct map *by_name;
-    size_t count, room;
-    struct slot *slots;
-    uint32_t slot_count, slot_room, slot_free;
-    struct names names[NAMES_COUNT];
-    uint8_t *domain_levels; /* by the number of the domain */
-    struct group *groups;
-    unsigned group_room;
-    struct ratios ratios[RATIOS_MAX];
-    unsigned ratio_count;
-    struct nodes_scale scale;
-    uint64_t model_free[GPU_MODELS_MAX]; /* thousandths of idle GPU on open nodes */
-    uint32_t *changes;
-    size_t change_room; /* a power of two, at least the nodes */
-    uint64_t position;
-};
+#include "engine/nodes-internal.h"
 
 static const char *const level_names[] = { "node", "rack", "zone" };
 
@@ -125,6 +78,7 @@ void nodes_free(struct nodes *nodes) {
     free(nodes->domain_levels);
     free(nodes->groups);
     free(nodes->changes);
+    free(nodes->past);
     free(nodes);
 }
 
@@ -277,7 +231,12 @@ static int reserve_node(struct nodes *nodes) {
     return 0;
 }
 
-static void note_change(struct nodes *nodes, uint32_t node) {
+static void note_change(struct nodes *nodes, uint32_t node, uint32_t slot, const struct node_share *share, bool given) {
+    if (nodes->past)
+        nodes->past[nodes->position & (nodes->past_room - 1)] = (struct nodes_event){
+            .cpus = share->cpus, .memory = share->memory, .until = share->until, .node = node, .slot = slot,
+            .group = share->group, .gpus = share->gpus, .gpu_milli = share->gpu_milli & 0x7FFF, .given = given,
+        };
     nodes->changes[nodes->position++ & (nodes->change_room - 1)] = node;
 }
 
@@ -330,6 +289,7 @@ int nodes_add(struct nodes *nodes, const struct node_description *description, s
     nodes->scale.gpus = node.gpus > nodes->scale.gpus ? node.gpus : nodes->scale.gpus;
     nodes->model_free[node.gpu_model] += node.gpu_free_total;
     nodes->position += nodes->change_room + 1; /* those who look again see one more */
+    nodes->past_from = nodes->position;
     nodes->count++;
     return 0;
 }
@@ -360,7 +320,7 @@ void nodes_close(struct nodes *nodes, uint32_t node, bool closed) {
     changed->closed = closed;
     nodes->model_free[changed->gpu_model] += closed ? -(uint64_t) changed->gpu_free_total
                                                     : changed->gpu_free_total;
-    note_change(nodes, node);
+    note_change(nodes, node, NODE_NONE, &(struct node_share){ 0 }, false);
 }
 
 uint64_t nodes_model_free(const struct nodes *nodes, unsigned model) {
@@ -556,7 +516,7 @@ int nodes_take(struct nodes *nodes, uint32_t index, const struct node_share *sha
         node->busy_until = share->until;
     if (share->group >= 0)
         group_count(nodes, share->group, index, 1);
-    note_change(nodes, index);
+    note_change(nodes, index, slot, share, false);
     *ret_slot = slot;
     return 0;
 }
@@ -600,9 +560,9 @@ void nodes_give(struct nodes *nodes, uint32_t slot_number) {
         busy_again(nodes, node);
     if (slot->share.group >= 0)
         group_count(nodes, slot->share.group, index, -1);
+    note_change(nodes, index, slot_number, &slot->share, true);
     *slot = (struct slot){ .node = NODE_NONE, .next = nodes->slot_free };
     nodes->slot_free = slot_number;
-    note_change(nodes, index);
 }
 
 uint32_t nodes_next(const struct nodes *nodes, uint32_t node, uint32_t slot) {

@@ -150,3 +150,9 @@ uint32_t nodes_group_fewest(const struct nodes *nodes, unsigned group, enum node
 uint64_t nodes_position(const struct nodes *nodes);
 /* The node changed at that position, or NODE_NONE when it is too long ago (then look at all of them). */
 uint32_t nodes_changed(const struct nodes *nodes, uint64_t position);
+
+/* So many changes, at least, are remembered from now on. -ENOMEM. */
+int nodes_remember(struct nodes *nodes, size_t changes);
+/* The table as it was at a position, apart from this one and without names; numbers of slots may be others. -ESTALE: nothing is
+ * remembered of that, or nodes were added since. -ENOMEM. */
+int nodes_past(const struct nodes *nodes, uint64_t position, struct nodes **ret);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "test.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -530,12 +531,10 @@ static void test_ledger(void **state) {
     add_node(nodes, "b", 8, 16, 0, NULL, NULL, NULL);
     const struct placement_options options = { .score = score_find("polder") };
     placement_init(&placement, nodes, &options);
-    assert_int_equal(placement_ledger_init(&ledger, 3), 0);
-    request.until = 1000;
-    for (uint64_t i = 0; i < 6; i++) {
-        assert_int_equal(placement_place(&placement, &request, 10, true, &decision, &slot), 0);
-        placement_ledger_write(&ledger, 10, &decision);
-    }
+    assert_int_equal(placement_ledger_init(&ledger, 3, nodes), 0);
+    request.until = 1000; /* so that the candidates are kept */
+    for (uint64_t i = 0; i < 6; i++)
+        assert_int_equal(placement_ledger_place(&ledger, &placement, &request, 10, &decision, &slot), 0);
     assert_null(placement_ledger_find(&ledger, 1)); /* four are kept */
     assert_null(placement_ledger_find(&ledger, 6));
     const struct ledger_record *record = placement_ledger_find(&ledger, 2);
@@ -549,6 +548,20 @@ static void test_ledger(void **state) {
     const struct placement_candidate *first = record->candidates, *second = first + 1;
     assert_true(first->score - first->value > second->score - second->value);
     assert_true(record->shape == shape_digest(&request.shape));
+    assert_int_equal(placement_ledger_explain(&ledger, &placement, 2, &decision), 0);
+    assert_int_equal(decision.candidate_count, 2);
+    assert_memory_equal(decision.candidates, record->candidates, sizeof(decision.candidates));
+    assert_int_equal(placement_ledger_explain(&ledger, &placement, 1, &decision), -ENOENT);
+}
+
+static void expect_same_decision(const struct placement_decision *a, const struct placement_decision *b) {
+    assert_int_equal(a->node, b->node);
+    assert_int_equal(a->score, b->score);
+    assert_int_equal(a->gpus, b->gpus);
+    assert_true(a->number == b->number && a->shape == b->shape && a->position == b->position);
+    assert_int_equal(a->candidate_count, b->candidate_count);
+    assert_memory_equal(a->candidates, b->candidates, a->candidate_count * sizeof(*a->candidates));
+    assert_memory_equal(a->refused, b->refused, sizeof(a->refused));
 }
 
 static uint32_t dice(uint64_t *seed, uint32_t limit) {
@@ -632,6 +645,108 @@ static void compare_with_naive(const char *name, uint64_t seed) {
     }
     placement_done(&placement);
     fragments_done(&fragments);
+}
+
+static struct placement_request random_request(struct nodes *nodes, uint64_t *seed) {
+    uint32_t gpus = dice(seed, 3);
+    struct placement_request request = request_of(1 + dice(seed, 4), 1 + dice(seed, 4), gpus,
+                                                  gpus == 1 ? 100 * (1 + dice(seed, 10)) : gpus * 500);
+    char group[16];
+
+    if (dice(seed, 3) == 0)
+        assert_int_equal(placement_require(nodes, &request, "fast", NULL), 0);
+    if (dice(seed, 3) == 0)
+        assert_int_equal(placement_tolerate(nodes, &request, "kept", NULL), 0);
+    if (dice(seed, 5) == 0)
+        request.until = 100 + dice(seed, 100);
+    if (dice(seed, 2) == 0)
+        return request;
+    snprintf(group, sizeof(group), "g%u", dice(seed, 6));
+    assert_int_equal(placement_join(nodes, &request, group, NULL), 0);
+    assert_int_equal(placement_constrain(nodes, &request, dice(seed, 2) ? CONSTRAINT_SPREAD : CONSTRAINT_ANTI_AFFINITY, group,
+                                         dice(seed, 2), 1, NULL), 0);
+    return request;
+}
+
+/* Whatever came, went, was closed and opened since: each decision is told as it was made, the best eight and how many failed
+ * what included, though only the winner was looked for. */
+static void decide_and_make_again(const char *name, uint64_t seed) {
+    enum { NODES = 150, STEPS = 400 };
+    static struct placement_decision wanted[STEPS];
+    char *fast[] = { (char *) "fast", NULL }, *kept[] = { (char *) "kept", NULL };
+    const struct placement_options options = { .score = score_find(name), .seed = 5 };
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
+    _cleanup_ledger_ struct placement_ledger ledger = { 0 };
+    _cleanup_placement_ struct placement placement = { 0 };
+    uint32_t slots[STEPS], held = 0;
+    struct placement_decision found;
+
+    for (unsigned i = 0; i < NODES; i++) {
+        char text[16], rack[16];
+        snprintf(text, sizeof(text), "n%u", i);
+        snprintf(rack, sizeof(rack), "r%u", i % 7);
+        add_node(nodes, text, 4 + dice(&seed, 3) * 4, 16, dice(&seed, 5), rack, i % 2 ? fast : NULL, i % 5 ? NULL : kept);
+    }
+    placement_init(&placement, nodes, &options);
+    assert_int_equal(placement_ledger_init(&ledger, STEPS, nodes), 0);
+    for (unsigned step = 0; step < STEPS; step++) {
+        struct placement_request request = random_request(nodes, &seed);
+        uint32_t slot;
+        assert_int_equal(placement_decide(&placement, &request, 50, true, &wanted[step]), 0);
+        placement.decisions--;
+        assert_int_equal(placement_ledger_place(&ledger, &placement, &request, 50, &found, &slot), 0);
+        assert_int_equal(found.node, wanted[step].node);
+        if (slot != NODE_NONE)
+            slots[held++] = slot;
+        if (held > 0 && dice(&seed, 2) == 0) {
+            uint32_t which = dice(&seed, held);
+            nodes_give(nodes, slots[which]);
+            slots[which] = slots[--held];
+        }
+        if (dice(&seed, 10) == 0) {
+            uint32_t node = dice(&seed, NODES);
+            nodes_close(nodes, node, !nodes_get(nodes, node)->closed);
+        }
+    }
+    for (unsigned step = 0; step < STEPS; step++) {
+        assert_int_equal(placement_ledger_explain(&ledger, &placement, step, &found), 0);
+        expect_same_decision(&found, &wanted[step]);
+    }
+    assert_int_equal(placement_ledger_explain(&ledger, &placement, STEPS, &found), -ENOENT);
+}
+
+static void test_decisions_are_made_again(void **state) {
+    for (size_t i = 0; i < scores_count; i++)
+        decide_and_make_again(scores[i].name, 7 + i);
+}
+
+/* What the nodes do not remember any more, or what came before there were so many of them, is not told wrongly. */
+static void test_what_is_forgotten(void **state) {
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
+    _cleanup_ledger_ struct placement_ledger ledger = { 0 };
+    _cleanup_placement_ struct placement placement = { 0 };
+    struct placement_request request = request_of(1, 1, 0, 0);
+    struct placement_decision decision;
+    struct nodes *past = NULL;
+    uint32_t slot;
+
+    add_node(nodes, "a", 8, 16, 0, NULL, NULL, NULL);
+    assert_int_equal(nodes_past(nodes, nodes_position(nodes), &past), -ESTALE); /* nothing is remembered yet */
+    placement_init(&placement, nodes, NULL);
+    assert_int_equal(placement_ledger_init(&ledger, 4, nodes), 0);
+    assert_int_equal(placement_ledger_place(&ledger, &placement, &request, 0, &decision, &slot), 0);
+    assert_int_equal(placement_ledger_explain(&ledger, &placement, 0, &decision), 0);
+    assert_int_equal(decision.candidate_count, 1);
+    assert_int_equal(nodes_past(nodes, nodes_position(nodes) + 1, &past), -ESTALE);
+    for (unsigned i = 0; i < 8; i++) {
+        nodes_give(nodes, slot);
+        assert_int_equal(placement_place(&placement, &request, 0, false, &decision, &slot), 0);
+    }
+    assert_int_equal(placement_ledger_explain(&ledger, &placement, 0, &decision), -ESTALE);
+    assert_int_equal(placement_ledger_place(&ledger, &placement, &request, 0, &decision, &slot), 0);
+    assert_int_equal(placement_ledger_explain(&ledger, &placement, decision.number, &decision), 0);
+    add_node(nodes, "b", 8, 16, 0, NULL, NULL, NULL);
+    assert_int_equal(placement_ledger_explain(&ledger, &placement, decision.number, &decision), -ESTALE);
 }
 
 static void test_like_the_naive_one(void **state) {
@@ -738,6 +853,8 @@ int main(void) {
         cmocka_unit_test(test_batch_with_affinity),
         cmocka_unit_test(test_reserve),
         cmocka_unit_test(test_ledger),
+        cmocka_unit_test(test_decisions_are_made_again),
+        cmocka_unit_test(test_what_is_forgotten),
         cmocka_unit_test(test_like_the_naive_one),
         cmocka_unit_test(test_best_are_refused),
         cmocka_unit_test(test_circles_are_named),
