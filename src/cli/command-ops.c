@@ -102,7 +102,7 @@ static char *cell_progress(struct json_object *row) {
     struct json_object *progress = json_member(row, "progress");
     int64_t done = json_integer(progress, "done", 0), total = json_integer(progress, "total", 0);
 
-    return total > 0 ? text_format("%lld%%", (long long) (done * 100 / total)) : NULL;
+    return total > 0 && strcmp(json_text(row, "state", ""), "running") == 0 ? text_format("%lld%%", (long long) (done * 100 / total)) : NULL;
 }
 
 static const struct column operation_columns[] = {
@@ -110,7 +110,7 @@ static const struct column operation_columns[] = {
     { .title = "OBJECT", .path = "object" }, { .title = "STATE", .path = "state" },
     { .title = "STEP", .path = "step" },   { .title = "PROGRESS", .cell = cell_progress, .right = true },
     { .title = "ACTOR", .path = "actor", .wide = true }, { .title = "CREATED", .path = "created", .wide = true },
-    { .title = "FINISHED", .path = "finished", .wide = true },
+    { .title = "FINISHED", .path = "finished", .wide = true }, { .title = "REASON", .path = "error.detail", .wide = true },
 };
 static const struct view operation_view = { .columns = operation_columns, .count = ELEMENTS(operation_columns),
                                             .name = "id" };

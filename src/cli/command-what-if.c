@@ -80,9 +80,15 @@ static char *cell_after(struct json_object *object) {
     return starts_cell(object, "starts_in_after");
 }
 
+static char *cell_position(struct json_object *object) {
+    int64_t position = json_integer(object, "position_before", 0);
+
+    return position > 0 ? text_format("%lld", (long long) position) : NULL;
+}
+
 static const struct column columns[] = {
     { .title = "NAME", .path = "name" },
-    { .title = "POSITION", .path = "position_before", .right = true },
+    { .title = "POSITION", .cell = cell_position, .right = true },
     { .title = "STARTS IN", .cell = cell_before, .right = true },
     { .title = "POSITION THEN", .path = "position_after", .right = true },
     { .title = "STARTS IN THEN", .cell = cell_after, .right = true },

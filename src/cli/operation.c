@@ -257,7 +257,14 @@ int change_run_headers(struct invocation *invocation, const char *method, const 
            : invocation->no_wait ? strdup(path) : text_format("%s%cwait=" FIRST_WAIT, path, mark);
     if (!full)
         return error_set(error, ERROR_NO_MEMORY, "");
+    interrupt_catch();
     r = client_request_headers(client, method, full, headers, body, &response, error);
+    if (r == -EINTR && interrupt_came()) {
+        fprintf(stderr, "\n");
+        show_note("%s: what was asked for may go on without you; 'polder ops ls' shows it", subject);
+        return r;
+    }
+    interrupt_release();
     if (r == 0 && invocation->no_wait && !invocation->dry_run && response.status == 202)
         puts(json_text(response.json, "id", ""));
     else if (r == 0 && response.status == 202)

@@ -36,9 +36,32 @@ const char *json_path_text(struct json_object *object, const char *path, const c
 
 /* --- JSON and YAML ------------------------------------------------------------------------------------------------- */
 
+/* json-c puts the two brackets of what is empty on two lines. */
+static void print_compact(const char *text) {
+    bool quoted = false;
+
+    for (const char *c = text; *c; c++) {
+        const char *next = c + 1;
+
+        if (quoted && *c == '\\') {
+            putchar(*c++);
+        } else if (*c == '"') {
+            quoted = !quoted;
+        } else if (!quoted && (*c == '[' || *c == '{')) {
+            next += strspn(next, " \n");
+            if (*next == *c + 2) { /* ']' or '}' */
+                putchar(*c);
+                c = next;
+            }
+        }
+        putchar(*c);
+    }
+    putchar('\n');
+}
+
 int output_json(struct json_object *object) {
-    puts(json_object_to_json_string_ext(object, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
-                                                    JSON_C_TO_STRING_NOSLASHESCAPE));
+    print_compact(json_object_to_json_string_ext(object, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
+                                                             JSON_C_TO_STRING_NOSLASHESCAPE));
     return 0;
 }
 

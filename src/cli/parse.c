@@ -277,9 +277,21 @@ static bool find_flag(const struct command *command, const char *name, char lett
     return false;
 }
 
+/* "image pull": as one types it. `space` is the caller's. */
+static const char *full_name(const struct command *command, char *space, size_t size) {
+    for (size_t i = 0; commands[i]; i++)
+        for (size_t j = 0; commands[i]->children && commands[i]->children[j]; j++)
+            if (commands[i]->children[j] == command) {
+                snprintf(space, size, "%s %s", commands[i]->name, command->name);
+                return space;
+            }
+    return command->name;
+}
+
 static int unknown_flag(const struct command *command, const char *word, const char *name, struct error *error) {
-    const char *words[256], *near = NULL;
+    const char *words[256], *near = NULL, *own;
     struct flag_view view;
+    char space[64];
     size_t count = 0, position = 0;
 
     while (count < ELEMENTS(words) - 2 && command_flag_next(command, &position, &view)) {
@@ -290,11 +302,12 @@ static int unknown_flag(const struct command *command, const char *word, const c
     words[count] = NULL;
     if (name)
         near = text_suggest(name, words);
+    own = full_name(command, space, sizeof(space));
     if (near)
-        return usage(error, "'%s' has no flag '%s'; did you mean '--%s'?", command->name, word, near);
+        return usage(error, "'%s' has no flag '%s'; did you mean '--%s'?", own, word, near);
     if (!command->run)
         return usage(error, "there is no flag '%s' for all commands; see 'polder --help'", word);
-    return usage(error, "'%s' has no flag '%s'; see 'polder %s --help'", command->name, word, command->name);
+    return usage(error, "'%s' has no flag '%s'; see 'polder %s --help'", own, word, own);
 }
 
 static int apply(struct invocation *invocation, const struct found *found, const char *value, struct error *error) {
@@ -473,14 +486,17 @@ static int take_command(struct invocation *invocation, struct line *line, struct
 
 static int check_count(const struct invocation *invocation, struct error *error) {
     const struct command *command = invocation->command;
+    const char *own;
+    char space[64];
 
     if (invocation->help || command->children)
         return 0;
+    own = full_name(command, space, sizeof(space));
     if (invocation->count < command->minimum)
-        return usage(error, "'%s' needs %s; see 'polder %s --help'", command->name, command->usage, command->name);
+        return usage(error, "'%s' needs %s; see 'polder %s --help'", own, command->usage, own);
     if (invocation->count > command->maximum)
-        return usage(error, "'%s' does not take '%s'; see 'polder %s --help'", command->name,
-                     invocation->arguments[command->maximum], command->name);
+        return usage(error, "'%s' does not take '%s'; see 'polder %s --help'", own,
+                     invocation->arguments[command->maximum], own);
     return 0;
 }
 

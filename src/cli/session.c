@@ -17,11 +17,13 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/websocket.h"
 #include "cli/terminal.h"
 
 #define MESSAGE_MAX (1024 * 1024)
 #define OUTPUT_HIGH (128 * 1024)
+#define IMPATIENCE (2 * CLOCK_SECOND)
 #define CTRL_P 0x10
 #define CTRL_Q 0x11
 #define CTRL_BRACKET 0x1d
@@ -33,6 +35,8 @@ struct session {
     bool input_open;
     bool ended, detached;
     bool pending_p; /* ctrl-p came: the next key tells */
+    unsigned interrupts;  /* in a row */
+    uint64_t interrupted; /* the last */
     int code;
     struct error *error;
 };
@@ -195,6 +199,17 @@ static const char *signal_text(unsigned number) {
     }
 }
 
+/* Ctrl-C for the third time in a row: it does nothing inside, and the person wants out. */
+static bool is_impatient(struct session *session, unsigned number) {
+    uint64_t now = clock_now();
+
+    if (number != SIGINT && number != SIGTERM)
+        return false;
+    session->interrupts = now - session->interrupted < IMPATIENCE ? session->interrupts + 1 : 1;
+    session->interrupted = now;
+    return session->interrupts >= 3;
+}
+
 static int take_signal(struct session *session) {
     struct signalfd_siginfo info;
     const char *name;
@@ -204,7 +219,7 @@ static int take_signal(struct session *session) {
     if (info.ssi_signo == SIGWINCH)
         return send_size(session);
     name = signal_text(info.ssi_signo);
-    if (session->options->proxy_signals && name)
+    if (session->options->proxy_signals && name && !is_impatient(session, info.ssi_signo))
         return send_text(session, "{\"signal\":\"%s\"}", name);
     session->detached = true;
     return 0;

@@ -134,7 +134,8 @@ int manager_image_tag(struct manager *manager, const struct actor *actor, const 
     int r = authorise(actor, "default", PERMISSION_IMAGES, name, error);
 
     if (r >= 0 && (!alias || !image_alias_is_valid(alias)))
-        r = error_set(error, ERROR_BAD_VALUE, "alias", "this text", "use letters, digits and ._:/@- (at most 255)");
+        r = error_set(error, ERROR_BAD_VALUE, "alias", alias && text_is_plain(alias) ? alias : "this text",
+                      "use letters, digits and ._:/@- (at most 255)");
     if (r >= 0)
         r = storage_image_tag(manager->storage, name, alias, error);
     if (r >= 0)

@@ -55,7 +55,7 @@ static int check_state(struct manager *manager, const struct optimize_plan *plan
             return stale(error, plan, " has changed since", instance->name);
     }
     for (size_t i = 0; i < count; i++) {
-        if (sorted[i]->uncommitted)
+        if (sorted[i]->uncommitted || sorted[i]->status.state == STATE_DELETED)
             continue;
         if (seen == plan->mark_count || !text_equal(plan->marks[seen].uuid, sorted[i]->assigned.uuid))
             return stale(error, plan, " was created since", sorted[i]->name);

@@ -259,7 +259,7 @@ static int scene_make(struct manager *manager, const struct optimize_request *re
     if (!scene->instances || !scene->items)
         return -ENOMEM;
     for (size_t i = 0; i < count; i++)
-        if (!sorted[i]->uncommitted)
+        if (!sorted[i]->uncommitted && sorted[i]->status.state != STATE_DELETED)
             scene_add(manager, scene, sorted[i]);
     scene->input = (struct optimizer_input){ .parameters = parameters, .nodes = &scene->node, .node_count = 1,
                                              .instances = scene->items, .instance_count = scene->count,

@@ -63,7 +63,8 @@ static int reach_end(struct manager *manager, const struct actor *actor, const s
                      int r, struct error *error) {
     _cleanup_free_ char *action = text_format("instance.%s", reach->verb);
 
-    if (r < 0)
+    /* That there is no such instance says enough. */
+    if (r < 0 && !(error && error->code == ERROR_NOT_FOUND && text_equal(error->parameters[0], "instance")))
         (void) error_subject(error, "instance", name);
     audit_instance(manager, actor, action ? action : reach->verb, name, r, error);
     return r;

@@ -47,6 +47,17 @@ static int skopeo_arguments(const struct image_request *request, bool has_auth, 
     return r;
 }
 
+/* Quotes within a quoted sentence are escaped there. */
+static void unquote(char *text) {
+    char *to = text;
+
+    for (const char *from = text; text && *from; from++)
+        if (from[0] != '\\' || from[1] != '"')
+            *to++ = *from;
+    if (text)
+        *to = '\0';
+}
+
 /* The sentence in skopeo's last log line is what a person wants to read: time="…" level=fatal msg="…". */
 static char *skopeo_message(const struct buffer *errors) {
     const char *message = NULL, *next = errors->data;
@@ -59,6 +70,7 @@ static char *skopeo_message(const struct buffer *errors) {
     text = text_escape(message, strcspn(message, "\n"), false);
     if (text && text_ends(text, "\""))
         text[strlen(text) - 1] = '\0';
+    unquote(text);
     return STEAL_PTR(text);
 }
 

@@ -109,6 +109,18 @@ def test_signals_are_passed_on(polder):
     assert out == "got\n" and command.returncode == 4
 
 
+def test_third_interrupt_in_a_row_leaves(polder):
+    """As in docker: a main process that has no handler ignores signals, and the person at the keyboard shall get away."""
+    command = polder.start("run", "--name", "w", "busybox", "sh", "-c", "trap '' INT; echo ready; sleep 1000")
+    assert command.stdout.readline() == "ready\n"
+    for _ in range(3):
+        assert command.poll() is None
+        command.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    _, told = command.communicate(timeout=DEADLINE)
+    assert "polder attach w" in told and polder.daemon.state_of("w") == "running"
+
+
 def test_killed_client_leaves_the_instance(polder):
     command = polder.start("run", "--name", "w", "busybox", "sh", "-c", "echo ready; sleep 1000")
     assert command.stdout.readline() == "ready\n"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a new user meets: mistyped image names, commands that cannot run, media to boot from, what doctor names, the
 configuration's lines, and what an installation brings along."""
+import json
 import os
 import subprocess
 
@@ -223,3 +224,44 @@ def test_installation_brings_completions_and_man_pages(polder, tmp_path):
     installed = {path.name for path in tmp_path.rglob("polder-*") if path.parent.name == "polder"}
     assert {"polder-enter", "polder-worker", "polder-guest", "polder-mkinitramfs", "polder-seed", "polder-kvm-probe",
             "polder-build-busybox", "polder-build-debian"} <= installed
+
+
+# --- words that read badly ------------------------------------------------------------------------------------------------
+
+def test_usage_names_the_whole_command(polder):
+    assert "see 'polder image build --help'" in polder.error("image", "build", status=2)
+    assert "see 'polder image pull --help'" in polder.error("image", "pull", "--colour", "x", status=2)
+    assert "did you mean '--platform'?" in polder.error("image", "pull", "--platfrm", "x", status=2)
+
+
+def test_errors_say_it_once_and_whole(polder):
+    assert polder.error("console", "nobody", status=None).splitlines()[0] == "polder: there is no instance 'nobody'"
+    assert "cannot be 'B B'" in polder.error("image", "tag", "busybox", "B B", status=2)
+    pulled = polder.error("image", "pull", "docker://127.0.0.1:1/x", status=None)
+    assert "connection refused" in pulled and "\\" not in pulled
+
+
+def test_what_is_empty_takes_one_line(polder):
+    text = '[{"a" : \\ }]'
+    polder("create", "--name", "web", "--kind", "fake", "--label", f"k={text}", "fake")
+    shown = polder.out("show", "web")
+    assert '"mounts": [],' in shown and json.loads(shown)["spec"]["labels"] == {"k": text}
+
+
+def test_operations_tell_why_they_failed(polder):
+    polder("create", "--name", "web", "--kind", "fake", "--label", "polder.fake.start=fail=1", "fake")
+    polder("start", "web", status=None)
+    rows = [line for line in polder.out("ops", "ls", "-o", "wide").splitlines() if "instance.start" in line and "/web " in line]
+    assert rows and "failed" in rows[0] and not rows[0].endswith(" -"), rows
+    assert not any("%" in line for line in polder.out("ops", "ls").splitlines() if " done " in line)
+
+
+def test_plans_leave_the_trash_alone(polder):
+    polder("create", "--name", "web", "--kind", "fake", "fake")
+    polder("rm", "web")
+    assert "more stay" not in polder.out("optimize", "plan")
+
+
+def test_what_is_new_has_no_position_yet(polder):
+    row = polder.out("what-if", "--add", "1").splitlines()[1].split()
+    assert row[:3] == ["new", "1", "-"], row
