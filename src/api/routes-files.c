@@ -240,9 +240,9 @@ static int handle_upload(struct request *request, struct error *error) {
     if (!request->has_body)
         return error_set(error, ERROR_BAD_REQUEST, "the image's bytes are missing");
     request_cancelable(request, true);
-    r = storage_upload_path(manager_storage(request->manager), &path);
+    r = storage_upload_path(manager_storage(request->manager), &path, error);
     if (r < 0)
-        return error_errno(error, r, "making room for the upload");
+        return r;
     fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return error_errno(error, -errno, "storing the upload");

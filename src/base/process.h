@@ -51,6 +51,10 @@ struct process {
  * program …). */
 int process_start(const struct process_spec *spec, struct process *ret);
 /* Closes the pidfd; never kills. */
+/* On a worker thread: returns when the file system of the directory answers. What would hang in the kernel, perhaps for ever,
+ * is a short-lived process without our descriptors: it holds up neither our end nor the locks that go with it. That the file
+ * system is full, read-only or not there is an answer. */
+int process_await_storage(const char *directory);
 void process_done(struct process *process);
 int process_signal(const struct process *process, int signal);
 /* Fiber: waits for the end. *ret_status: exit code, or 128 + signal; -1 if unknown (an adopted process). */

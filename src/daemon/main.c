@@ -22,6 +22,7 @@
 #include "base/fiber.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "base/text.h"
 #include "daemon/configuration.h"
 #include "manager/manager.h"
@@ -32,6 +33,10 @@
 #define STOP_ANYWAY (10 * CLOCK_SECOND) /* then the process ends, whatever hangs */
 #define STOP_ACCURACY (100 * CLOCK_MILLISECOND)
 #define LISTEN_FDS_MAX 8
+#define LOCK_TRIES 40
+#define LOCK_PAUSE (50 * CLOCK_MILLISECOND)
+#define PATIENCE (5 * CLOCK_SECOND) /* with the storage of the store, before it is said that it hangs */
+#define PATIENCE_QUIET 12           /* so many times that, before it is said again */
 
 struct daemon {
     struct configuration configuration;
@@ -42,6 +47,7 @@ struct daemon {
     int lock;
     int result;
     int stop_requests;
+    bool opening; /* the store: nothing was begun yet */
     uint64_t stop_asked; /* boot time of the first */
     struct fiber_queue stop_queue;
 };
@@ -194,15 +200,21 @@ static int directories_make(struct daemon *daemon, struct error *error) {
     return r;
 }
 
-/* One daemon for each run directory; the store locks the state directory. */
+/* On a worker thread. One daemon for each run directory; the store locks the state directory. */
 static int lock_take(struct daemon *daemon, struct error *error) {
     _cleanup_free_ char *path = text_format("%s/lock", daemon->configuration.run);
 
     daemon->lock = path ? open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
     if (daemon->lock < 0)
         return error_errno(error, -errno, "opening the lock in %s", daemon->configuration.run);
-    if (flock(daemon->lock, LOCK_EX | LOCK_NB) < 0)
+    /* A polderd that was just killed holds it until the last child has gone that was on its way to another program. */
+    for (unsigned i = 0; flock(daemon->lock, LOCK_EX | LOCK_NB) < 0; i++) {
+        if (errno == EWOULDBLOCK && i < LOCK_TRIES) {
+            (void) usleep(LOCK_PAUSE);
+            continue;
+        }
         return error_set(error, ERROR_BUSY, daemon->configuration.run, "another polderd uses it");
+    }
     return 0;
 }
 
@@ -247,14 +259,56 @@ static int store_open(struct daemon *daemon, struct error *error) {
     return path ? store_open_sqlite(path, &daemon->store, error) : error_errno(error, -ENOMEM, "opening the store");
 }
 
-static int daemon_open(struct daemon *daemon, struct error *error) {
-    struct manager_configuration configuration;
-    int r = directories_make(daemon, error);
+struct opening {
+    struct daemon *daemon;
+    struct error *error;
+};
+
+/* On a worker thread, since the file system of the store may hang: the loop goes on, so that it can be said, and stopped. */
+static int open_job(void *userdata) {
+    const struct opening *opening = userdata;
+    struct daemon *daemon = opening->daemon;
+    int r = process_await_storage(daemon->configuration.state);
 
     if (r >= 0)
-        r = lock_take(daemon, error);
+        r = directories_make(daemon, opening->error);
+
     if (r >= 0)
-        r = store_open(daemon, error);
+        r = lock_take(daemon, opening->error);
+    return r < 0 ? r : store_open(daemon, opening->error);
+}
+
+/* Says what the start waits for, and has systemd wait as well: nothing can be done without the store. */
+static int patience_main(void *userdata) {
+    const struct daemon *daemon = userdata;
+
+    for (unsigned i = 0; fiber_sleep(PATIENCE) >= 0; i++) {
+        if (i % PATIENCE_QUIET == 0)
+            log_warning("the storage of the store, %s/store.db, does not answer; polderd waits for it", daemon->configuration.state);
+        (void) sd_notifyf(0, "STATUS=waiting for %s/store.db, whose storage does not answer\nEXTEND_TIMEOUT_USEC=%llu",
+                          daemon->configuration.state, (unsigned long long) (4 * PATIENCE));
+    }
+    return 0;
+}
+
+static int open_patiently(struct daemon *daemon, struct error *error) {
+    struct opening opening = { .daemon = daemon, .error = error };
+    _cleanup_fiber_ struct fiber *patience = NULL;
+    int r = fiber_start(&patience, "patience", patience_main, daemon);
+
+    if (r < 0)
+        return error_errno(error, r, "starting");
+    daemon->opening = true;
+    r = fiber_job(open_job, &opening);
+    daemon->opening = false;
+    fiber_cancel_join(patience);
+    return r;
+}
+
+static int daemon_open(struct daemon *daemon, struct error *error) {
+    struct manager_configuration configuration;
+    int r = open_patiently(daemon, error);
+
     if (r < 0)
         return r;
     configuration_apply(&daemon->configuration, &configuration);
@@ -275,7 +329,7 @@ static int daemon_main(void *userdata) {
         daemon->result = 1;
     } else {
         log_info("ready at %s/polder.sock", daemon->configuration.run);
-        (void) sd_notify(0, "READY=1");
+        (void) sd_notify(0, "READY=1\nSTATUS=");
         while (daemon->stop_requests == 0)
             (void) fiber_queue_wait(&daemon->stop_queue, DEADLINE_NONE);
         (void) sd_notify(0, "STOPPING=1");
@@ -304,6 +358,10 @@ static int on_signal(sd_event_source *source _unused_, const struct signalfd_sig
     /* A second request does not wait for anybody. */
     if (daemon->stop_requests++ > 0)
         _exit(daemon->result);
+    if (daemon->opening) { /* the store survives that, and may be what hangs */
+        log_info("stopping before anything was begun");
+        _exit(daemon->result);
+    }
     daemon->stop_asked = clock_now();
     if (sd_event_add_time(loop_event(), NULL, CLOCK_BOOTTIME, daemon->stop_asked + STOP_ANYWAY, STOP_ACCURACY, on_overdue,
                           daemon) < 0)

@@ -360,7 +360,11 @@ static int action_body(struct operation *operation, void *userdata, struct error
         r = removed(action, error);
     } else {
         instance->operation = operation;
-        r = act(action, operation, error);
+        r = adopt_reach(instance, error);
+        if (r >= 0 && instance->removed)
+            r = removed(action, error);
+        else if (r >= 0)
+            r = act(action, operation, error);
         if (instance->operation == operation)
             instance->operation = NULL;
     }

@@ -18,7 +18,10 @@
 
 #define SWEEP_EVERY (60 * CLOCK_SECOND)
 #define ADOPT_AT_ONCE 64
+#define ADOPT_PATIENCE (20 * CLOCK_SECOND) /* with all that run; who takes longer goes on beside everything else */
+#define SWEEP_PATIENCE (3 * CLOCK_SECOND)
 #define ADOPT_AGAIN_MOST (60 * CLOCK_SECOND)
+#define ADOPT_AGAIN_LATE (4 * CLOCK_SECOND) /* of what only did not answer */
 
 /* --- load ------------------------------------------------------------------------------------------------------------- */
 
@@ -173,6 +176,18 @@ static int adopt_ask(struct instance *instance, struct error *error) {
     return 0;
 }
 
+/* Nothing of it is on the host, only what it left on its disk is not known yet: it holds no room, and a start that was under
+ * way is begun anew. */
+static bool is_resting(struct instance *instance) {
+    enum state state = instance->status.state;
+
+    if (file_exists(AT_FDCWD, instance->run_path) || (state_is_active(state) && state != STATE_STARTING))
+        return false;
+    if (state == STATE_STARTING || state == STATE_QUEUED)
+        instance_set_state(instance, STATE_CREATED);
+    return true;
+}
+
 /* It may well run: it keeps its state and its room, and is never ended because we cannot reach it. */
 static void adopt_failed(struct instance *instance, const struct error *error) {
     _cleanup_free_ char *sentence = error_sentence(error, LANGUAGE_ENGLISH);
@@ -180,33 +195,50 @@ static void adopt_failed(struct instance *instance, const struct error *error) {
     if (!instance->unreachable)
         log_warning("instance '%s' could not be taken over: %s", instance->name, sentence);
     instance->unreachable = true;
+    instance_set_reason(instance, error);
+    if (error->code == ERROR_UNRESPONSIVE && is_resting(instance))
+        return;
     /* Wished running, and what happened to that wish may not have been written. */
     if (!state_is_active(instance->status.state))
         instance_set_state(instance, instance->control.power == POWER_RUNNING ? STATE_RUNNING : STATE_STOPPED);
     if (state_is_active(instance->status.state))
         adopted_room(instance);
-    instance_set_reason(instance, error);
 }
 
 static int adopt_again_main(void *userdata) {
     struct instance *instance = userdata;
-    uint64_t pause = CLOCK_SECOND;
-    bool again = true;
+    uint64_t pause = CLOCK_SECOND, most;
+    bool again = true, late = false;
 
     while (again && fiber_sleep(pause) >= 0 && fiber_mutex_lock(&instance->lock, DEADLINE_NONE) >= 0) {
         _cleanup_error_ struct error error = ERROR_INIT;
         again = !instance->removed && instance->unreachable;
         if (again && adopt_ask(instance, &error) < 0) {
+            late = error.code == ERROR_UNRESPONSIVE;
             adopt_failed(instance, &error);
         } else if (again) {
             again = false;
             follow_one(instance);
         }
         fiber_mutex_unlock(&instance->lock);
-        pause = pause * 2 < ADOPT_AGAIN_MOST ? pause * 2 : ADOPT_AGAIN_MOST;
+        most = late ? ADOPT_AGAIN_LATE : ADOPT_AGAIN_MOST;
+        pause = pause * 2 < most ? pause * 2 : most;
     }
     instance_unref(instance);
     return 0;
+}
+
+/* Before something is done to it: it may answer by now. What does not must not be taken for ended. */
+int adopt_reach(struct instance *instance, struct error *error) {
+    _cleanup_error_ struct error trouble = ERROR_INIT;
+
+    if (!instance->unreachable || !instance->driver || adopt_ask(instance, &trouble) >= 0)
+        return 0;
+    adopt_failed(instance, &trouble);
+    if (trouble.code != ERROR_UNRESPONSIVE)
+        return 0;
+    error_move(error, &trouble);
+    return -ETIMEDOUT;
 }
 
 static void adopt_one(struct instance *instance) {
@@ -236,10 +268,20 @@ static int adopt_main(void *userdata) {
     if (fiber_mutex_lock(&instance->lock, DEADLINE_NONE) >= 0) {
         if (!instance->removed)
             adopt_one(instance);
+        if (instance->manager->followed)
+            follow_one(instance);
         fiber_mutex_unlock(&instance->lock);
     }
     instance_unref(instance);
     return 0;
+}
+
+/* What is to be known of it hangs: until that is known nothing of it is ended, and it keeps its room. */
+static void adopt_late(struct instance *instance) {
+    _cleanup_error_ struct error error = ERROR_INIT;
+
+    (void) error_set(&error, ERROR_UNRESPONSIVE, "what it left, or the storage of its disk");
+    adopt_failed(instance, &error);
 }
 
 /* All instances, referenced, since some are removed while others are worked on. */
@@ -263,6 +305,7 @@ static void instances_free(struct instance **copy, size_t count) {
 
 static int adopt_instances(struct manager *manager, struct instance *const *instances, size_t count) {
     struct fiber **fibers = calloc(count + 1, sizeof(*fibers));
+    uint64_t deadline = deadline_in(ADOPT_PATIENCE);
     size_t started = 0;
 
     if (!fibers)
@@ -276,12 +319,15 @@ static int adopt_instances(struct manager *manager, struct instance *const *inst
         }
         /* At most so many at once: each holds descriptors. */
         if (++started >= ADOPT_AT_ONCE)
-            (void) fiber_join(fibers[started - ADOPT_AT_ONCE], DEADLINE_NONE, NULL);
+            (void) fiber_join(fibers[started - ADOPT_AT_ONCE], deadline, NULL);
     }
     for (size_t i = 0; i < started; i++) {
-        (void) fiber_join(fibers[i], DEADLINE_NONE, NULL);
+        (void) fiber_join(fibers[i], deadline, NULL);
         fiber_unref(fibers[i]);
     }
+    for (size_t i = 0; i < count; i++)
+        if (instances[i]->lock.owner && !instances[i]->unreachable)
+            adopt_late(instances[i]);
     free(fibers);
     return 0;
 }
@@ -481,16 +527,23 @@ static int sweep_network(struct manager *manager, bool remove, char ***found, st
     return r;
 }
 
-int orphans_sweep(struct manager *manager, bool remove, char ***ret_found, struct error *error) {
+static int sweep_running(struct manager *manager, bool remove, char ***ret_found, struct error *error) {
     int r = sweep_cgroups(manager, remove, ret_found, error); /* first: it ends what still runs */
 
     if (r >= 0)
         r = sweep_network(manager, remove, ret_found, error);
     if (r >= 0)
         r = sweep_directory(manager, "i", true, remove, ret_found);
-    if (r >= 0)
-        r = sweep_directory(manager, "instances", false, remove, ret_found);
     return r < 0 && !error_is_set(error) ? error_errno(error, r, "looking for what nobody owns") : r;
+}
+
+int orphans_sweep(struct manager *manager, bool remove, char ***ret_found, struct error *error) {
+    int r = sweep_running(manager, remove, ret_found, error);
+
+    if (r < 0)
+        return r;
+    r = sweep_directory(manager, "instances", false, remove, ret_found);
+    return r < 0 ? error_errno(error, r, "looking for what nobody owns") : 0;
 }
 
 /* --- all -------------------------------------------------------------------------------------------------------------------- */
@@ -559,8 +612,34 @@ static int load_all(struct manager *manager, struct error *error) {
     return r < 0 ? r : refuse_strange_store(manager, error);
 }
 
-int adopt_all(struct manager *manager, struct error *error) {
+/* Directories on storage that may hang: then it goes on beside everything else. */
+static int sweep_main(void *userdata) {
+    struct manager *manager = userdata;
+    _cleanup_free_ char *path = text_format("%s/instances", manager->configuration.state_path);
     _cleanup_list_ char **found = NULL;
+    int r = path ? storage_ask(manager->storage, path, DEADLINE_NONE, NULL) : -ENOMEM;
+
+    if (r >= 0)
+        r = sweep_directory(manager, "instances", false, true, &found);
+    report_sweep(found);
+    if (r < 0 && r != -ECANCELED)
+        log_warning("looking for directories that nobody owns: %s", strerror(-r));
+    return 0;
+}
+
+static void sweep_at_start(struct manager *manager) {
+    _cleanup_list_ char **found = NULL;
+    _cleanup_error_ struct error trouble = ERROR_INIT;
+    _cleanup_fiber_ struct fiber *fiber = NULL;
+
+    if (sweep_running(manager, true, &found, &trouble) < 0)
+        adopt_trouble("removing what nobody owns", &trouble);
+    report_sweep(found);
+    if (fiber_start(&fiber, "sweep", sweep_main, manager) >= 0)
+        (void) fiber_join(fiber, deadline_in(SWEEP_PATIENCE), NULL);
+}
+
+int adopt_all(struct manager *manager, struct error *error) {
     _cleanup_error_ struct error trouble = ERROR_INIT;
     struct instance **instances = NULL;
     size_t count = 0;
@@ -573,9 +652,9 @@ int adopt_all(struct manager *manager, struct error *error) {
     r = instances_copy(manager, &instances, &count);
     if (r >= 0)
         r = adopt_instances(manager, instances, count);
-    if (r >= 0 && orphans_sweep(manager, true, &found, &trouble) < 0)
-        adopt_trouble("removing what nobody owns", &trouble);
-    report_sweep(found);
+    if (r >= 0)
+        sweep_at_start(manager);
+    manager->followed = true;
     if (r >= 0)
         follow_all(instances, count);
     instances_free(instances, count);
@@ -616,9 +695,11 @@ static struct instance *overdue(struct manager *manager) {
 
 static int storekeeper_main(void *userdata) {
     struct manager *manager = userdata;
+    int r = storage_ask_images(manager->storage, DEADLINE_NONE, NULL);
 
-    storage_tidy(manager->storage);
-    return 0;
+    if (r >= 0)
+        storage_tidy(manager->storage);
+    return r;
 }
 
 /* Beside the sweeper, so that an image store that hangs holds up nothing but its own tidying. */
@@ -648,7 +729,9 @@ static int sweeper_main(void *userdata) {
         r = fiber_mutex_lock(&kept->lock, DEADLINE_NONE);
         if (r < 0)
             continue;
-        if (!kept->removed && is_overdue(manager, kept))
+        if (kept->assigned.kind != KIND_FAKE)
+            r = storage_ask_instance(manager->storage, kept->state_path, deadline_in(STORAGE_PATIENCE), &error);
+        if (r >= 0 && !kept->removed && is_overdue(manager, kept))
             r = run_purge(kept, &actor_daemon, &error);
         fiber_mutex_unlock(&kept->lock);
         if (r < 0 && r != -ECANCELED)

@@ -102,6 +102,7 @@ struct manager {
     struct allocator_state allocator;
     struct optimize_state optimize;
     struct placements placements;
+    bool followed; /* what a crash interrupted goes on; who is taken over later sees to that itself */
     bool writing, urgent, stopping, ready;
     uint64_t started; /* wall time */
     uint64_t start_mean[KIND_COUNT]; /* microseconds that the drivers' starts take; 0: none yet */
@@ -324,6 +325,9 @@ int instance_discard(struct instance *instance, const struct actor *actor, bool 
 
 /* --- adopt ---------------------------------------------------------------------------------------------------- */
 int adopt_all(struct manager *manager, struct error *error);
+/* Fiber, lock held: one that could not be taken over is tried once more. UNRESPONSIVE: it, or the storage beneath it, still
+ * does not answer. */
+int adopt_reach(struct instance *instance, struct error *error);
 /* Removes resources that no record owns; names what was found. */
 int orphans_sweep(struct manager *manager, bool remove, char ***ret_found, struct error *error);
 int sweeper_start(struct manager *manager);

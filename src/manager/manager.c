@@ -289,6 +289,7 @@ void manager_stop(struct manager *manager, uint64_t deadline) {
     fiber_end(manager->allocator.keeper);
     fiber_end(manager->sweeper);
     fiber_end(manager->probe);
+    storage_stop(manager->storage);
     fiber_end(manager->writer);
     fiber_end(manager->storekeeper); /* last: all else is done if the image store hangs */
 }

@@ -91,6 +91,38 @@ static int directories_make(struct instance *instance, struct error *error) {
     return r < 0 ? error_errno(error, r, "creating %s", instance->state_path) : 0;
 }
 
+/* For as long as it takes, but not in silence: what it waits for stands with the instance and its operation. */
+static int storage_await(struct instance *instance, struct operation *operation, const char *path, struct error *error) {
+    struct storage *storage = instance->manager->storage;
+    _cleanup_error_ struct error late = ERROR_INIT;
+    uint64_t deadline = deadline_in(STORAGE_PATIENCE);
+    int r = path ? storage_ask(storage, path, deadline, &late) : storage_ask_images(storage, deadline, &late);
+
+    if (r == -ETIMEDOUT) {
+        instance_set_reason(instance, &late);
+        operation_wait_begin(operation, "waiting for storage that does not answer");
+        error_clear(&late);
+        r = path ? storage_ask(storage, path, DEADLINE_NONE, &late) : storage_ask_images(storage, DEADLINE_NONE, &late);
+        operation_wait_end(operation);
+        instance_set_reason(instance, NULL);
+    }
+    if (r < 0)
+        error_move(error, &late);
+    return r;
+}
+
+/* What is beneath an instance: the image store and the directory of its own files. */
+static int storage_ready(struct instance *instance, struct operation *operation, struct error *error) {
+    _cleanup_free_ char *instances = text_format("%s/instances", manager_configuration(instance->manager)->state_path);
+    int r = instances ? 0 : error_errno(error, -ENOMEM, "starting");
+
+    if (instance->assigned.kind == KIND_FAKE)
+        return 0;
+    if (r >= 0)
+        r = storage_await(instance, operation, NULL, error);
+    return r < 0 ? r : storage_await(instance, operation, instances, error);
+}
+
 static int image_resolve(struct instance *instance, struct error *error) {
     const struct image *image = NULL;
     int r;
@@ -115,8 +147,6 @@ static int start_driver(struct instance *instance, const struct driver_start *st
     if (r >= 0)
         r = reservation_take(instance, error);
     FAILPOINT("start-before-directories");
-    if (r >= 0 && instance->assigned.kind != KIND_FAKE)
-        storage_wait(instance->manager->storage);
     if (r >= 0)
         r = directories_make(instance, error);
     FAILPOINT("start-before-cgroup");
@@ -179,11 +209,13 @@ static int start_steps(struct instance *instance, struct operation *operation, c
         r = room_take(instance, operation, error);
     if (r < 0)
         return r;
-    if (!options.restore)
+    r = storage_ready(instance, operation, error);
+    if (r >= 0 && !options.restore)
         (void) run_saved(instance, true); /* from here on the disk changes: that memory must never come back */
     operation_progress(operation, options.restore ? "restoring" : "starting", 0, 0);
     begun = clock_now();
-    r = start_driver(instance, &options, error);
+    if (r >= 0)
+        r = start_driver(instance, &options, error);
     if (r < 0) {
         start_undo(instance, options.restore, r, error);
         return r;

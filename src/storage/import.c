@@ -494,9 +494,10 @@ int storage_image_add(struct storage *storage, const struct image_request *reque
     _cleanup_list_ char **found = NULL;
     int r = check_request(request, error);
 
+    if (r >= 0)
+        r = storage_wait(storage, progress, error);
     if (r < 0)
         return r;
-    storage_wait(storage);
     r = add_by_source(storage, request, progress, ret, error);
     if (r < 0)
         (void) sweep(storage, true, &found); /* layers that came before the one that failed */

@@ -45,6 +45,11 @@ struct storage {
     struct map *claims;         /* struct claim */
     struct fiber_mutex records; /* held while records change */
     struct fiber_mutex makes;   /* EROFS, kernels, blanks */
+    struct map *places;         /* of place.c, by path */
+    struct fiber *opener;
+    struct fiber_queue opening; /* those who wait for `opened` */
+    bool opened;                /* its directories are there, and what an earlier daemon left is out of the way */
+    bool late;                  /* the daemon went on without it */
 };
 
 /* Somebody is about to need a file or layer that no record names yet: while it has users, a sweep leaves it alone.
@@ -83,7 +88,9 @@ void claim_drop(struct storage *storage, struct claim *claim); /* takes NULL */
 /* Moves files that no record and no claim names out of the way at once, and removes them. Lists them only unless
  * `remove`. */
 int sweep(struct storage *storage, bool remove, char ***found);
-/* At start: what an earlier daemon left unfinished, and files without a record, go in the background. */
+/* At start: what an earlier daemon left unfinished is moved out of the way. Blocks, off the loop's thread. */
+int staging_clear(const struct storage *storage);
+/* Then: it, and files without a record, go in the background. */
 int sweep_at_start(struct storage *storage);
 /* The host's processor, as OCI names it: static text. */
 const char *host_architecture(void);
@@ -114,7 +121,7 @@ bool resume_has_room(const struct storage *storage, uint64_t bytes);
 /* Removes all that is kept; how many bytes that were. */
 uint64_t resume_forget(struct storage *storage);
 /* At start, before staging is emptied: keeps what pulls had that died with an earlier daemon. Blocks. */
-void resume_rescue(struct storage *storage);
+void resume_rescue(const struct storage *storage);
 
 /* --- records ---------------------------------------------------------------------------------------------------- */
 void stored_free(struct stored *stored);

@@ -230,7 +230,27 @@ int blanks_remove(struct storage *storage) {
 
 /* --- doctor ----------------------------------------------------------------------------------------------------------------------- */
 
+static int place_finding(int asked, const struct error *late, const char *needs, struct findings *findings) {
+    _cleanup_free_ char *sentence = asked == -ETIMEDOUT ? error_sentence(late, LANGUAGE_ENGLISH) : NULL;
+
+    if (!sentence)
+        return 0;
+    return findings_add(findings, FINDING_ERROR, "storage", sentence, needs,
+                        "see why its file system hangs (dmesg, the server behind it); all goes on by itself when it answers");
+}
+
 /* Which programs are missing is told with the others, by the host. */
 int storage_findings(struct storage *storage, struct findings *findings) {
-    return kernel_findings(storage, findings);
+    _cleanup_free_ char *instances = text_format("%s/instances", storage->state_path);
+    _cleanup_error_ struct error images_late = ERROR_INIT, instances_late = ERROR_INIT;
+    uint64_t deadline = deadline_in(STORAGE_PATIENCE);
+    int r = instances ? 0 : -ENOMEM;
+
+    if (r >= 0)
+        r = place_finding(storage_ask_images(storage, deadline, &images_late), &images_late,
+                          "starts and what changes images wait for it", findings);
+    if (r >= 0)
+        r = place_finding(storage_ask(storage, instances, deadline_in(STORAGE_PATIENCE), &instances_late), &instances_late,
+                          "instances whose disks are there wait for it when they start, end or are removed", findings);
+    return r < 0 ? r : kernel_findings(storage, findings);
 }

@@ -255,9 +255,9 @@ int storage_image_remove(struct storage *storage, const char *name, struct error
     bool whole = false;
     int r;
 
-    storage_wait(storage);
-    r = records_lock(storage, error);
-
+    r = storage_wait(storage, NULL, error);
+    if (r >= 0)
+        r = records_lock(storage, error);
     if (r < 0)
         return r;
     r = stored_lookup(storage, name, &stored, &alias, error);
@@ -310,8 +310,10 @@ static int remove_unused(struct storage *storage, bool all, char ***ret_removed,
 int storage_prune(struct storage *storage, bool all, uint64_t *ret_bytes, char ***ret_removed, struct error *error) {
     _cleanup_list_ char **found = NULL;
     uint64_t before;
-    int r = records_lock(storage, error);
+    int r = storage_wait(storage, NULL, error);
 
+    if (r >= 0)
+        r = records_lock(storage, error);
     if (r < 0)
         return r;
     before = bytes_of_all(storage);

@@ -336,7 +336,7 @@ uint64_t resume_forget(struct storage *storage) {
 
 /* --- start ------------------------------------------------------------------------------------------------------------- */
 
-void resume_rescue(struct storage *storage) {
+void resume_rescue(const struct storage *storage) {
     _cleanup_close_ int downloads = open_downloads(storage);
     DIR *directory = downloads < 0 ? NULL : opendir(storage->staging);
     struct dirent *entry;

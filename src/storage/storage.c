@@ -17,6 +17,9 @@
 #include "base/uuid.h"
 #include "storage/internal.h"
 
+#define OPEN_PATIENCE (3 * CLOCK_SECOND) /* then the daemon goes on without it */
+#define OPEN_AGAIN (5 * CLOCK_SECOND)
+
 /* --- small things -------------------------------------------------------------------------------------------------- */
 
 const char *digest_hex(const char *digest) {
@@ -65,20 +68,6 @@ int staging_make_named(struct storage *storage, const char *prefix, char **ret_p
 
 int staging_make(struct storage *storage, char **ret_path, struct error *error) {
     return staging_make_named(storage, "", ret_path, error);
-}
-
-static int answers_job(void *userdata) {
-    const struct storage *storage = userdata;
-    _cleanup_free_ char *probe = text_format("%s/.answers", storage->staging);
-    _cleanup_close_ int fd = probe ? open(probe, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600) : -ENOMEM;
-
-    if (fd >= 0)
-        (void) unlink(probe);
-    return 0;
-}
-
-void storage_wait(struct storage *storage) {
-    (void) fiber_job(answers_job, storage);
 }
 
 static int remove_job(void *userdata) {
@@ -172,7 +161,7 @@ static int storage_paths(struct storage *storage, const struct storage_options *
 
 /* What images hold (set-user-id programs too) is no business of the host's users; skopeo, unprivileged, passes through to
  * its own staging directory. */
-static int directories_make(struct storage *storage) {
+static int directories_make(const struct storage *storage) {
     static const struct {
         const char *name;
         mode_t mode;
@@ -198,7 +187,7 @@ int storage_new(const struct storage_options *options, struct storage **ret, str
     if (r >= 0)
         r = map_new(&storage->claims);
     if (r >= 0)
-        r = directories_make(storage);
+        r = map_new(&storage->places);
     if (r < 0) {
         storage_free(storage);
         return error_errno(error, r, "opening the image store in %s", options->state_path);
@@ -216,6 +205,8 @@ void storage_free(struct storage *storage) {
     free(storage->list);
     map_free(storage->by_digest);
     map_free(storage->claims);
+    map_free(storage->places);
+    fiber_unref(storage->opener);
     free(storage->state_path);
     free(storage->run_path);
     free(storage->libexec_path);
@@ -254,6 +245,58 @@ static void warn_of_problems(struct storage *storage) {
         log_warning("%s", *problem);
 }
 
+static int open_job(void *userdata) {
+    struct storage *storage = userdata;
+    int r = directories_make(storage);
+
+    return r < 0 ? r : staging_clear(storage);
+}
+
+static int open_once(struct storage *storage) {
+    int r = fiber_job(open_job, storage);
+
+    return r < 0 ? r : sweep_at_start(storage);
+}
+
+/* Once the daemon went on without it, there is nobody to tell but the log. */
+static int opener_main(void *userdata) {
+    struct storage *storage = userdata;
+    int r = storage_ask(storage, storage->images, DEADLINE_NONE, NULL);
+
+    if (r == -ECANCELED)
+        return r;
+    r = open_once(storage);
+
+    while (r < 0 && storage->late) {
+        log_warning("the image store in %s cannot be opened, which is tried again: %s", storage->images, strerror(-r));
+        if (fiber_sleep(OPEN_AGAIN) < 0)
+            return -ECANCELED;
+        r = open_once(storage);
+    }
+    if (r < 0)
+        return r;
+    if (storage->late)
+        log_notice("the image store in %s is open now", storage->images);
+    storage->opened = true;
+    fiber_queue_wake_all(&storage->opening);
+    warn_of_problems(storage);
+    return 0;
+}
+
+static int images_open(struct storage *storage, struct error *error) {
+    int opened = 0, r = fiber_start(&storage->opener, "opener", opener_main, storage);
+
+    if (r >= 0)
+        r = fiber_join(storage->opener, deadline_in(OPEN_PATIENCE), &opened);
+    if (r == -ETIMEDOUT) {
+        log_warning("the image store in %s does not answer; what needs it waits until it does", storage->images);
+        storage->late = true;
+        return 0;
+    }
+    r = r < 0 ? r : opened;
+    return r < 0 ? error_errno(error, r, "opening the image store in %s", storage->images) : 0;
+}
+
 int storage_load(struct storage *storage, struct error *error) {
     struct store_items items = { 0 };
     int r = store_list(storage->store, IMAGE_PREFIX, NULL, 0, false, &items, error);
@@ -261,13 +304,12 @@ int storage_load(struct storage *storage, struct error *error) {
     for (size_t i = 0; i < items.count && r >= 0; i++)
         r = load_one(storage, &items.items[i], error);
     store_items_done(&items);
-    if (r < 0)
-        return r;
-    r = sweep_at_start(storage);
-    if (r < 0)
-        return error_errno(error, r, "tidying up %s", storage->images);
-    warn_of_problems(storage);
-    return 0;
+    return r < 0 ? r : images_open(storage, error);
+}
+
+void storage_stop(struct storage *storage) {
+    if (storage->opener)
+        fiber_cancel(storage->opener);
 }
 
 /* --- find and show ----------------------------------------------------------------------------------------------- */
@@ -385,11 +427,13 @@ void storage_image_unuse(struct storage *storage, const char *digest, const char
 }
 
 
-int storage_upload_path(struct storage *storage, char **ret_path) {
+int storage_upload_path(struct storage *storage, char **ret_path, struct error *error) {
     char name[17];
+    int r = storage_wait(storage, NULL, error);
 
-    storage_wait(storage);
+    if (r < 0)
+        return r;
     random_hex(name, 8);
     *ret_path = text_format("%s/upload-%s", storage->staging, name);
-    return *ret_path ? 0 : -ENOMEM;
+    return *ret_path ? 0 : error_errno(error, -ENOMEM, "making room");
 }

@@ -40,8 +40,11 @@ struct storage_progress {
 
 int storage_new(const struct storage_options *options, struct storage **ret, struct error *error);
 void storage_free(struct storage *storage);
-/* Loads the records, removes unfinished work, checks that each record has its files. */
+/* Loads the records, makes the directories, removes unfinished work, checks that each record has its files. If the file
+ * system of the images does not answer, all but the first goes on beside, and what needs it waits. */
 int storage_load(struct storage *storage, struct error *error);
+/* Nothing that waits to be tried again is, from now on. */
+void storage_stop(struct storage *storage);
 
 enum image_source_type {
     SOURCE_DOCKER,         /* docker://[host/]repository[:tag|@digest] */
@@ -113,10 +116,20 @@ struct kernel_files {
 int storage_kernel(struct storage *storage, const struct image *image, struct kernel_files *ret, struct error *error);
 void kernel_files_done(struct kernel_files *files);
 /* Fiber: for uploads of the API, an absolute path beneath staging, unique. */
-int storage_upload_path(struct storage *storage, char **ret_path);
+int storage_upload_path(struct storage *storage, char **ret_path, struct error *error);
 int storage_findings(struct storage *storage, struct findings *findings);
-/* Fiber: returns when the file system of the images answers. Comes before what is done there on the loop, so that one that
- * hangs holds up who needs it and nobody else. */
-void storage_wait(struct storage *storage);
+
+/* How long storage may take to answer before that is said. */
+#define STORAGE_PATIENCE (2 * CLOCK_SECOND)
+/* Fiber. Does the file system of the directory `path` answer? Comes before what is done there on the loop, so that one that
+ * hangs holds up who needs it and nobody else. UNRESPONSIVE (-ETIMEDOUT) names it; -ECANCELED. */
+int storage_ask(struct storage *storage, const char *path, uint64_t deadline, struct error *error);
+/* Fiber. The same for an instance's directory, and before it for the one that it lies in: so a thousand on one file system take
+ * one worker and not a thousand. */
+int storage_ask_instance(struct storage *storage, const char *path, uint64_t deadline, struct error *error);
+/* Fiber. The same for the images, which are also open then. */
+int storage_ask_images(struct storage *storage, uint64_t deadline, struct error *error);
+/* Fiber. The same for however long it takes; `progress` (or NULL) tells of it. -ECANCELED. */
+int storage_wait(struct storage *storage, const struct storage_progress *progress, struct error *error);
 /* Deep check: records against files, digests of disks; problems as sentences. */
 int storage_check(struct storage *storage, bool deep, char ***ret_problems, struct error *error);

@@ -184,17 +184,22 @@ static int discard_fiber(void *userdata) {
     return r;
 }
 
+int staging_clear(const struct storage *storage) {
+    _cleanup_free_ char *discarded = text_format("%s/discarded", storage->images);
+    int r = discarded ? 0 : -ENOMEM;
+
+    if (r < 0)
+        return r;
+    resume_rescue(storage);
+    r = move_away(storage->staging, discarded, NULL);
+    return r < 0 ? r : file_make_directories(AT_FDCWD, storage->staging, 0711);
+}
+
 int sweep_at_start(struct storage *storage) {
     _cleanup_free_ char *discarded = text_format("%s/discarded", storage->images);
     _cleanup_list_ char **found = NULL;
-    int r;
+    int r = discarded ? move_ownerless(storage, &found, NULL) : -ENOMEM;
 
-    resume_rescue(storage);
-    r = discarded ? move_away(storage->staging, discarded, NULL) : -ENOMEM;
-    if (r >= 0)
-        r = file_make_directories(AT_FDCWD, storage->staging, 0711);
-    if (r >= 0)
-        r = move_ownerless(storage, &found, NULL);
     if (r >= 0)
         r = fiber_start(NULL, "discard", discard_fiber, discarded);
     if (r >= 0)
@@ -246,9 +251,10 @@ static int check_image(struct storage *storage, const char *digest, bool deep, c
  * bytes of unpacked layers are not hashed: the digest of a layer is of its archive. */
 int storage_check(struct storage *storage, bool deep, char ***ret_problems, struct error *error) {
     _cleanup_list_ char **found = NULL, **digests = NULL;
-    int r;
+    int r = storage_wait(storage, NULL, error);
 
-    storage_wait(storage);
+    if (r < 0)
+        return r;
     r = deep ? fiber_mutex_lock(&storage->records, DEADLINE_NONE) : 0;
     if (r < 0)
         return error_errno(error, r, "checking the images");

@@ -9,6 +9,7 @@ import pathlib
 import random
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import tempfile
@@ -131,6 +132,83 @@ def test_storage_that_hangs(request):
         for name in [f"waits{number}" for number in range(8)] + ["stopped"]:
             daemon.wait_state(name, "running")
         daemon.check_clean()
+
+
+def test_start_while_storage_is_frozen(request):
+    """polderd starts while the file systems of images and instances are frozen: a running container is taken over and can be
+    used, a start waits and says for what, and goes on by itself."""
+    mount = ("for part in instances images; do mkdir -p {state}/$part && truncate -s 256M {directory}/$part.img && "
+             "mkfs.ext4 -q {directory}/$part.img && mount -o loop {directory}/$part.img {state}/$part && chmod 711 {state}/$part; done")
+    with prepared(request, mount, mounts=["{state}/instances", "{state}/images"]) as daemon:
+        container(daemon, "old")
+        container(daemon, "stopped", start=False)
+        pid = daemon.instance("old")["status"]["pid"]
+        daemon.kill9()
+        for part in ("images", "instances"):
+            daemon.host("fsfreeze", "--freeze", daemon.state / part)
+        try:
+            begun = time.monotonic()
+            daemon.start()
+            assert time.monotonic() - begun < 30
+            assert daemon.instance("old")["status"]["pid"] == pid and daemon.state_of("old") == "running"
+            assert daemon.execute("old", "cat", "/proc/uptime", timeout=DEADLINE)
+            daemon.begin("stopped", "start")
+            message = eventually(lambda: daemon.instance("stopped")["status"].get("message"), what="what it waits for")
+            assert f"{daemon.state}/images" in message, message
+            # A wish that is taken back is not done when the storage answers.
+            daemon.act("stopped", "stop", {"timeout": "0s"})
+            assert daemon.state_of("stopped") == "stopped"
+            daemon.begin("stopped", "start")
+        finally:
+            for part in ("images", "instances"):
+                daemon.host("fsfreeze", "--unfreeze", daemon.state / part)
+        daemon.wait_state("stopped", "running")
+        daemon.check_clean()
+
+
+def test_start_while_the_store_is_frozen(make_daemon):
+    """Without its store polderd can do nothing: it says what it waits for, has systemd wait with it, ends when it is told to,
+    and starts when the store answers."""
+    daemon = make_daemon(log_level="info")
+    daemon.state.mkdir(parents=True)
+    image = daemon.directory / "state.img"
+    with open(image, "wb") as file:
+        file.truncate(64 * MEBIBYTE)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, daemon.state], check=True)
+    notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notified.bind(str(daemon.directory / "notify"))
+    notified.settimeout(DEADLINE)
+    frozen = False
+    try:
+        daemon.state.chmod(0o711)
+        daemon.environment = {**daemon.environment, "NOTIFY_SOCKET": str(daemon.directory / "notify")}
+        for last in (False, True):
+            subprocess.run(["fsfreeze", "--freeze", daemon.state], check=True)
+            frozen = True
+            daemon.spawn()
+            told = notified.recv(4096).decode()
+            assert "EXTEND_TIMEOUT_USEC=" in told and f"{daemon.state}/store.db" in told, told
+            assert f"{daemon.state}/store.db" in daemon.log()
+            if not last:
+                daemon.signal(signal.SIGTERM)
+                assert daemon.wait_gone() == 0
+            subprocess.run(["fsfreeze", "--unfreeze", daemon.state], check=True)
+            frozen = False
+        while "READY=1" not in told:
+            told = notified.recv(4096).decode()
+        daemon.wait_ready()
+        daemon.create("one", start=True)
+        daemon.delete("one", purge=True)
+        daemon.check_clean()
+        assert daemon.stop() == 0
+    finally:
+        if frozen:
+            subprocess.run(["fsfreeze", "--unfreeze", daemon.state], check=True)
+        if daemon.is_alive():
+            daemon.kill9()
+        notified.close()
+        subprocess.run(["umount", "--lazy", daemon.state], check=True)
 
 
 # ---- F24, F25: the daemon's own memory and processor ----

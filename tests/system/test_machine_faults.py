@@ -493,6 +493,99 @@ def test_image_store_that_hangs(request):
         storage.process.wait(DEADLINE)
 
 
+@contextlib.contextmanager
+def all_hanging(request):
+    """A daemon whose images and instances lie on file systems that hang together: (daemon, function to hang, to go on)."""
+    pytest.importorskip("fusepy", reason="python3-fusepy is not installed")
+    daemon = guestlib.HostDaemon(arguments=["--fake-driver"])
+    parts = [guestlib.HangingStorage(daemon, daemon.state / part) for part in ("images", "instances")]
+    before = request.session.testsfailed
+    try:
+        yield daemon, lambda: [part.hang() for part in parts], lambda: [part.go_on() for part in parts]
+    finally:
+        for part in parts:
+            part.go_on()
+        if request.session.testsfailed > before:
+            print(f"--- {daemon.log_path} ends with:\n{daemon.log()[-8000:]}")
+        daemon.close(check=False)
+        for part in parts:
+            part.process.wait(DEADLINE)
+
+
+START = 30  # seconds that a start may take beside storage that hangs
+
+
+@pytest.mark.long
+def test_start_while_storage_hangs(request):
+    """polderd starts while the file systems of the images and of the instances answer nothing: it is there soon, has taken over
+    what runs, tells of each thing what it waits for, can be stopped and started again; and afterwards all goes on by itself."""
+    with all_hanging(request) as (host, hang, go_on):
+        host.start()
+        host.polder("image", "import", guestlib.ticker(host.directory), "--name", "ticker")
+        host.polder("create", "--kind", "vm", "--name", "waits", "--memory", "64M", "--network", "none", "ticker")
+        host.create("trashed", kind="vm", image="ticker", memory=64 << 20, network="none")
+        host.delete("trashed")
+        for name in ("counts", "ended"):
+            host.polder("run", "--kind", "vm", "--name", name, "--memory", "64M", "--network", "none", "ticker")
+        host.create("other", start=True)
+        eventually(lambda: "aaab" in host.polder("logs", "counts").stdout, guestlib.BOOT, "the first numbers")
+        pids = {name: pid_of(host, name) for name in ("counts", "ended")}
+        host.kill9()
+        os.kill(pids["ended"], signal.SIGKILL)
+        # With all its threads, which close its files: or those would hang, and it with them.
+        eventually(lambda: len(threads_of(pids["ended"])) < 2 and not guestlib.is_alive(pids["ended"]), what="the end of QEMU")
+        hang()
+        for again in (False, True):
+            begun = time.monotonic()
+            host.start()
+            assert time.monotonic() - begun < START
+            check_beside_hanging_storage(host, pids["counts"])
+            if not again:
+                host.begin("waits", "start")
+            waits = eventually(lambda: host.instance("waits")["status"].get("message"), what="what it waits for")
+            # After a start its own disk is asked first.
+            assert f"{host.state}/{'instances' if again else 'images'}" in waits, waits
+            assert host.state_of("waits") == ("created" if again else "starting")
+            assert not [one for one in host.get("/v1/operations")["operations"] if one["state"] == "failed"]
+            problem = host.problem(504, "POST", "/v1/instances/ended/restart?wait=60s", {})
+            assert problem["code"] == "unresponsive" and str(host.state) in problem["detail"], problem
+            begun = time.monotonic()
+            assert host.stop() == 0
+            assert time.monotonic() - begun < START
+        host.start()
+        go_on()
+        host.wait_state("waits", "running")
+        eventually(lambda: host.instance("ended")["status"].get("reason") != "unresponsive", what="the other to be known")
+        host.polder("image", "import", guestlib.ticker(host.directory), "--name", "again")
+        assert host.instance("counts")["status"]["pid"] == pids["counts"]
+        host.polder("undelete", "trashed")
+        host.check_clean()
+        host.polder("rm", "--force", "--purge", "waits", "counts", "ended", "other", "trashed")
+
+
+def threads_of(pid):
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except FileNotFoundError:
+        return []
+
+
+def check_beside_hanging_storage(host, pid):
+    """What needs no storage works, what asks for all is told in time, and doctor names the places."""
+    for _ in range(5):
+        begun = time.monotonic()
+        assert len(host.list()) == 4 and host.get("/v1/images")["images"]
+        assert time.monotonic() - begun < 5
+    assert host.state_of("counts") == "running" and pid_of(host, "counts") == pid
+    status = host.instance("ended")["status"]
+    assert status["reason"] == "unresponsive" and str(host.state) in status["message"], status
+    host.act("other", "pause")
+    host.act("other", "resume")
+    found = host.polder("doctor", status=None, timeout=30).stdout
+    for place in ("images", "instances"):
+        assert f"{host.state}/{place}" in found, found
+
+
 @pytest.mark.long
 def test_trash_while_the_image_store_hangs(request):
     """Each minute the trash is emptied and the image store tidied: that the second never ends does not keep the first from it."""

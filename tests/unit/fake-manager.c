@@ -428,7 +428,7 @@ void manager_audit_refused(struct manager *manager, const struct actor *actor, c
 void manager_metrics(struct manager *manager, struct buffer *out) {
 }
 
-int storage_upload_path(struct storage *storage, char **ret_path) {
+int storage_upload_path(struct storage *storage, char **ret_path, struct error *error _unused_) {
     static unsigned count;
 
     *ret_path = text_format("/tmp/polder-upload-%d-%u", (int) getpid(), count++);

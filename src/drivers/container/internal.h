@@ -69,6 +69,8 @@ struct container {
     uint64_t oom_kills;      /* of the cgroup before the start */
     unsigned offline_users;  /* transfers in the root file system of a stopped container */
     int log_watch;           /* inotify watch, or -1 */
+    bool log_starting;       /* a fiber sets it up */
+    bool log_busy, log_again; /* a fiber follows a rotation; another came meanwhile */
 };
 
 struct container *container_ref(struct container *container);

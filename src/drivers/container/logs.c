@@ -19,6 +19,7 @@
 #include "base/cleanup.h"
 #include "base/text.h"
 #include "drivers/container/internal.h"
+#include "storage/storage.h"
 
 static bool has_bytes(int directory, const char *name) {
     struct stat status;
@@ -71,11 +72,35 @@ int logs_prepare(const struct container *container, uint64_t limit, uint64_t *re
     return rotate(directory);
 }
 
-static void on_rotated(struct container *container) {
+/* On a worker thread: the storage may hang. */
+static int rotated_job(void *userdata) {
+    const struct container *container = userdata;
     _cleanup_close_ int directory = open(container->state_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-    if (directory >= 0)
-        (void) rotate(directory);
+    return directory < 0 ? -errno : rotate(directory);
+}
+
+static int rotated_main(void *userdata) {
+    _cleanup_container_ struct container *container = userdata;
+
+    do {
+        container->log_again = false;
+        (void) fiber_job(rotated_job, container);
+    } while (container->log_again);
+    container->log_busy = false;
+    return 0;
+}
+
+/* One at a time for each container. */
+static void on_rotated(struct container *container) {
+    container->log_again = true;
+    if (container->log_busy)
+        return;
+    container->log_busy = true;
+    if (fiber_start(NULL, "log-rotated", rotated_main, container_ref(container)) >= 0)
+        return;
+    container->log_busy = false;
+    container_unref(container);
 }
 
 static struct container *find_watch(struct container_driver *driver, int watch) {
@@ -124,16 +149,44 @@ void logs_close(struct container_driver *driver) {
     map_free(STEAL_PTR(driver->watched));
 }
 
-/* Also catches up with rotations while nobody watched. */
-void logs_watch(struct container *container) {
-    struct container_driver *driver = container->driver;
+static int watch_job(void *userdata) {
+    const struct container *container = userdata;
+    int watch = inotify_add_watch(container->driver->inotify, container->state_path, IN_MOVED_TO | IN_ONLYDIR);
 
-    if (container->log_watch >= 0)
-        return;
-    container->log_watch = inotify_add_watch(driver->inotify, container->state_path, IN_MOVED_TO | IN_ONLYDIR);
-    if (container->log_watch >= 0 && map_put(driver->watched, container->uuid, container) < 0)
+    return watch < 0 ? -errno : watch;
+}
+
+static int watch_main(void *userdata) {
+    _cleanup_container_ struct container *container = userdata;
+    struct container_driver *driver = container->driver;
+    int watch = storage_ask_instance(driver->context.storage, container->state_path, DEADLINE_NONE, NULL);
+
+    if (watch >= 0 && container->active)
+        watch = fiber_job(watch_job, container);
+    container->log_starting = false;
+    if (watch <= 0)
+        return 0;
+    if (!container->active || container->log_watch >= 0) { /* it ended meanwhile */
+        if (container->log_watch != watch)
+            (void) inotify_rm_watch(driver->inotify, watch);
+        return 0;
+    }
+    container->log_watch = watch;
+    if (map_put(driver->watched, container->uuid, container) < 0)
         logs_unwatch(container);
     on_rotated(container);
+    return 0;
+}
+
+/* Also catches up with rotations while nobody watched. Does not wait for the storage. */
+void logs_watch(struct container *container) {
+    if (container->log_watch >= 0 || container->log_starting)
+        return;
+    container->log_starting = true;
+    if (fiber_start(NULL, "log-watch", watch_main, container_ref(container)) >= 0)
+        return;
+    container->log_starting = false;
+    container_unref(container);
 }
 
 void logs_unwatch(struct container *container) {

@@ -24,6 +24,7 @@
 #include "host/cgroup.h"
 #include "host/facts.h"
 #include "network/network.h"
+#include "storage/storage.h"
 
 #define PROGRAM "/usr/bin/qemu-system-x86_64"
 #define BOOT_DEADLINE (180 * CLOCK_SECOND) /* an emulated guest on a loaded host */
@@ -41,6 +42,11 @@ static struct machine *machine_of(const struct driver_instance *instance) {
 
 static int no_machine(struct error *error) {
     return error_set(error, ERROR_GUEST, "the machine does not run");
+}
+
+/* The way to its guest is made while it starts or is taken over, and not at all without memory or descriptors. */
+static int guest_check(const struct machine *machine, struct error *error) {
+    return machine->port || machine->agent ? 0 : error_set(error, ERROR_GUEST, "there is no way to its agent yet");
 }
 
 static bool is_vm(const struct driver_instance *instance) {
@@ -266,12 +272,18 @@ static int driver_start(void *data, struct driver_instance *instance, const stru
 
 /* --- adoption ------------------------------------------------------------------------------------------- */
 
-static int exit_of_absent(struct driver_instance *instance, struct driver_exit *ret) {
-    _cleanup_free_ char *problem = NULL;
+static int state_answers(struct qemu *qemu, const struct driver_instance *instance, struct error *error) {
+    return storage_ask_instance(qemu->context.storage, instance->state_path, deadline_in(STORAGE_PATIENCE), error);
+}
 
-    *ret = (struct driver_exit){ .code = -1 };
-    (void) exit_read(instance, &ret->code, &problem);
-    return 0;
+/* Only what is gone needs what it left on its disk: one that runs is taken over whether its storage answers or not. */
+static int exit_of_absent(struct qemu *qemu, struct driver_instance *instance, struct driver_exit *ret, struct error *error) {
+    _cleanup_free_ char *problem = NULL;
+    int r = state_answers(qemu, instance, error);
+
+    if (r >= 0)
+        (void) exit_read(instance, &ret->code, &problem);
+    return r;
 }
 
 /* What a daemon left that died while it saved or loaded memory. A load that was not complete is dropped:
@@ -280,25 +292,28 @@ static int adopt_repair(struct machine *machine) {
     _cleanup_json_ struct json_object *status = NULL;
     struct suspend_note note;
     const char *name;
-    bool interrupted;
+    bool answers, interrupted;
 
     if (machine_call(machine, "query-status", NULL, &status, NULL) < 0)
         return 0;
     name = json_text(status, "status", "");
     if (text_equal(name, "inmigrate"))
         return -ESRCH;
+    /* What hangs is left for the next look; a save begins by removing it as well. */
+    answers = state_answers(machine->qemu, machine->instance, NULL) >= 0;
     interrupted = text_equal(name, "postmigrate") || text_equal(name, "finish-migrate") ||
-                  (text_equal(name, "paused") && suspend_note_read(machine->instance, &note, NULL) >= 0);
+                  (text_equal(name, "paused") && answers && suspend_note_read(machine->instance, &note, NULL) >= 0);
     if (!interrupted) {
         /* The guest has gone on since, and so has its disk: that memory must never come back. */
-        if (text_equal(name, "running"))
+        if (text_equal(name, "running") && answers)
             suspend_remove(machine->instance);
         return 0;
     }
     (void) machine_call(machine, "migrate_cancel", NULL, NULL, NULL);
     if (machine_call(machine, "cont", NULL, NULL, NULL) < 0)
         return 0;
-    suspend_remove(machine->instance);
+    if (answers)
+        suspend_remove(machine->instance);
     machine->paused = false;
     return 0;
 }
@@ -310,8 +325,10 @@ static int adopt_machine(struct machine *machine, bool *ret_running, bool *ret_p
     if (r < 0)
         return r;
     if (adopt_repair(machine) == -ESRCH) {
-        machine_drop(machine->instance);
-        return 0;
+        struct driver_instance *instance = machine->instance;
+        struct qemu *qemu = machine->qemu;
+        machine_drop(instance);
+        return exit_of_absent(qemu, instance, ret_exit, error);
     }
     /* A guest that switched itself off meanwhile stands still until now. */
     if (machine->halted && machine_wait_end(machine, deadline_in(HALTED_DEADLINE)) < 0)
@@ -327,15 +344,24 @@ static int adopt_machine(struct machine *machine, bool *ret_running, bool *ret_p
     return 0;
 }
 
+/* It runs on, and is taken over another time. */
+static void adopt_let_go(struct driver_instance *instance) {
+    struct machine *machine = STEAL_PTR(instance->driver_data);
+
+    machine_detach(machine);
+    machine->released = true;
+    machine_unref(machine);
+}
+
 static int driver_adopt(void *data, struct driver_instance *instance, bool *ret_running, bool *ret_paused,
                         struct driver_exit *ret_exit, struct error *error) {
     struct machine *machine = NULL;
     int r;
 
     *ret_running = *ret_paused = false;
-    (void) exit_of_absent(instance, ret_exit);
+    *ret_exit = (struct driver_exit){ .code = -1 };
     if (!file_exists(AT_FDCWD, instance->run_path))
-        return 0;
+        return exit_of_absent(data, instance, ret_exit, error);
     r = machine_new(data, instance, &machine, error);
     if (r < 0)
         return r;
@@ -345,11 +371,14 @@ static int driver_adopt(void *data, struct driver_instance *instance, bool *ret_
         /* Started, but not recorded before the daemon died. */
         if (instance->cgroup)
             (void) cgroup_kill(instance->cgroup);
-        return 0;
+        return exit_of_absent(data, instance, ret_exit, error);
     }
     machine->quiet = true;
     instance->driver_data = machine;
-    return adopt_machine(machine, ret_running, ret_paused, ret_exit, error);
+    r = adopt_machine(machine, ret_running, ret_paused, ret_exit, error);
+    if (r < 0 && instance->driver_data)
+        adopt_let_go(instance);
+    return r;
 }
 
 /* --- stop ----------------------------------------------------------------------------------------------- */
@@ -433,7 +462,7 @@ static int driver_signal(void *data _unused_, struct driver_instance *instance, 
                          "a virtual machine has no main process; use stop, or the signal KILL");
     if (is_vm(instance) || (number == SIGKILL && machine->trouble))
         return signal_kill(machine, error);
-    r = guestport_signal(machine->port, number);
+    r = machine->port ? guestport_signal(machine->port, number) : -ENOTCONN;
     if (r < 0 && number == SIGKILL)
         return signal_kill(machine, error);
     return r < 0 ? error_set(error, ERROR_GUEST, "the guest agent does not answer") : 0;
@@ -559,6 +588,9 @@ static int driver_exec(void *data _unused_, struct driver_instance *instance,
 
     if (!machine)
         return no_machine(error);
+    r = guest_check(machine, error);
+    if (r < 0)
+        return r;
     if (is_vm(instance))
         return agent_exec(machine->agent, instance, request, ret, error);
     machine->references++;
@@ -567,6 +599,9 @@ static int driver_exec(void *data _unused_, struct driver_instance *instance,
     machine = machine_of(instance);
     if (r < 0 || !machine)
         return r < 0 ? r : no_machine(error);
+    r = guest_check(machine, error);
+    if (r < 0)
+        return r;
     r = guest_exec_request(instance, request, &json);
     return r < 0 ? error_errno(error, r, "describing the command")
                  : guestport_exec(machine->port, json, ret, error);
@@ -575,11 +610,14 @@ static int driver_exec(void *data _unused_, struct driver_instance *instance,
 static int driver_attach(void *data _unused_, struct driver_instance *instance, struct stream **ret,
                          struct error *error) {
     struct machine *machine = machine_of(instance);
+    int r;
 
     if (!machine)
         return no_machine(error);
-    return is_vm(instance) ? console_view(machine->console, ret, error)
-                           : guestport_attach(machine->port, ret, error);
+    if (is_vm(instance))
+        return console_view(machine->console, ret, error);
+    r = guest_check(machine, error);
+    return r < 0 ? r : guestport_attach(machine->port, ret, error);
 }
 
 static int driver_console(void *data _unused_, struct driver_instance *instance, struct stream **ret,
@@ -592,9 +630,13 @@ static int driver_console(void *data _unused_, struct driver_instance *instance,
 static int driver_get(void *data _unused_, struct driver_instance *instance, const char *path,
                       struct stream **ret, struct error *error) {
     struct machine *machine = machine_of(instance);
+    int r;
 
     if (!machine)
         return no_machine(error);
+    r = guest_check(machine, error);
+    if (r < 0)
+        return r;
     return is_vm(instance) ? agent_get(machine->agent, path, ret, error)
                            : guestport_transfer(machine->port, false, path, ret, error);
 }
@@ -602,9 +644,13 @@ static int driver_get(void *data _unused_, struct driver_instance *instance, con
 static int driver_put(void *data _unused_, struct driver_instance *instance, const char *path,
                       struct stream **ret, struct error *error) {
     struct machine *machine = machine_of(instance);
+    int r;
 
     if (!machine)
         return no_machine(error);
+    r = guest_check(machine, error);
+    if (r < 0)
+        return r;
     return is_vm(instance) ? agent_put(machine->agent, path, ret, error)
                            : guestport_transfer(machine->port, true, path, ret, error);
 }
