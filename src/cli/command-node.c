@@ -274,7 +274,8 @@ static const struct column flow_columns[] = {
     { .title = "BYTES/PACKET", .path = "bytes_per_packet", .right = true },
     { .title = "BYTES", .path = "bytes", .right = true },
 };
-static const struct view flow_view = { .columns = flow_columns, .count = ELEMENTS(flow_columns), .name = "from" };
+static const struct view flow_view = { .columns = flow_columns, .count = ELEMENTS(flow_columns), .name = "from",
+                                       .empty = "no traffic between instances was seen lately" };
 
 static int run_network_flows(struct invocation *invocation, struct error *error) {
     _cleanup_response_ struct response response = RESPONSE_INIT;

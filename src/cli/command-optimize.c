@@ -62,7 +62,8 @@ static const struct column step_columns[] = {
     { .title = "GAIN", .cell = cell_gain },      { .title = "COST", .cell = cell_cost },
     { .title = "WHY", .path = "message" },       { .title = "CONSTRAINT", .path = "constraint", .wide = true },
 };
-static const struct view step_view = { .columns = step_columns, .count = ELEMENTS(step_columns), .name = "instance" };
+static const struct view step_view = { .columns = step_columns, .count = ELEMENTS(step_columns), .name = "instance",
+                                       .empty = "nothing to do: no change that would help was found" };
 
 static void show_line(char *line) {
     if (line)
@@ -79,11 +80,12 @@ static void show_waiting(struct json_object *waiting) {
                               fits ? "fits" : "still does not fit"));
 }
 
-static void show_kept(struct json_object *kept, bool wide) {
+static void show_kept(struct json_object *kept, bool wide, bool others) {
     size_t count = json_object_is_type(kept, json_type_array) ? json_object_array_length(kept) : 0;
 
     if (count > 0 && !wide)
-        printf("%zu more stay as they are (-o wide says why)\n", count);
+        printf("%zu%s stay%s as %s (-o wide says why)\n", count, others ? " more" : "", count > 1 ? "" : "s",
+               count > 1 ? "they are" : "it is");
     for (size_t i = 0; wide && i < count; i++) {
         struct json_object *one = json_object_array_get_idx(kept, i);
         show_line(text_format("%s stays as it is: %s", json_text(one, "instance", ""), json_text(one, "message", "")));
@@ -94,6 +96,7 @@ static int show_plan(struct invocation *invocation, struct json_object *plan, st
     struct json_object *inner = json_member(plan, "plan"), *steps = json_member(inner, "steps");
     const char *state = json_text(plan, "state", "");
     bool table = invocation->output == OUTPUT_TABLE || invocation->output == OUTPUT_WIDE;
+    bool any = json_object_is_type(steps, json_type_array) && json_object_array_length(steps) > 0;
     _cleanup_free_ char *gain = NULL, *left = NULL;
     int r = output_list(invocation, &step_view, steps, plan, error);
 
@@ -102,13 +105,11 @@ static int show_plan(struct invocation *invocation, struct json_object *plan, st
     gain = cell_gain(inner);
     left = text_format_duration((uint64_t) json_integer(plan, "valid_seconds", 0) * 1000);
     show_waiting(json_member(inner, "waiting"));
-    show_kept(json_member(inner, "kept"), invocation->output == OUTPUT_WIDE);
-    if (!steps || json_object_array_length(steps) == 0)
-        puts("nothing to do");
-    else if (text_equal(state, "open"))
+    show_kept(json_member(inner, "kept"), invocation->output == OUTPUT_WIDE, any);
+    if (any && text_equal(state, "open"))
         printf("plan %s, in all %s: polder optimize apply %s (within %s)\n", json_text(plan, "id", ""), gain ? gain : "",
                json_text(plan, "id", ""), left ? left : "");
-    else
+    else if (any)
         printf("plan %s: %s\n", json_text(plan, "id", ""), state);
     return 0;
 }

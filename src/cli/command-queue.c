@@ -70,7 +70,8 @@ static const struct column queue_columns[] = {
     { .title = "START", .path = "start", .wide = true },
     { .title = "WHY", .path = "message" },
 };
-static const struct view queue_view = { .columns = queue_columns, .count = ELEMENTS(queue_columns), .name = "name" };
+static const struct view queue_view = { .columns = queue_columns, .count = ELEMENTS(queue_columns), .name = "name",
+                                        .empty = "nobody waits for room" };
 
 /* --- the timeline ---------------------------------------------------------------------------------------------------- */
 

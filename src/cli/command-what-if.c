@@ -93,7 +93,8 @@ static const struct column columns[] = {
     { .title = "POSITION THEN", .path = "position_after", .right = true },
     { .title = "STARTS IN THEN", .cell = cell_after, .right = true },
 };
-static const struct view view = { .columns = columns, .count = ELEMENTS(columns), .name = "name" };
+static const struct view view = { .columns = columns, .count = ELEMENTS(columns), .name = "name",
+                                  .empty = "nobody waits, and nobody would" };
 
 static int run_what_if(struct invocation *invocation, struct error *error) {
     _cleanup_response_ struct response response = RESPONSE_INIT;

@@ -298,7 +298,11 @@ static int fill_table(const struct smartcols *smartcols, const struct view *view
 }
 
 /* libsmartcols prints nothing of an empty table. */
-static int output_titles(const struct view *view, bool wide) {
+static int output_empty(const struct view *view, bool wide) {
+    if (view->empty) {
+        puts(view->empty);
+        return 0;
+    }
     for (size_t i = 0; i < view->count; i++)
         if (is_shown(&view->columns[i], wide))
             printf("%s%s", i ? " " : "", view->columns[i].title);
@@ -313,7 +317,7 @@ static int output_table(const struct view *view, bool wide, struct json_object *
     int r;
 
     if (json_object_array_length(rows) == 0)
-        return output_titles(view, wide);
+        return output_empty(view, wide);
     r = smartcols_load(&smartcols, error);
     if (r < 0)
         return r;

@@ -24,6 +24,9 @@ struct view {
     const struct column *columns;
     size_t count;
     const char *name; /* dotted member that -o name and --quiet print */
+    /* A sentence in place of a table without rows, for what is an answer rather than a list of objects; NULL: the titles alone, as
+     * Docker and Incus print them. */
+    const char *empty;
 };
 
 /* rows: a JSON array; document: what -o json and yaml print (NULL: rows). */

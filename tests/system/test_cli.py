@@ -102,6 +102,20 @@ def test_empty_list(polder):
     assert polder.out("ls", "-o", "json") == "[]\n"
 
 
+def test_empty_answers_are_sentences(polder):
+    """Where a table would be titles alone; what programs read stays as it was."""
+    assert polder.out("optimize", "plan").splitlines() == ["nothing to do: no change that would help was found"]
+    lines = polder.out("queue").splitlines()
+    assert lines[0] == "nobody waits for room" and lines[1].startswith("0 waiting, 0 admitted")
+    assert polder.out("what-if").splitlines()[0] == "nobody waits, and nobody would"
+    assert polder.out("network", "flows").splitlines() == ["no traffic between instances was seen lately"]
+    assert polder.out("queue", "-q") == "" and json.loads(polder.out("queue", "-o", "json"))["queue"] == []
+    assert len(polder.out("queue", "-o", "csv").splitlines()) == 1 and "nobody" not in polder.out("queue", "-o", "csv")
+    fake(polder, "one")
+    assert polder.out("optimize", "plan").splitlines() == ["nothing to do: no change that would help was found",
+                                                           "1 stays as it is (-o wide says why)"]
+
+
 def test_formats(polder):
     fake(polder, "web-1", "--cpus", "1.5", "--memory", "512M", "--label", "tier=web")
     fake(polder, "db-1")
