@@ -253,6 +253,9 @@ def test_exec(daemon, name):
     assert (out, code) == (b"11 22\r\n", 0)
     assert execute(daemon, name, "nothing-here", whole=True)["error"]["code"] == "no-command"
     assert execute(daemon, name, "/etc", whole=True)["error"]["code"] == "not-executable"
+    for directory in ("/missing", "/bin/sh", "bin"):
+        told = execute(daemon, name, "pwd", whole=True, working_directory=directory)["error"]
+        assert told["code"] == "bad-value" and f"'working_directory' cannot be '{directory}'" in told["detail"], told
     assert "1\n" == sh(daemon, name, "ps | grep -c '[s]leep 100000'"), "nothing of an exec is left"
     for bad in ({"command": []}, {"command": "sh"}, {"command": ["sh"], "colour": 1}, {"command": ["a\0b"]}, {}):
         last = run_async(converse(daemon.socket, f"/v1/instances/{name}/exec", bad))[2]

@@ -21,6 +21,7 @@
 #include "base/uuid.h"
 #include "drivers/container/child.h"
 #include "drivers/container/internal.h"
+#include "guest/common.h"
 #include "host/cgroup.h"
 
 #define TERMINAL_TIME (20 * CLOCK_SECOND)
@@ -175,6 +176,18 @@ static int reset_oom_score(void *userdata) {
     return 0;
 }
 
+/* crun takes a missing one for a missing command. */
+static int check_directory(int root, const char *path, struct error *error) {
+    _cleanup_close_ int fd = -EBADF;
+
+    if (!path)
+        return 0;
+    if (path[0] != '/')
+        return error_set(error, ERROR_BAD_VALUE, "working_directory", path, "it must be absolute");
+    fd = open_in_root(root, path, O_PATH | O_DIRECTORY, 0);
+    return fd < 0 ? error_set(error, ERROR_BAD_VALUE, "working_directory", path, strerror(-fd)) : 0;
+}
+
 static int describe(struct container *container, const struct exec_request *request, int fd, struct error *error) {
     _cleanup_buffer_ struct buffer text = BUFFER_INIT;
     _cleanup_close_ int root = -EBADF;
@@ -194,6 +207,8 @@ static int describe(struct container *container, const struct exec_request *requ
     if (root < 0 || !process_is_alive(&container->init))
         return error_errno(error, root < 0 ? -errno : -ESRCH, "opening the container's root");
     r = container_user(wanted, root, &user, error);
+    if (r >= 0)
+        r = check_directory(root, request->working_directory, error);
     if (r < 0)
         return r;
     r = config_emit_exec(&config, request, &text);
