@@ -73,7 +73,7 @@ static const struct {
              "\"integer\"}}}}}" },
     { "Plan",
       "{\"type\":\"object\",\"required\":[\"id\",\"state\",\"plan\"],\"properties\":{\"id\":{\"type\":\"string\"},"
-      "\"state\":{\"type\":\"string\",\"enum\":[\"open\",\"applied\",\"expired\"]},\"made\":{\"type\":\"string\","
+      "\"state\":{\"type\":\"string\",\"enum\":[\"open\",\"applied\",\"expired\",\"recorded\"]},\"made\":{\"type\":\"string\","
       "\"format\":\"date-time\"},\"valid_seconds\":{\"type\":\"integer\"},\"plan\":{\"type\":\"object\",\"properties\":{"
       "\"steps\":{\"type\":\"array\",\"items\":{\"type\":\"object\",\"description\":\"instance, action, reason, "
       "constraint, before, after, gain, cost, and the use that was measured\"}},\"kept\":{\"type\":\"array\",\"items\":"

@@ -45,8 +45,8 @@ const struct route optimize_routes[] = {
     { "POST", "/v1/optimize/plans", handle_plan, PERMISSION_OPERATE,
       "Plan what could be better: steps with gain, cost, constraint and reason; nothing changes", NULL, &plan_body_table,
       "Plan", 0 },
-    { "GET", "/v1/optimize/plans/{id}", handle_show, PERMISSION_VIEW, "A plan that was made lately", NULL, NULL, "Plan",
-      ROUTE_QUICK },
+    { "GET", "/v1/optimize/plans/{id}", handle_show, PERMISSION_VIEW, "A plan that was made lately, from the ledger if need be: then with the "
+      "steps that were done of it", NULL, NULL, "Plan", 0 },
     { "POST", "/v1/optimize/plans/{id}/apply", handle_apply, PERMISSION_ADMIN,
       "Carry a plan out, if the state that it was made for is still the same", &wait_query_table, &empty_body_table,
       "Operation", ROUTE_OPERATION },

@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/operation.h"
 #include "cli/output.h"
+#include "cli/placement.h"
 #include "cli/terminal.h"
 
 struct optimize_options {
@@ -92,7 +93,13 @@ static void show_kept(struct json_object *kept, bool wide, bool others) {
     }
 }
 
-static int show_plan(struct invocation *invocation, struct json_object *plan, struct error *error) {
+/* Of one that comes from the ledger. */
+static void show_applied(struct json_object *applied) {
+    for (size_t i = 0; json_object_is_type(applied, json_type_array) && i < json_object_array_length(applied); i++)
+        show_optimized(json_object_array_get_idx(applied, i));
+}
+
+int show_plan(struct invocation *invocation, struct json_object *plan, struct error *error) {
     struct json_object *inner = json_member(plan, "plan"), *steps = json_member(inner, "steps");
     const char *state = json_text(plan, "state", "");
     bool table = invocation->output == OUTPUT_TABLE || invocation->output == OUTPUT_WIDE;
@@ -111,6 +118,7 @@ static int show_plan(struct invocation *invocation, struct json_object *plan, st
                json_text(plan, "id", ""), left ? left : "");
     else if (any)
         printf("plan %s: %s\n", json_text(plan, "id", ""), state);
+    show_applied(json_member(plan, "applied"));
     return 0;
 }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+#include <errno.h>
 #include <json-c/json.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -13,6 +14,8 @@
 #include "cli/output.h"
 #include "cli/placement.h"
 #include "cli/terminal.h"
+
+#define PLAN_ID 12 /* letters of a plan's id */
 
 struct why_options {
     bool replay;
@@ -211,6 +214,22 @@ static int why_decision(struct invocation *invocation, const char *number, struc
     return same ? 0 : 1;
 }
 
+/* 0: it is no plan's. */
+static int why_plan(struct invocation *invocation, const char *id, struct error *error) {
+    _cleanup_response_ struct response response = RESPONSE_INIT;
+    _cleanup_free_ char *path = text_format("/v1/optimize/plans/%s", id);
+    struct client *client;
+    int r = path ? invocation_client(invocation, &client, error) : error_set(error, ERROR_NO_MEMORY, "");
+
+    if (r >= 0)
+        r = client_request(client, "GET", path, NULL, &response, error);
+    if (r < 0 && error->code == ERROR_NOT_FOUND) {
+        error_clear(error);
+        return 0;
+    }
+    return r < 0 ? r : show_plan(invocation, response.json, error) < 0 ? -EINVAL : 1;
+}
+
 static int run_why(struct invocation *invocation, struct error *error) {
     _cleanup_response_ struct response response = RESPONSE_INIT;
     const char *name = invocation->arguments[0];
@@ -218,6 +237,11 @@ static int run_why(struct invocation *invocation, struct error *error) {
     struct client *client;
     int r = path ? invocation_client(invocation, &client, error) : error_set(error, ERROR_NO_MEMORY, "");
 
+    if (strlen(name) == PLAN_ID && name[strspn(name, "0123456789abcdef")] == '\0') {
+        int told = why_plan(invocation, name, error);
+        if (told != 0)
+            return told < 0 ? told : 0;
+    }
     if (name[strspn(name, "0123456789")] == '\0')
         return why_decision(invocation, name, error);
     if (r >= 0)
@@ -253,9 +277,9 @@ static const struct flag why_flags[] = {
 
 const struct command command_why = {
     .name = "why", .group = GROUP_NODE, .summary = "Tell why an instance waits, or why a decision was made",
-    .usage = "INSTANCE|DECISION",
+    .usage = "INSTANCE|DECISION|PLAN",
     .flags = why_flags, .flag_count = ELEMENTS(why_flags), .options_size = sizeof(struct why_options),
-    .description = "A number is that of a decision (the last one about an instance is told with it): the first eight "
+    .description = "PLAN is one of the optimiser's, also of before polderd was started. A number is that of a decision (the last one about an instance is told with it): the first eight "
                    "candidates with the terms of their scores, how many lacked what, and what would have changed it. What would let it start is found by trying on a copy of the queue: that it asks for less, that one "
                    "that runs were suspended, that the first of the queue were not there.",
     .minimum = 1, .maximum = 1, .complete = COMPLETE_INSTANCES, .common = COMMON_OUTPUT, .run = run_why,

@@ -628,7 +628,9 @@ int engine_repeat(struct engine *engine, struct json_object *line, struct error 
     int r = 0;
 
     if (!what)
-        return json_has(line, "decision") || json_has(line, "placement") ? 0 : bad(error, "line");
+        return json_has(line, "decision") || json_has(line, "placement") || json_has(line, "plan") || json_has(line, "applied")
+                   ? 0
+                   : bad(error, "line");
     if (text_equal(what, "run"))
         r = repeat_run(engine, now);
     else if (text_equal(what, "submit") || text_equal(what, "occupy") || text_equal(what, "change"))

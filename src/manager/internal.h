@@ -210,6 +210,9 @@ void learnt_save(struct manager *manager);
 int ledger_start(struct manager *manager);
 /* Fiber: what is recorded goes to the file. */
 void ledger_flush(struct manager *manager);
+/* Fiber. Lines that begin with `head` and contain `part` (NULL: anything), oldest first, with commas between; `last`: the last
+ * one alone. *ret is NULL when there are none. */
+int ledger_find_lines(struct manager *manager, const char *head, const char *part, bool last, char **ret);
 
 /* --- room ------------------------------------------------------------------------------------------------------- */
 /* Fiber. Queues it and waits for room with the lock given up; admitted when it returns 0. -ECANCELED when the fiber was

@@ -250,6 +250,55 @@ int manager_ledger_write(struct manager *manager, struct buffer *out, struct err
     return r < 0 ? error_errno(error, r, "reading the ledger") : 0;
 }
 
+struct search {
+    struct manager *manager;
+    const char *head, *part;
+    uint64_t newest;
+    bool last;
+    struct buffer out;
+};
+
+static void search_text(struct search *search, const char *text) {
+    size_t length = strlen(search->head);
+
+    for (const char *line = text, *end; (end = strchr(line, '\n')); line = end + 1) {
+        const char *part = strncmp(line, search->head, length) != 0 ? NULL : search->part ? strstr(line, search->part) : line;
+        if (!part || part > end)
+            continue;
+        if (search->last)
+            buffer_reset(&search->out);
+        if (search->out.size > 0)
+            buffer_add_text(&search->out, ",");
+        buffer_add(&search->out, line, (size_t) (end - line));
+    }
+}
+
+static int search_job(void *userdata) {
+    struct search *search = userdata;
+    uint64_t oldest = search->newest > FILES ? search->newest - FILES : 0;
+
+    for (uint64_t segment = oldest + 1; segment <= search->newest; segment++) {
+        _cleanup_free_ char *path = segment_path(search->manager, segment), *text = NULL;
+        if (path && file_read(AT_FDCWD, path, FILE_MOST, &text, NULL) >= 0)
+            search_text(search, text);
+    }
+    return search->out.failed ? -ENOMEM : 0;
+}
+
+int ledger_find_lines(struct manager *manager, const char *head, const char *part, bool last, char **ret) {
+    struct search search = { .manager = manager, .head = head, .part = part, .last = last };
+    int r;
+
+    *ret = NULL;
+    ledger_flush(manager);
+    search.newest = manager->ledger_segment;
+    r = fiber_job(search_job, &search);
+    if (r >= 0 && search.out.size > 0)
+        r = buffer_take(&search.out, ret);
+    buffer_done(&search.out);
+    return r;
+}
+
 struct lookup {
     struct manager *manager;
     uint64_t number, newest;

@@ -189,7 +189,8 @@ struct optimize_request {
 };
 int manager_optimize_plan_emit(struct manager *manager, const struct actor *actor, const struct optimize_request *request,
                                struct emitter *emitter, struct error *error);
-/* A plan that was made lately. From memory. NOT_FOUND. */
+/* Fiber. A plan that was made lately; from the ledger (state "recorded", with the steps that were done of it) where polderd has
+ * been started since, or has made many others. NOT_FOUND. */
 int manager_optimize_emit(struct manager *manager, const char *id, struct emitter *emitter, struct error *error);
 /* Carries a plan out by ordinary requests of this actor. NOT_FOUND; STALE: it expired, was applied already, or the state
  * that it was made for has changed. */

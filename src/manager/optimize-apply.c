@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/failpoint.h"
 #include "base/text.h"
+#include "engine/ledger.h"
 #include "manager/internal.h"
 
 #define STEP_DEADLINE (600 * CLOCK_SECOND)
@@ -154,7 +155,9 @@ static void remember(const struct apply *apply, const struct optimize_step *step
     char time[CLOCK_TEXT_SIZE], *text = NULL;
 
     emit_object(&emitter);
+    emit_key_text(&emitter, "applied", apply->plan->id); /* the ledger's lines are found by their first member */
     emit_key_text(&emitter, "plan", apply->plan->id);
+    emit_key_text(&emitter, "id", step->uuid);
     emit_key_text(&emitter, "actor", apply->actor.name);
     emit_key_text(&emitter, "time", clock_format(clock_wall(), time));
     emit_key(&emitter, "step");
@@ -162,6 +165,8 @@ static void remember(const struct apply *apply, const struct optimize_step *step
     emit_object_end(&emitter);
     if (!instance || buffer_take(&buffer, &text) < 0)
         return;
+    engine_note(apply->manager->engine, text);
+    fiber_queue_wake_all(&apply->manager->scribe_queue);
     free(instance->use.done);
     instance->use.done = text;
 }

@@ -3,16 +3,19 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <json-c/json.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/cleanup.h"
 #include "base/text.h"
 #include "base/uuid.h"
+#include "engine/ledger.h"
 #include "manager/internal.h"
 
 #define VALID (10 * 60 * CLOCK_SECOND) /* for which a plan may be applied */
 #define READS_IN_A_ROW 16
+#define RECORDED_MOST (256 << 10) /* of a plan in the ledger */
 
 /* --- measuring ------------------------------------------------------------------------------------------ */
 
@@ -502,6 +505,28 @@ static void plan_emit(const struct optimize_plan *plan, struct emitter *emitter)
     emit_object_end(emitter);
 }
 
+/* So that it can still be told after a restart. */
+static void note_plan(struct manager *manager, const struct actor *actor, const struct optimize_plan *plan) {
+    _cleanup_buffer_ struct buffer buffer = BUFFER_INIT;
+    struct emitter emitter = EMITTER_INIT(&buffer);
+    _cleanup_free_ char *line = NULL;
+    char time[CLOCK_TEXT_SIZE];
+
+    if (strlen(plan->text) > RECORDED_MOST)
+        return;
+    emit_object(&emitter);
+    emit_key_text(&emitter, "plan", plan->id);
+    emit_key_text(&emitter, "made", clock_format(plan->made, time));
+    emit_key_text(&emitter, "actor", actor->name);
+    emit_key(&emitter, "decided");
+    emit_raw(&emitter, plan->text);
+    emit_object_end(&emitter);
+    if (buffer_take(&buffer, &line) < 0)
+        return;
+    engine_note(manager->engine, line);
+    fiber_queue_wake_all(&manager->scribe_queue);
+}
+
 int manager_optimize_plan_emit(struct manager *manager, const struct actor *actor, const struct optimize_request *request,
                                struct emitter *emitter, struct error *error) {
     _cleanup_scene_ struct scene scene = { 0 };
@@ -518,15 +543,64 @@ int manager_optimize_plan_emit(struct manager *manager, const struct actor *acto
     if (r < 0)
         return error_is_set(error) ? r : error_errno(error, r, "planning");
     keep(&manager->optimize, plan);
+    note_plan(manager, actor, plan);
     plan_emit(plan, emitter);
     return 0;
+}
+
+/* From the ledger: what was planned, and what was done of it. */
+static int recorded_emit(struct manager *manager, const char *id, struct emitter *emitter, struct error *error) {
+    _cleanup_free_ char *head = text_format("{\"plan\":\"%s\",", id), *line = NULL, *steps = NULL;
+    _cleanup_free_ char *step_head = text_format("{\"applied\":\"%s\",", id);
+    _cleanup_json_ struct json_object *json = NULL;
+    int r = head && step_head ? 0 : -ENOMEM;
+
+    if (r >= 0 && id[strspn(id, "0123456789abcdef")] == '\0')
+        r = ledger_find_lines(manager, head, NULL, true, &line);
+    if (r >= 0 && line)
+        r = ledger_find_lines(manager, step_head, NULL, false, &steps);
+    if (r < 0)
+        return error_errno(error, r, "looking into the ledger");
+    if (!line)
+        return error_set(error, ERROR_NOT_FOUND, "plan", id);
+    r = json_parse(line, strlen(line), &json, error);
+    if (r < 0)
+        return r;
+    emit_object(emitter);
+    emit_key_text(emitter, "id", id);
+    emit_key_text(emitter, "state", "recorded");
+    emit_key_text(emitter, "made", json_text(json, "made", NULL));
+    emit_key_unsigned(emitter, "valid_seconds", 0);
+    emit_key_text(emitter, "actor", json_text(json, "actor", NULL));
+    emit_key(emitter, "plan");
+    emit_raw(emitter, json_plain(json_member(json, "decided")));
+    emit_key(emitter, "applied");
+    emit_array(emitter);
+    if (steps)
+        emit_raw(emitter, steps);
+    emit_array_end(emitter);
+    emit_object_end(emitter);
+    return 0;
+}
+
+void optimize_recall(struct instance *instance) {
+    _cleanup_free_ char *part = text_format("\"id\":\"%s\"", instance->assigned.uuid);
+    char *line = NULL;
+
+    if (!part || instance->use.done || instance->use.looked)
+        return;
+    instance->use.looked = true;
+    if (ledger_find_lines(instance->manager, "{\"applied\":", part, true, &line) < 0 || instance->use.done)
+        free(line);
+    else
+        instance->use.done = line;
 }
 
 int manager_optimize_emit(struct manager *manager, const char *id, struct emitter *emitter, struct error *error) {
     const struct optimize_plan *plan = optimize_plan_find(manager, id);
 
     if (!plan)
-        return error_set(error, ERROR_NOT_FOUND, "plan", id);
+        return recorded_emit(manager, id, emitter, error);
     plan_emit(plan, emitter);
     return 0;
 }

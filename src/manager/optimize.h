@@ -25,13 +25,16 @@ struct instance_use {
     struct optimizer_use use;
     int64_t generation;   /* of the spec that it was measured under */
     uint64_t changed;     /* boot time of the last change that was seen; 0: none */
-    char *done;           /* JSON: the last step that was done with it since polderd started, or NULL */
+    char *done;           /* JSON: the last step that was done with it, or NULL */
+    bool looked;          /* that was looked for in the ledger of earlier runs of polderd */
 };
 
 void instance_use_done(struct instance_use *use);
 /* Member "optimizer": the last step of a plan that was done with it, or null. */
 struct emitter;
 void optimize_emit_done(const struct instance *instance, struct emitter *emitter);
+/* Fiber: what an earlier run of polderd did with it, from the ledger; once. */
+void optimize_recall(struct instance *instance);
 /* What an instance has used, as the allocator read it anyhow: processor time in microseconds, bytes. */
 void optimize_note(struct instance *instance, uint64_t cpu_us, uint64_t memory, uint64_t least);
 /* Looks itself. `least`: microseconds over which a rate is taken. */

@@ -410,6 +410,14 @@ int manager_why_emit(struct manager *manager, const char *name, struct emitter *
         r = registry_lookup(manager, name, false, &instance, error); /* it may have gone meanwhile */
     if (r < 0)
         return r;
+    if (!instance->use.done && !instance->use.looked) {
+        instance_ref(instance);
+        optimize_recall(instance);
+        instance_unref(instance);
+        r = registry_lookup(manager, name, false, &instance, error); /* likewise */
+        if (r < 0)
+            return r;
+    }
     engine_explain(manager->engine, instance->assigned.uuid, &why);
     emit_object(emitter);
     emit_key_text(emitter, "name", instance->name);

@@ -328,8 +328,8 @@ static int read_line(struct reading *reading, const char *text, struct error *er
         return read_checkpoint(reading, line, error);
     if (!reading->begun)
         return input_refuse(reading->input, error, "line", "the record does not begin with a checkpoint");
-    if (json_has(line, "placement"))
-        return 0; /* where somebody went: that is not replayed */
+    if (json_has(line, "placement") || json_has(line, "plan") || json_has(line, "applied"))
+        return 0; /* where somebody went, and what the optimiser planned and did: that is not replayed */
     what = json_text(line, "do", NULL);
     if (!what && !json_has(line, "decision"))
         return input_refuse(reading->input, error, "line", "it is neither a checkpoint nor an event nor a decision");

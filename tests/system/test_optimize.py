@@ -236,7 +236,10 @@ def test_bad_requests_and_permissions(node):
     assert reader.request("POST", "/v1/optimize/plans/x/apply", {}).status == 403
     ids = [plan(node)["id"] for _ in range(20)]  # only the last sixteen are kept
     assert reader.request("GET", f"/v1/optimize/plans/{ids[-1]}").status == 200
-    node.problem(404, "GET", f"/v1/optimize/plans/{ids[0]}")
+    assert node.get(f"/v1/optimize/plans/{ids[0]}")["state"] == "recorded"  # from the ledger, to be looked at alone
+    node.problem(404, "POST", f"/v1/optimize/plans/{ids[0]}/apply", {})
+    for none in ("000000000000", "%22", "x"):
+        node.problem(404, "GET", f"/v1/optimize/plans/{none}")
 
 
 def command(daemon, *words, status=0):
@@ -245,6 +248,26 @@ def command(daemon, *words, status=0):
                           env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"})
     assert done.returncode == status, done
     return done.stdout + done.stderr
+
+
+@pytest.mark.scenario
+def test_plans_are_told_after_a_restart(node):
+    create(node, "fat", "cpu=0.05,memory=100M")
+    answer = plan_with(node, "fat")
+    apply(node, answer)
+    before = node.get("/v1/instances/fat/why")["optimizer"]
+    node.restart()
+    again = node.get(f"/v1/optimize/plans/{answer['id']}")
+    assert (again["state"], again["made"], again["actor"]) == ("recorded", answer["made"], "root")
+    assert again["plan"] == answer["plan"] and again["applied"] == [before]
+    assert node.get("/v1/instances/fat/why")["optimizer"] == before
+    shown = subprocess.run([build_directory() / "src/cli/polder", "--socket", node.socket, "why", answer["id"]], text=True,
+                           capture_output=True, timeout=polderlib.DEADLINE, env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"})
+    assert f"plan {answer['id']}: recorded" in shown.stdout and f"(plan {answer['id']}, applied by root): resize" in shown.stdout
+    node.problem(404, "POST", f"/v1/optimize/plans/{answer['id']}/apply", {})
+    # The queue's decisions around it are made again as ever.
+    number = node.get("/v1/decisions/1?replay=true")
+    assert number["same"] is True
 
 
 @pytest.mark.scenario
