@@ -25,7 +25,7 @@
 /* Okabe and Ito's colours, which are told apart with every kind of colour blindness. */
 static const char *const colours[] = { "#0072b2", "#d55e00", "#009e73", "#cc79a7",
                                        "#e69f00", "#56b4e9", "#7f7f7f", "#a05a2c" };
-static const char *const dashes[] = { "none", "7 3", "2 3", "9 3 2 3", "12 4", "4 4", "1 5", "6 2 1 2 1 2" };
+static const char *const dashes[] = { "none", "7 3", "2 3", "9 3 2 3", "12 4", "4 4", "14 3 3 3", "6 2 1 2 1 2" };
 
 static void add_escaped(struct buffer *page, const char *text) {
     for (; *text; text++)

@@ -19,6 +19,7 @@
 #define GANTT_JOBS 300        /* about so many are submitted in the stretch that is drawn */
 #define GANTT_PROCESSORS 8192 /* larger machines are not drawn, and no finer rows */
 #define WAIT_LEAST 0.01 /* hours: less looks the same on a logarithmic axis */
+#define WAITING_LEAST 0.01 /* jobs: likewise */
 #define UNEVEN 20       /* peaks so many times apart cannot be compared on a linear axis */
 #define HOUR 3600.0
 #define DAY 86400.0
@@ -158,11 +159,11 @@ static bool is_uneven(const struct sheet *sheet, enum curve curve) {
     return most > UNEVEN * least && least > 0;
 }
 
-static void raise_waits(const struct sheet *sheet) {
-    for (size_t i = 0; i < sheet->count; i++)
-        for (size_t bin = 0; bin < BINS; bin++)
-            if (sheet->curves[i].wait[bin] < WAIT_LEAST)
-                sheet->curves[i].wait[bin] = WAIT_LEAST;
+/* What is next to nothing would take most of a logarithmic axis. */
+static void raise_values(double *values, double least) {
+    for (size_t bin = 0; bin < BINS; bin++)
+        if (values[bin] < least)
+            values[bin] = least;
 }
 
 /* A cell without this curve keeps its place, so that colours mean the same in each plot. */
@@ -172,8 +173,12 @@ static int draw_curve(struct buffer *page, const struct sheet *sheet, enum curve
 
     if (!lines)
         return -ENOMEM;
-    if (curve == CURVE_WAIT && logarithmic)
-        raise_waits(sheet);
+    for (size_t i = 0; logarithmic && i < sheet->count; i++) {
+        if (curve == CURVE_WAIT)
+            raise_values(sheet->curves[i].wait, WAIT_LEAST);
+        else if (curve == CURVE_WAITING)
+            raise_values(sheet->curves[i].waiting, WAITING_LEAST);
+    }
     for (size_t i = 0; i < sheet->count; i++)
         lines[i] = (struct plot_line){ .name = sheet->cells[i].name, .x = sheet->x, .y = curve_of(&sheet->curves[i], curve),
                                        .count = curve != CURVE_USE || is_whole(&sheet->cells[i]) ? BINS : 0 };

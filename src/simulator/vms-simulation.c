@@ -108,7 +108,8 @@ static double share_now(const struct vms *vms) {
     return vms->open ? (double) vms->cpus / ((double) vms->open * (double) vms->run->cpus) : 0;
 }
 
-/* Keeps at most VMS_SAMPLES evenly: when they are full every second goes. */
+/* Keeps at most VMS_SAMPLES: when they are full every second goes, and those to come are as far apart as the rest is in the mean.
+ * So each stretch of time keeps its share, however many events there are in it. */
 static void sample(struct vms *vms) {
     struct vms_outcome *outcome = vms->outcome;
 
@@ -121,7 +122,7 @@ static void sample(struct vms *vms) {
             outcome->share[i] = outcome->share[2 * i];
         }
         outcome->samples /= 2;
-        vms->sample_every *= 2;
+        vms->sample_every = (vms->now - vms->begin) / (VMS_SAMPLES / 2) + 1;
     }
     outcome->hours[outcome->samples] = (double) (vms->now - vms->begin) / HOUR;
     outcome->open[outcome->samples] = (double) vms->open;

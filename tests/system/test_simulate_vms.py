@@ -143,6 +143,18 @@ def test_fewest_nodes_and_hours(seed, vms):
     assert ours["node_hours"] < min(row["node_hours"] for row in found.values())
 
 
+def test_report_shows_the_whole_time(tmp_path):
+    """However many events there are, and whatever a policy adds to them: no stretch of time is thinned away."""
+    page = tmp_path / "report.html"
+    simulate("vms", "--generate", "vms=12000,days=5", "--policy", "first,polder", "--report", page)
+    paths = [path for path in re.findall(r'class="line"[^>]* d="M76\.0 ([^"]*)"', page.read_text())]
+    assert len(paths) == 4, paths
+    for path in paths:
+        places = [76.0, *map(float, re.findall(r"H([0-9.]+)", path))]
+        steps = [after - before for before, after in zip(places, places[1:])]
+        assert max(steps) < 30, (max(steps), len(places))
+
+
 def test_report_is_one_page(tmp_path):
     page = tmp_path / "report.html"
     simulate("vms", "--generate", "vms=2000,days=2", "--report", page)
