@@ -15,6 +15,7 @@
 #include "simulator/mode.h"
 #include "simulator/openb.h"
 #include "simulator/options.h"
+#include "simulator/placement-record.h"
 #include "simulator/plot.h"
 
 #define ARRIVALS_MAX 8
@@ -22,12 +23,12 @@
 #define JOBS_MAX 64
 
 struct settings {
-    const char *nodes, *pods, *report;
+    const char *nodes, *pods, *report, *ledger, *replay;
     const struct score *scores[OPTION_SCORES_MAX];
     size_t score_count;
     uint64_t arrivals[ARRIVALS_MAX]; /* percent, rising */
     size_t arrival_count;
-    uint64_t seeds, first_seed, jobs;
+    uint64_t seeds, first_seed, jobs, why;
     bool json;
 };
 
@@ -46,6 +47,12 @@ struct course {
 struct result {
     uint64_t allocated[ARRIVALS_MAX];
     uint64_t placed, dropped;
+};
+
+/* One run, of which the decisions are recorded; NULL: none is. */
+struct record {
+    FILE *file;
+    const struct placement_request *first;
 };
 
 struct work {
@@ -87,29 +94,6 @@ static int add_nodes(const struct openb *openb, uint64_t *state, struct nodes *n
     return r;
 }
 
-/* What each pod asks for, in the numbers of this table; the usual ones make the measure of fragments. */
-static int make_requests(const struct openb *openb, struct nodes *nodes, struct placement_request *requests,
-                         struct fragments *fragments) {
-    int r = 0;
-
-    for (size_t i = 0; i < openb->pod_count && r >= 0; i++) {
-        const struct openb_pod *pod = &openb->pods[i];
-        _cleanup_list_ char **models = NULL;
-        placement_request_init(&requests[i], "pod");
-        requests[i].shape.cpus = pod->cpus;
-        requests[i].shape.memory = pod->memory;
-        requests[i].shape.gpus = pod->gpus;
-        requests[i].shape.gpu_milli = pod->gpu_milli;
-        r = list_split(pod->models, "|", &models);
-        for (char **model = models; r >= 0 && model && *model; model++)
-            r = placement_want_model(nodes, &requests[i], *model, NULL);
-        if (r >= 0)
-            r = fragments_add(fragments, &requests[i].shape);
-    }
-    fragments_keep(fragments, 95);
-    return r;
-}
-
 struct arrivals {
     uint64_t capacity, asked, allocated; /* thousandths of GPU */
     size_t reached;
@@ -138,12 +122,15 @@ static void note_course(const struct placement *placement, const struct arrivals
 }
 
 static int arrive(struct placement *placement, const struct settings *settings, struct arrivals *arrivals,
-                  const struct placement_request *request, struct result *result, struct course *course) {
+                  const struct placement_request *request, const struct record *record, struct result *result,
+                  struct course *course) {
     uint64_t wanted = (uint64_t) request->shape.gpus * request->shape.gpu_milli;
     struct placement_decision decision;
     uint32_t slot;
-    int r = placement_place(placement, request, 0, false, &decision, &slot);
+    int r = placement_place(placement, request, 0, record, &decision, &slot);
 
+    if (r >= 0 && record)
+        r = placement_record_write(record->file, placement->nodes, (size_t) (request - record->first), &decision);
     if (r < 0)
         return r;
     arrivals->asked += wanted;
@@ -159,8 +146,8 @@ static int arrive(struct placement *placement, const struct settings *settings, 
 }
 
 static int simulate(const struct work *work, struct placement *placement,
-                    const struct placement_request *requests, uint64_t *state, struct result *result,
-                    struct course *course) {
+                    const struct placement_request *requests, uint64_t *state, const struct record *record,
+                    struct result *result, struct course *course) {
     const struct settings *settings = work->settings;
     size_t count = work->openb->pod_count;
     _cleanup_free_ uint32_t *order = calloc(count, sizeof(*order));
@@ -175,15 +162,31 @@ static int simulate(const struct work *work, struct placement *placement,
     most = settings->arrivals[settings->arrival_count - 1] * arrivals.capacity;
     shuffle(state, order, count);
     for (size_t i = 0; i < count && r >= 0; i++)
-        r = arrive(placement, settings, &arrivals, &requests[order[i]], result, course);
+        r = arrive(placement, settings, &arrivals, &requests[order[i]], record, result, course);
     while (r >= 0 && arrivals.reached < settings->arrival_count) {
         const struct placement_request *request = &requests[draw_below(state, count)];
         if ((arrivals.asked + request->shape.gpu_milli) * 100 > most)
             break;
-        r = arrive(placement, settings, &arrivals, request, result, course);
+        r = arrive(placement, settings, &arrivals, request, record, result, course);
     }
     for (; arrivals.reached < settings->arrival_count; arrivals.reached++)
         result->allocated[arrivals.reached] = arrivals.allocated;
+    return r;
+}
+
+/* There is one run alone then. */
+static int run_recorded(const struct work *work, struct placement *placement, const struct placement_request *requests,
+                        uint64_t *state, struct result *result, struct course *course) {
+    _cleanup_error_ struct error error = ERROR_INIT;
+    struct record record = { .first = requests };
+    int r = placement_record_begin(work->settings->ledger, placement->options.score, placement->options.seed, placement->nodes,
+                                   work->openb, &record.file, &error);
+
+    if (r < 0)
+        return r;
+    r = simulate(work, placement, requests, state, &record, result, course);
+    if (fclose(record.file) != 0 && r >= 0)
+        r = -errno;
     return r;
 }
 
@@ -199,7 +202,7 @@ static int run_one(const struct work *work, size_t which) {
     if (r >= 0)
         r = add_nodes(work->openb, &state, nodes);
     if (r >= 0)
-        r = make_requests(work->openb, nodes, requests, &fragments);
+        r = placement_requests(work->openb, nodes, requests, &fragments);
     if (r < 0)
         return r;
     const struct placement_options options = { .score = work->settings->scores[which / work->settings->seeds],
@@ -208,7 +211,9 @@ static int run_one(const struct work *work, size_t which) {
     struct course *course = work->courses && which % work->settings->seeds == 0
                                 ? &work->courses[which / work->settings->seeds]
                                 : NULL;
-    return simulate(work, &placement, requests, &state, &work->results[which], course);
+    if (!work->settings->ledger)
+        return simulate(work, &placement, requests, &state, NULL, &work->results[which], course);
+    return run_recorded(work, &placement, requests, &state, &work->results[which], course);
 }
 
 static void *worker(void *userdata) {
@@ -383,6 +388,12 @@ static int take_option(struct settings *settings, const char *option, const char
         settings->pods = value;
     else if (text_equal(option, "--report"))
         settings->report = value;
+    else if (text_equal(option, "--ledger"))
+        settings->ledger = value;
+    else if (text_equal(option, "--replay"))
+        settings->replay = value;
+    else if (text_equal(option, "--why"))
+        return option_number(option, value, 0, UINT32_MAX, &settings->why, error);
     else if (text_equal(option, "--score"))
         return option_scores(option, "score", value, settings->scores, &settings->score_count, error);
     else if (text_equal(option, "--arrivals"))
@@ -414,6 +425,14 @@ static int read_settings(struct settings *settings, int count, char **words, str
         if (r < 0)
             return r;
     }
+    if (settings->replay)
+        return settings->nodes || settings->pods || settings->ledger
+                   ? error_set(error, ERROR_USAGE, "--replay takes all that it needs from its file")
+                   : 0;
+    if (settings->why != UINT64_MAX)
+        return error_set(error, ERROR_USAGE, "--why goes with --replay");
+    if (settings->ledger && (settings->score_count != 1 || settings->seeds != 1))
+        return error_set(error, ERROR_USAGE, "--ledger records one run: give one --score, and --seeds 1");
     if (!settings->nodes || !settings->pods)
         return error_set(error, ERROR_USAGE, "--nodes FILE and --pods FILE are needed");
     if (settings->score_count == 0)
@@ -423,11 +442,13 @@ static int read_settings(struct settings *settings, int count, char **words, str
 }
 
 static int run(int count, char **words, struct error *error) {
-    struct settings settings = { .arrivals = { 100, 130 }, .arrival_count = 2, .seeds = 10, .jobs = 1 };
+    struct settings settings = { .arrivals = { 100, 130 }, .arrival_count = 2, .seeds = 10, .jobs = 1, .why = UINT64_MAX };
     _cleanup_openb_ struct openb openb = { 0 };
     int r;
 
     r = read_settings(&settings, count, words, error);
+    if (r >= 0 && settings.replay)
+        return placement_replay(settings.replay, settings.why, settings.json, error);
     if (r >= 0)
         r = openb_read_nodes(&openb, settings.nodes, error);
     if (r >= 0)
@@ -479,6 +500,9 @@ const struct mode placement_mode = {
             "  --jobs N             workers (1); the result is the same for any number\n"
             "  --first-seed N       the first of them, at least 1 (0)\n"
             "  --report FILE        an HTML page with plots: allocation, packing, fragmentation\n"
+            "  --ledger FILE        record each decision of one score and --seeds 1\n"
+            "  --replay FILE        make the decisions of such a file again, and compare: the same bytes\n"
+            "  --why N              with --replay: the best eight nodes of decision N, and what the others fail\n"
             "  -o table|json\n",
     .run = run,
 };

@@ -90,6 +90,64 @@ def test_small_cluster_by_hand(tmp_path):
     assert found == [{"score": "first", "arrivals": 25, "seeds": 1, "allocated": 25.0}]
 
 
+def random_cluster(tmp_path):
+    dice = random.Random(7)
+    nodes = "sn,cpu_milli,memory_mib,gpu,model\n" + "".join(
+        f"n{i},{dice.choice((32000, 96000))},{dice.choice((131072, 393216))},{dice.choice((0, 2, 4, 8))},{dice.choice('AB')}\n"
+        for i in range(60))
+    pods = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec\n" + "".join(
+        f"p{i},{dice.choice((1000, 4000, 8000))},{dice.choice((1024, 16384))},{gpus},"
+        f"{0 if gpus == 0 else 1000 if gpus > 1 else dice.choice((250, 500, 1000))},{dice.choice(('', 'A', 'A|B')) if gpus else ''}\n"
+        for i, gpus in enumerate(dice.choice((0, 1, 1, 2, 4)) for _ in range(300)))
+    return openb_files(tmp_path, nodes, pods)
+
+
+@pytest.mark.parametrize("score", ["first", "random", "fgd", "polder", "gpu-packing"])
+def test_recorded_decisions_are_made_again(tmp_path, score):
+    """From the file alone, each to the byte; the record changes no figure."""
+    files, ledger = random_cluster(tmp_path), tmp_path / "ledger"
+    words = (*files, "--score", score, "--seeds", 1, "--first-seed", 3)
+    plain = simulate("placement", *words).stdout
+    assert simulate("placement", *words, "--ledger", ledger).stdout == plain
+    lines = ledger.read_text().splitlines()
+    decisions = [json.loads(line) for line in lines if line.startswith('{"decision"')]
+    assert [row["decision"] for row in decisions] == list(range(len(decisions))) and len(decisions) >= 300
+    shown = json.loads(simulate("placement", "--replay", ledger, "-o", "json", "--why", 17).stdout)
+    assert shown == {"decisions": len(decisions), "same": True, "why": decisions[17]}
+    told = simulate("placement", "--replay", ledger, "--why", 17).stdout
+    assert f"{len(decisions)} decisions made again: the same" in told and decisions[17]["to"] in told
+    refused = next((row["decision"] for row in decisions if row["to"] is None), None)
+    if refused is not None:
+        told = simulate("placement", "--replay", ledger, "--why", refused).stdout
+        assert "no node takes it" in told and re.search(r"\d+ nodes fail \w+", told)
+    # Another node, a decision left out, another version, and what is no record: refused with the line.
+    at = next(i for i, line in enumerate(lines) if '"decision":20,' in line)
+    for change, named in (
+            ([*lines[:at], re.sub(r'"to":[^,]*', '"to":"n0x"', lines[at]), *lines[at + 1:]], f"line {at + 1}: decision: made again"),
+            (lines[:at] + lines[at + 1:], f"line {at + 1}: decision: made again"),
+            ([lines[0].replace(":1,", ":9,", 1), *lines[1:]], "placements of version 9"),
+            (lines[1:], "line 1: placements"),
+            (["[]"], "line 1: line: it is no JSON object"),
+            ([*lines, '{"decision":1,"about":99999}'], "about: there is no such pod"),
+            ([lines[0], lines[1], lines[1]], "line 3: node"),
+            ([lines[0], '{"pod":5}'], "line 2: pod"),
+            ([*lines, lines[1]], "comes too late")):
+        ledger.write_text("\n".join(change) + "\n")
+        done = subprocess.run([polderlib.build_directory() / "src/simulator/polder-simulate", "placement", "--replay", ledger],
+                              capture_output=True, text=True, check=False)
+        assert done.returncode != 0 and named in done.stderr, (named, done.stderr[-300:])
+
+
+def test_record_options_are_checked(tmp_path):
+    files = openb_files(tmp_path)
+    assert "one run" in simulate("placement", *files, "--ledger", tmp_path / "x", status=2).stderr
+    assert "--why goes with --replay" in simulate("placement", *files, "--why", 1, status=2).stderr
+    assert "from its file" in simulate("placement", *files, "--replay", tmp_path / "x", status=2).stderr
+    words = (*files, "--score", "first", "--seeds", 1, "--arrivals", 25)
+    simulate("placement", *words, "--ledger", tmp_path / "ledger")
+    assert "decision '77'" in simulate("placement", "--replay", tmp_path / "ledger", "--why", 77, status=1).stderr
+
+
 @pytest.mark.parametrize("nodes,pods,named", [
     (NODES, PODS + "p3,4000,1024,1\n", r"pods\.csv, line 4: row: it has 4 fields"),
     (NODES, PODS + "p3,many,1024,1,500,\n", r"pods\.csv, line 4: cpu_milli: 'many'"),
