@@ -3,9 +3,28 @@
 import os
 import re
 
+import polderlib
+import pytest
 from polderlib import group_files, group_value
 
 IDLE = ["sleep", "100000"]
+
+
+@pytest.fixture(scope="module")
+def node():
+    """A daemon with the busybox image."""
+    daemon = polderlib.Daemon(fake=True)
+    daemon.start()
+    daemon.change("POST", "/v1/images", {"source": "busybox", "type": "build"})
+    yield daemon
+    daemon.close()
+
+
+@pytest.fixture
+def daemon(node):
+    yield node
+    for instance in node.list():
+        node.delete(instance["name"], purge=True)
 
 
 def container(daemon, name, command=IDLE, **spec):

@@ -8,8 +8,8 @@ import time
 import pytest
 
 import guestlib
-import polderlib
 from allocationlib import IDLE, allocation, change, container, cpu_seconds, kernel_value, metric, weight_in_kernel
+from allocationlib import daemon, node  # noqa: F401 (fixtures)
 from polderlib import eventually, group_value
 
 BUSY = ["sh", "-c", "while :; do :; done"]
@@ -17,23 +17,6 @@ LAST = max(os.sched_getaffinity(0))
 FIRST = min(os.sched_getaffinity(0))
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="polderd needs root")
-
-
-@pytest.fixture(scope="module")
-def node():
-    """A daemon with the busybox image."""
-    daemon = polderlib.Daemon(fake=True)
-    daemon.start()
-    daemon.change("POST", "/v1/images", {"source": "busybox", "type": "build"})
-    yield daemon
-    daemon.close()
-
-
-@pytest.fixture
-def daemon(node):
-    yield node
-    for instance in node.list():
-        node.delete(instance["name"], purge=True)
 
 
 # ---- floors ----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 import guestlib
 import polderlib
 from allocationlib import IDLE, allocation, change, container, kernel_value, priority_share, weight_in_kernel
+from allocationlib import daemon, node  # noqa: F401 (fixtures)
 from polderlib import eventually, group_files
 
 CPUS = os.cpu_count()
@@ -22,23 +23,6 @@ WHOLE = ["--overcommit_cpu_fake", "100", "--queue_backfill", "none", "--queue_es
 PATIENT = ["--queue_residency", "1h"]  # nobody gives way to anybody while the test looks
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="polderd needs root")
-
-
-@pytest.fixture(scope="module")
-def node():
-    """A daemon with the busybox image."""
-    daemon = polderlib.Daemon(fake=True)
-    daemon.start()
-    daemon.change("POST", "/v1/images", {"source": "busybox", "type": "build"})
-    yield daemon
-    daemon.close()
-
-
-@pytest.fixture
-def daemon(node):
-    yield node
-    for instance in node.list():
-        node.delete(instance["name"], purge=True)
 
 
 def metric_of(daemon, metric, name):

@@ -372,24 +372,36 @@ def test_resume_waits_for_no_agent(host):
 
 # ---- storage that answers nothing ----
 
+@contextlib.contextmanager
+def hanging_storage(request, *parts):
+    """A daemon of which these parts lie on file systems that hang when they are told to: (daemon, their list)."""
+    pytest.importorskip("fusepy", reason="python3-fusepy is not installed")
+    daemon = guestlib.HostDaemon(arguments=["--fake-driver"])
+    storages = [guestlib.HangingStorage(daemon, daemon.state / part) for part in parts]
+    before = request.session.testsfailed
+    try:
+        yield daemon, storages
+    finally:
+        for storage in storages:
+            storage.go_on()
+        if request.session.testsfailed > before:
+            print(f"--- {daemon.log_path} ends with:\n{daemon.log()[-8000:]}")
+        daemon.close(check=False)  # its end is the file systems' as well
+        for storage in storages:
+            storage.process.wait(DEADLINE)
+
+
+def start_with_ticker(daemon):
+    add_images(daemon.start())
+    daemon.polder("image", "import", guestlib.ticker(daemon.directory), "--name", "ticker")
+
+
 @pytest.fixture(scope="module")
 def hanging(request):
     """A daemon whose instances' directories lie on a file system that hangs when it is told to: (daemon, file system)."""
-    pytest.importorskip("fusepy", reason="python3-fusepy is not installed")
-    daemon = guestlib.HostDaemon(arguments=["--fake-driver"])
-    storage = guestlib.HangingStorage(daemon, daemon.state / "instances")
-    before = request.session.testsfailed
-    try:
-        add_images(daemon.start())
-        daemon.polder("image", "import", guestlib.ticker(daemon.directory), "--name", "ticker")
+    with hanging_storage(request, "instances") as (daemon, (storage,)):
+        start_with_ticker(daemon)
         yield daemon, storage
-    finally:
-        failed = request.session.testsfailed > before
-        if failed:
-            print(f"--- {daemon.log_path} ends with:\n{daemon.log()[-8000:]}")
-        storage.go_on()
-        daemon.close(check=False)  # its end is the file system's as well
-        storage.process.wait(DEADLINE)
 
 
 def bounded(host, *words):
@@ -454,13 +466,8 @@ def test_disk_that_hangs(hanging):
 
 def test_image_store_that_hangs(request):
     """Who starts or fetches something waits for it; lists, what runs and what needs no image go on; afterwards all is done."""
-    pytest.importorskip("fusepy", reason="python3-fusepy is not installed")
-    daemon = guestlib.HostDaemon(arguments=["--fake-driver"])
-    storage = guestlib.HangingStorage(daemon, daemon.state / "images")
-    before = request.session.testsfailed
-    try:
-        add_images(daemon.start())
-        daemon.polder("image", "import", guestlib.ticker(daemon.directory), "--name", "ticker")
+    with hanging_storage(request, "images") as (daemon, (storage,)):
+        start_with_ticker(daemon)
         for name in ("counts", "waits"):
             daemon.polder("create", "--kind", "vm", "--name", name, "--memory", "64M", "--network", "none", "ticker")
         daemon.polder("start", "counts")
@@ -485,31 +492,13 @@ def test_image_store_that_hangs(request):
         assert [one.wait(DEADLINE) for one in patient] == [0, 0, 0]
         daemon.check_clean()
         daemon.polder("rm", "--force", "--purge", "counts", "waits", "other")
-    finally:
-        storage.go_on()
-        if request.session.testsfailed > before:
-            print(f"--- {daemon.log_path} ends with:\n{daemon.log()[-8000:]}")
-        daemon.close(check=False)
-        storage.process.wait(DEADLINE)
 
 
 @contextlib.contextmanager
 def all_hanging(request):
     """A daemon whose images and instances lie on file systems that hang together: (daemon, function to hang, to go on)."""
-    pytest.importorskip("fusepy", reason="python3-fusepy is not installed")
-    daemon = guestlib.HostDaemon(arguments=["--fake-driver"])
-    parts = [guestlib.HangingStorage(daemon, daemon.state / part) for part in ("images", "instances")]
-    before = request.session.testsfailed
-    try:
+    with hanging_storage(request, "images", "instances") as (daemon, parts):
         yield daemon, lambda: [part.hang() for part in parts], lambda: [part.go_on() for part in parts]
-    finally:
-        for part in parts:
-            part.go_on()
-        if request.session.testsfailed > before:
-            print(f"--- {daemon.log_path} ends with:\n{daemon.log()[-8000:]}")
-        daemon.close(check=False)
-        for part in parts:
-            part.process.wait(DEADLINE)
 
 
 START = 30  # seconds that a start may take beside storage that hangs

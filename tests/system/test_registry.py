@@ -480,11 +480,17 @@ def test_killed_after_the_download(registry, point):
         daemon.close()
 
 
-def test_altered_part_is_not_used(daemon, registry, proxy):
+def break_off(daemon, registry, proxy, tag):
+    """A pull of which two layers come, and the one between them is refused: (image, source)."""
     image = layered()
-    source = proxy.source(registry.push("resume:altered", image))
+    source = proxy.source(registry.push(f"resume:{tag}", image))
     deny(proxy, image, 1)
     pull_refused(daemon, source, "registry")
+    return image, source
+
+
+def test_altered_part_is_not_used(daemon, registry, proxy):
+    image, source = break_off(daemon, registry, proxy, "altered")
     place = daemon.state / "images/downloads"
     for name in names_in(place):
         if name.endswith(image.layers[0].digest[7:]):
@@ -524,11 +530,8 @@ def test_part_that_cannot_be_checked_stays(daemon, registry, proxy):
         pytest.skip("sanitizers make system calls of their own, and end at the first that fails")
     if not shutil.which("strace"):
         pytest.skip("strace is not installed")
-    image = layered()
-    source = proxy.source(registry.push("resume:unchecked", image))
+    image, source = break_off(daemon, registry, proxy, "unchecked")
     first, second, third = (layer.digest for layer in image.layers)
-    deny(proxy, image, 1)
-    pull_refused(daemon, source, "registry")
     assert {first, third} <= set(kept(daemon))
     place = daemon.state / "images/downloads"
     deny(proxy, image, 0)
@@ -546,10 +549,7 @@ def test_part_that_cannot_be_checked_stays(daemon, registry, proxy):
 
 def test_parts_are_bounded(daemon, registry, proxy):
     """What is old goes by itself, and all of it by `image prune`, which tells how much that was."""
-    image = layered()
-    source = proxy.source(registry.push("resume:bounds", image))
-    deny(proxy, image, 1)
-    pull_refused(daemon, source, "registry")
+    image, _ = break_off(daemon, registry, proxy, "bounds")
     place = daemon.state / "images/downloads"
     assert {os.stat(place / name).st_uid for name in names_in(place)} == {0} and os.stat(place).st_mode & 0o77 == 0
     old = next(name for name in names_in(place) if name.endswith(image.layers[0].digest[7:]))
