@@ -270,6 +270,10 @@ void socket_finish(struct socket *socket, int r, int code, const struct error *e
         emit_key(&emitter, "exit");
         emit_object(&emitter);
         emit_key_integer(&emitter, "code", code);
+        if (error_is_set(error)) { /* a command that could not be run: its code, and why */
+            emit_key(&emitter, "error");
+            problem_emit(error, socket->request->path, NULL, &emitter);
+        }
         emit_object_end(&emitter);
     }
     emit_object_end(&emitter);

@@ -74,6 +74,8 @@ static int run_session(struct invocation *invocation, struct session_options *se
 
     if (r == 0)
         r = session_run(client, session, &code, error);
+    if (r == 0 && error_is_set(error))
+        invocation_show_error(invocation, error);
     if (r < 0)
         suggest_instance(invocation, session->name, error);
     return r < 0 ? r : r == 1 ? 0 : code;

@@ -153,6 +153,8 @@ static int attach(struct invocation *invocation, const char *name, struct error 
     if (invocation->spec.tty && terminal_size(&rows, &columns))
         snprintf(first, sizeof(first), "{\"rows\":%u,\"columns\":%u}", rows, columns);
     r = session_run(client, &session, &code, error);
+    if (r == 0 && error_is_set(error))
+        invocation_show_error(invocation, error);
     if (r == 1) {
         show_note("%s goes on; come back with 'polder attach %s'", name, name);
         return 0;

@@ -72,8 +72,11 @@ static int take_control(struct session *session, const struct websocket_message 
         return -error_number(session->error->code);
     }
     if (json_member(json, "exit")) {
-        session->code = (int) json_integer(json_member(json, "exit"), "code", 0);
+        struct json_object *end = json_member(json, "exit");
+        session->code = (int) json_integer(end, "code", 0);
         session->ended = true;
+        if (json_member(end, "error"))
+            error_from_problem(json_member(end, "error"), session->error);
     }
     return 0;
 }

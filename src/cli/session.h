@@ -19,5 +19,5 @@ struct session_options {
     bool note;            /* on a terminal: say how a console is left */
 };
 
-/* 0: it ended, *ret_code is its exit code; 1: detached. */
+/* 0: it ended, *ret_code is its exit code, and *error says why a command could not be run; 1: detached. */
 int session_run(struct client *client, const struct session_options *options, int *ret_code, struct error *error);

@@ -17,6 +17,7 @@
 #define RIGHT 20
 #define TOP 34
 #define BOTTOM 52
+#define DESCENDER 4 /* below the last line of the legend */
 #define POINTS_MAX 2000
 #define BARS_MAX 20000
 #define TICKS 6
@@ -209,7 +210,7 @@ static void draw_ticks(struct buffer *page, const struct frame *frame, bool hori
 
 static void draw_frame(struct buffer *page, const struct frame *frame, const char *title, const char *x_label,
                        const char *y_label, int more) {
-    buffer_addf(page, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"", WIDTH, HEIGHT + more);
+    buffer_addf(page, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"", WIDTH, HEIGHT + DESCENDER + more);
     add_escaped(page, title);
     buffer_addf(page, "\">\n<text x=\"%d\" y=\"16\" font-weight=\"bold\">", LEFT);
     add_escaped(page, title);

@@ -83,7 +83,8 @@ def test_exec_and_cp(host, microvm, tmp_path):
     microvm("tools", "--hostname", "elsewhere")
     assert host.execute("tools", "hostname") == "elsewhere\n"
     assert host.polder("exec", "tools", "--", "sh", "-c", "echo bad >&2; exit 9", status=9).stderr == "bad\n"
-    host.polder("exec", "tools", "--", "/no/such", status=127)
+    assert "/no/such" in host.polder("exec", "tools", "--", "/no/such", status=127).stderr, "it says why"
+    assert "/missing" in host.polder("exec", "-w", "/missing", "tools", "--", "pwd", status=126).stderr
     data = os.urandom(3_000_000)
     (tmp_path / "there").write_bytes(data)
     host.polder("cp", tmp_path / "there", "tools:/tmp")
