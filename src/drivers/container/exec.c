@@ -369,7 +369,7 @@ int container_exec(void *data, struct driver_instance *instance, const struct ex
         return error_set(error, ERROR_WRONG_STATE, "not running", "run a process", "start");
     held = container_ref(container); /* who removes it does not wait for us */
     r = monitor_wait_entered(container, deadline_in(ENTER_TIME));
-    if (r < 0)
+    if (r < 0 && r != -ETIMEDOUT) /* it may be a crun that crun was told to start */
         return error_errno(error, r, "waiting until the container runs");
     if (!container->active || !instance->cgroup) /* it ended meanwhile */
         return error_set(error, ERROR_WRONG_STATE, "not running", "run a process", "start");
