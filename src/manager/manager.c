@@ -231,7 +231,7 @@ static int probe_main(void *userdata) {
     struct manager *manager = userdata;
 
     host_probe_kvm(&manager->facts, manager->configuration.run_path, manager->configuration.libexec_path);
-    if (placement_tell(manager, &manager->node_settings) >= 0) /* its acceleration is a label */
+    if (placement_tell(manager, &manager->node_settings) >= 0 && manager->ready) /* its acceleration is a label */
         admission_run(manager);
     return 0;
 }
@@ -355,6 +355,7 @@ void manager_free(struct manager *manager) {
     fiber_unref(manager->ticker);
     fiber_unref(manager->scribe);
     table_done(&queue_settings_table, &manager->queue_settings);
+    table_done(&node_settings_table, &manager->node_settings);
     allocation_done(&manager->allocator);
     optimize_done(&manager->optimize);
     placements_done(&manager->placements);
