@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* advise and simulate. */
 #include <errno.h>
-#include <limits.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/program.h"
 #include "base/text.h"
 #include "cli/client.h"
 #include "cli/commands.h"
@@ -123,22 +123,9 @@ const struct command command_advise = {
 
 /* Where the simulator lies: beside an installed polder, or in the tree it was built in. */
 static char *simulator_path(void) {
-    static const char *const places[] = { "%s/../lib/polder/polder-simulate", "%s/../simulator/polder-simulate" };
-    char self[PATH_MAX];
-    ssize_t size = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    static const char *const places[] = { "../lib/polder/polder-simulate", "../simulator/polder-simulate" };
 
-    if (size < 0)
-        return NULL;
-    self[size] = '\0';
-    char *slash = strrchr(self, '/');
-    if (slash)
-        *slash = '\0';
-    for (size_t i = 0; i < ELEMENTS(places); i++) {
-        _cleanup_free_ char *path = text_format(places[i], self);
-        if (path && access(path, X_OK) == 0)
-            return STEAL_PTR(path);
-    }
-    return NULL;
+    return program_beside(places, ELEMENTS(places));
 }
 
 static int run_simulate(struct invocation *invocation, struct error *error) {

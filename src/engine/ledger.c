@@ -74,27 +74,36 @@ static uint64_t digest_add(uint64_t digest, const char *text, size_t size) {
     return digest;
 }
 
-/* Returns where the line begins. */
-static size_t line_begin(struct engine *engine, struct emitter *emitter, const char *what, uint64_t now) {
-    size_t from;
+/* An event's line under way. */
+struct line {
+    struct ledger *ledger;
+    struct emitter emitter;
+    size_t from; /* where it begins in the journal */
+};
 
-    if (engine->ledger->journal.size > JOURNAL_MAX) {
-        buffer_reset(&engine->ledger->journal);
-        engine->ledger->lost = true;
-    }
-    from = engine->ledger->journal.size;
-    emit_object(emitter);
-    emit_key_text(emitter, "do", what);
-    emit_key_integer(emitter, "now", (int64_t) now);
-    return from;
-}
-
-static void line_end(struct engine *engine, struct emitter *emitter, size_t from) {
+/* False: nothing is recorded. */
+static bool line_begin(const struct engine *engine, const char *what, uint64_t now, struct line *ret) {
     struct ledger *ledger = engine->ledger;
 
-    emit_object_end(emitter);
-    if (ledger->journal.size > from)
-        ledger->digest = digest_add(ledger->digest, ledger->journal.data + from, ledger->journal.size - from);
+    if (!ledger)
+        return false;
+    if (ledger->journal.size > JOURNAL_MAX) {
+        buffer_reset(&ledger->journal);
+        ledger->lost = true;
+    }
+    *ret = (struct line){ ledger, EMITTER_INIT(&ledger->journal), ledger->journal.size };
+    emit_object(&ret->emitter);
+    emit_key_text(&ret->emitter, "do", what);
+    emit_key_integer(&ret->emitter, "now", (int64_t) now);
+    return true;
+}
+
+static void line_end(struct line *line) {
+    struct ledger *ledger = line->ledger;
+
+    emit_object_end(&line->emitter);
+    if (ledger->journal.size > line->from)
+        ledger->digest = digest_add(ledger->digest, ledger->journal.data + line->from, ledger->journal.size - line->from);
     buffer_add_text(&ledger->journal, "\n");
 }
 
@@ -112,79 +121,67 @@ void ledger_emit_wishes(const struct engine_wishes *wishes, struct emitter *emit
 }
 
 void ledger_note_place(struct engine *engine, uint64_t now) {
-    struct emitter emitter;
-    size_t from;
+    struct line line;
 
-    if (!engine->ledger)
+    if (!line_begin(engine, "place", now, &line))
         return;
-    emitter = (struct emitter) EMITTER_INIT(&engine->ledger->journal);
-    from = line_begin(engine, &emitter, "place", now);
-    emit_key_list(&emitter, "traits", engine->place.traits);
-    emit_key_list(&emitter, "taints", engine->place.taints);
-    line_end(engine, &emitter, from);
+    emit_key_list(&line.emitter, "traits", engine->place.traits);
+    emit_key_list(&line.emitter, "taints", engine->place.taints);
+    line_end(&line);
     note_delta(engine->ledger, "node", "labels and taints");
 }
 
 void ledger_note_request(struct engine *engine, const char *what, const struct engine_request *request, uint64_t now) {
     const char *name = request->name ? request->name : request->id;
-    struct emitter emitter;
-    size_t from;
+    struct line line;
 
-    if (!engine->ledger)
+    if (!line_begin(engine, what, now, &line))
         return;
-    emitter = (struct emitter) EMITTER_INIT(&engine->ledger->journal);
-    from = line_begin(engine, &emitter, what, now);
-    emit_key_text(&emitter, "id", request->id);
-    emit_key_text(&emitter, "name", name);
-    emit_key_integer(&emitter, "kind", request->kind);
-    emit_key_integer(&emitter, "cpus", (int64_t) request->cpus);
-    emit_key_integer(&emitter, "memory", (int64_t) request->memory);
-    emit_key_integer(&emitter, "priority", request->priority);
-    emit_key_integer(&emitter, "owner", (int64_t) request->owner);
-    emit_key_integer(&emitter, "class", (int64_t) request->class);
-    emit_key_integer(&emitter, "waited", (int64_t) request->waited);
-    emit_key_integer(&emitter, "expected", (int64_t) request->expected);
-    emit_key_integer(&emitter, "limit", (int64_t) request->limit);
-    emit_key_boolean(&emitter, "service", request->service);
-    emit_key_integer(&emitter, "done", (int64_t) request->done);
-    emit_key_integer(&emitter, "yields", request->yields);
+    emit_key_text(&line.emitter, "id", request->id);
+    emit_key_text(&line.emitter, "name", name);
+    emit_key_integer(&line.emitter, "kind", request->kind);
+    emit_key_integer(&line.emitter, "cpus", (int64_t) request->cpus);
+    emit_key_integer(&line.emitter, "memory", (int64_t) request->memory);
+    emit_key_integer(&line.emitter, "priority", request->priority);
+    emit_key_integer(&line.emitter, "owner", (int64_t) request->owner);
+    emit_key_integer(&line.emitter, "class", (int64_t) request->class);
+    emit_key_integer(&line.emitter, "waited", (int64_t) request->waited);
+    emit_key_integer(&line.emitter, "expected", (int64_t) request->expected);
+    emit_key_integer(&line.emitter, "limit", (int64_t) request->limit);
+    emit_key_boolean(&line.emitter, "service", request->service);
+    emit_key_integer(&line.emitter, "done", (int64_t) request->done);
+    emit_key_integer(&line.emitter, "yields", request->yields);
     if (ledger_has_wishes(&request->wishes)) {
-        emit_key(&emitter, "wishes");
-        emit_object(&emitter);
-        ledger_emit_wishes(&request->wishes, &emitter);
-        emit_object_end(&emitter);
+        emit_key(&line.emitter, "wishes");
+        emit_object(&line.emitter);
+        ledger_emit_wishes(&request->wishes, &line.emitter);
+        emit_object_end(&line.emitter);
     }
-    line_end(engine, &emitter, from);
+    line_end(&line);
     note_delta(engine->ledger, what, name);
 }
 
 void ledger_note_id(struct engine *engine, const char *what, const char *id, bool ended, uint64_t now) {
     const struct engine_entry *entry = map_get(engine->entries, id);
-    struct emitter emitter;
-    size_t from;
+    struct line line;
 
-    if (!engine->ledger || !entry)
+    if (!entry || !line_begin(engine, what, now, &line))
         return;
-    emitter = (struct emitter) EMITTER_INIT(&engine->ledger->journal);
-    from = line_begin(engine, &emitter, what, now);
-    emit_key_text(&emitter, "id", id);
-    emit_key_boolean(&emitter, "ended", ended);
-    line_end(engine, &emitter, from);
+    emit_key_text(&line.emitter, "id", id);
+    emit_key_boolean(&line.emitter, "ended", ended);
+    line_end(&line);
     note_delta(engine->ledger, what, entry->name);
 }
 
 void ledger_note_measure(struct engine *engine, enum engine_cost what, uint64_t memory, uint64_t duration, uint64_t now) {
-    struct emitter emitter;
-    size_t from;
+    struct line line;
 
-    if (!engine->ledger)
+    if (!line_begin(engine, "measure", now, &line))
         return;
-    emitter = (struct emitter) EMITTER_INIT(&engine->ledger->journal);
-    from = line_begin(engine, &emitter, "measure", now);
-    emit_key_text(&emitter, "what", engine_cost_names[what]);
-    emit_key_unsigned(&emitter, "memory", memory);
-    emit_key_unsigned(&emitter, "duration", duration);
-    line_end(engine, &emitter, from);
+    emit_key_text(&line.emitter, "what", engine_cost_names[what]);
+    emit_key_unsigned(&line.emitter, "memory", memory);
+    emit_key_unsigned(&line.emitter, "duration", duration);
+    line_end(&line);
     note_delta(engine->ledger, "measured", engine_cost_names[what]);
 }
 
@@ -202,28 +199,22 @@ void ledger_emit_options(struct emitter *emitter, const struct engine_options *o
 }
 
 void ledger_note_options(struct engine *engine, const struct engine_options *options, uint64_t now) {
-    struct emitter emitter;
-    size_t from;
+    struct line line;
 
-    if (!engine->ledger)
+    if (!line_begin(engine, "configure", now, &line))
         return;
-    emitter = (struct emitter) EMITTER_INIT(&engine->ledger->journal);
-    from = line_begin(engine, &emitter, "configure", now);
-    ledger_emit_options(&emitter, options);
-    line_end(engine, &emitter, from);
+    ledger_emit_options(&line.emitter, options);
+    line_end(&line);
     note_delta(engine->ledger, "policy", options->policy->name);
 }
 
 /* A pass may score anew, so that when it was counts too. */
 void ledger_note_run(struct engine *engine, uint64_t now) {
-    struct emitter emitter;
-    size_t from;
+    struct line line;
 
-    if (!engine->ledger)
+    if (!line_begin(engine, "run", now, &line))
         return;
-    emitter = (struct emitter) EMITTER_INIT(&engine->ledger->journal);
-    from = line_begin(engine, &emitter, "run", now);
-    line_end(engine, &emitter, from);
+    line_end(&line);
 }
 
 int ledger_outcome(struct engine *engine, int r) {

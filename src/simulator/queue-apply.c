@@ -2,35 +2,21 @@
 #include "simulator/queue-apply.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/program.h"
 #include "base/text.h"
 #include "simulator/queue-tune.h"
 
 /* Beside an installed polder-simulate, or in the tree that it was built in. */
 static char *polder_path(void) {
-    static const char *const places[] = { "%s/../../bin/polder", "%s/../cli/polder" };
-    char self[PATH_MAX];
-    ssize_t size = readlink("/proc/self/exe", self, sizeof(self) - 1);
-    char *slash;
+    static const char *const places[] = { "../../bin/polder", "../cli/polder" };
 
-    if (size < 0)
-        return NULL;
-    self[size] = '\0';
-    slash = strrchr(self, '/');
-    if (slash)
-        *slash = '\0';
-    for (size_t i = 0; i < ELEMENTS(places); i++) {
-        _cleanup_free_ char *path = text_format(places[i], self);
-        if (path && access(path, X_OK) == 0)
-            return STEAL_PTR(path);
-    }
-    return NULL;
+    return program_beside(places, ELEMENTS(places));
 }
 
 static int words_of(const struct queue_run *choice, char ***ret) {
