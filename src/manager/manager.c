@@ -231,8 +231,12 @@ static int probe_main(void *userdata) {
     struct manager *manager = userdata;
 
     host_probe_kvm(&manager->facts, manager->configuration.run_path, manager->configuration.libexec_path);
-    if (placement_tell(manager, &manager->node_settings) >= 0 && manager->ready) /* its acceleration is a label */
+    /* Its acceleration is a label. While labels are being changed those in force are not yet those that are kept. */
+    if (fiber_mutex_lock(&manager->settings_lock, DEADLINE_NONE) < 0)
+        return 0;
+    if (placement_tell(manager, &manager->node_settings) >= 0 && manager->ready)
         admission_run(manager);
+    fiber_mutex_unlock(&manager->settings_lock);
     return 0;
 }
 
