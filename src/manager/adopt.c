@@ -160,11 +160,25 @@ static void follow_one(struct instance *instance);
 
 /* --- what could not be taken over ---------------------------------------------------------------------------------- */
 
+/* What the driver is to know of it; what fails here may succeed the next time. */
+static void adopt_prepare(struct instance *instance) {
+    struct manager *manager = instance->manager;
+
+    (void) resolve_view(instance);
+    /* Not only what is recorded as of this boot: a start that was acknowledged a moment ago may not be written yet. */
+    if (manager->cgroups && !instance->view.cgroup && instance->assigned.kind != KIND_FAKE &&
+        (same_boot(instance) || may_run(instance)))
+        (void) cgroup_ensure(manager->cgroups, instance->assigned.uuid, &instance->view.cgroup, NULL);
+}
+
 static int adopt_ask(struct instance *instance, struct error *error) {
     struct driver_exit ended = { .code = -1 };
     enum state recorded = instance->status.state;
     bool running = false, paused = false;
-    int r = instance->driver->adopt(instance->driver_data, &instance->view, &running, &paused, &ended, error);
+    int r;
+
+    adopt_prepare(instance);
+    r = instance->driver->adopt(instance->driver_data, &instance->view, &running, &paused, &ended, error);
 
     if (r < 0)
         return r;
@@ -241,6 +255,24 @@ int adopt_reach(struct instance *instance, struct error *error) {
     return -ETIMEDOUT;
 }
 
+bool adopt_attend(struct instance *instance) {
+    _cleanup_error_ struct error error = ERROR_INIT;
+
+    if (instance->unreachable && adopt_ask(instance, &error) < 0) {
+        adopt_failed(instance, &error);
+        return false;
+    }
+    instance->unattended = false;
+    follow_one(instance);
+    return true;
+}
+
+/* Without memory for a fiber: who releases later sees to it. */
+static void adopt_unattended(struct instance *instance) {
+    instance->unattended = true;
+    run_release_later(instance);
+}
+
 static void adopt_one(struct instance *instance) {
     struct manager *manager = instance->manager;
     _cleanup_error_ struct error error = ERROR_INIT;
@@ -250,15 +282,13 @@ static void adopt_one(struct instance *instance) {
         adopt_failed(instance, &error);
         return;
     }
-    (void) resolve_view(instance);
-    /* Not only what is recorded as of this boot: a start that was acknowledged a moment ago may not be written yet. */
-    if (manager->cgroups && instance->assigned.kind != KIND_FAKE && (same_boot(instance) || may_run(instance)))
-        (void) cgroup_ensure(manager->cgroups, instance->assigned.uuid, &instance->view.cgroup, NULL);
     if (adopt_ask(instance, &error) >= 0)
         return;
     adopt_failed(instance, &error);
-    if (fiber_start(NULL, "adopt again", adopt_again_main, instance_ref(instance)) < 0)
-        instance_unref(instance);
+    if (fiber_start(NULL, "adopt again", adopt_again_main, instance_ref(instance)) >= 0)
+        return;
+    adopt_unattended(instance);
+    instance_unref(instance);
 }
 
 /* Adopting in parallel: one that hangs delays nobody else for longer than its own deadlines. */
@@ -276,6 +306,16 @@ static int adopt_main(void *userdata) {
     return 0;
 }
 
+static void adopt_starved(struct instance *instance) {
+    _cleanup_error_ struct error error = ERROR_INIT;
+
+    if (!instance->driver)
+        return;
+    (void) error_set(&error, ERROR_NO_MEMORY);
+    adopt_failed(instance, &error);
+    adopt_unattended(instance);
+}
+
 /* What is to be known of it hangs: until that is known nothing of it is ended, and it keeps its room. */
 static void adopt_late(struct instance *instance) {
     _cleanup_error_ struct error error = ERROR_INIT;
@@ -286,14 +326,18 @@ static void adopt_late(struct instance *instance) {
 
 /* All instances, referenced, since some are removed while others are worked on. */
 static int instances_copy(struct manager *manager, struct instance ***ret, size_t *ret_count) {
-    struct instance *const *sorted = registry_sorted(manager, ret_count);
-    struct instance **copy = calloc(*ret_count + 1, sizeof(*copy));
+    size_t count;
+    struct instance *const *sorted = registry_sorted(manager, &count);
+    struct instance **copy = calloc(count + 1, sizeof(*copy));
 
-    if (!copy)
+    if (!copy || (count == 0 && map_count(manager->by_uuid) > 0)) { /* no memory for the list: not "none" */
+        free(copy);
         return -ENOMEM;
-    for (size_t i = 0; i < *ret_count; i++)
+    }
+    for (size_t i = 0; i < count; i++)
         copy[i] = instance_ref(sorted[i]);
     *ret = copy;
+    *ret_count = count;
     return 0;
 }
 
@@ -314,6 +358,7 @@ static int adopt_instances(struct manager *manager, struct instance *const *inst
         if (!may_run(instances[i]))
             continue;
         if (fiber_start(&fibers[started], "adopt", adopt_main, instance_ref(instances[i])) < 0) {
+            adopt_starved(instances[i]);
             instance_unref(instances[i]);
             continue;
         }

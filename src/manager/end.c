@@ -301,6 +301,8 @@ static bool tidy(struct instance *instance) {
     _cleanup_error_ struct error ignored = ERROR_INIT;
     int r;
 
+    if (!instance->removed && instance->unattended)
+        return adopt_attend(instance);
     if (!instance->removed && (state_is_active(instance->status.state) || instance->unreachable))
         return true;
     r = run_release(instance, &ignored);

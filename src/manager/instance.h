@@ -74,6 +74,7 @@ struct instance {
     struct instance_end end;     /* told by the driver */
     unsigned ends;               /* 1: that is not yet worked off */
     bool unreachable;            /* it may run, but could not be taken over yet */
+    bool unattended;             /* and there was no memory for a fiber of its own that tries again */
     bool uncommitted;            /* its creation is not durable yet: nobody sees it */
     bool purging;                /* its record goes: the writer must not bring it back */
     bool removed;                /* purged; only references keep it */

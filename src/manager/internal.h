@@ -331,6 +331,8 @@ int adopt_all(struct manager *manager, struct error *error);
 /* Fiber, lock held: one that could not be taken over is tried once more. UNRESPONSIVE: it, or the storage beneath it, still
  * does not answer. */
 int adopt_reach(struct instance *instance, struct error *error);
+/* Fiber, lock held: one that nobody sees to is tried once more. Whether that is over. */
+bool adopt_attend(struct instance *instance);
 /* Removes resources that no record owns; names what was found. */
 int orphans_sweep(struct manager *manager, bool remove, char ***ret_found, struct error *error);
 int sweeper_start(struct manager *manager);

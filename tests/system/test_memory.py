@@ -2,6 +2,7 @@
 """Memory that runs out (F21): what refuses it is preloaded into polderd, so this runs on a build without sanitizers. A daemon
 that lacks memory says so or ends; it never loses or half does what it told to be done, and what it could not tidy up at once it
 tidies up later by itself."""
+import contextlib
 import itertools
 import mmap
 import os
@@ -15,6 +16,7 @@ import pytest
 import guestlib
 import polderlib
 from polderlib import eventually
+from test_faults_host import check_nothing_left
 
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="polderd needs root"), pytest.mark.scenario]
 SHIM = pathlib.Path(__file__).parent / "shims" / "memory.c"
@@ -100,6 +102,27 @@ def steps_of_a_container(name):
             ("POST", f"{place}/stop?", None, "stopped"), ("DELETE", f"{place}?purge=true&", None, None)]
 
 
+# Without a network: libnftables ends the program that it is part of, and the C library's search for a user falls.
+MACHINES = {"microvm": {"kind": "microvm", "image": "busybox", "command": ["sleep", "100000"], "memory": "128MiB", "stop_timeout": "1s",
+                        "network": "none"},
+            "vm": {"kind": "vm", "image": "ticker", "memory": "64MiB", "stop_timeout": "1s", "network": "none"}}
+
+
+def steps_of_a_machine(kind):
+    def steps_of_it(name):
+        place = f"/v1/instances/{name}"
+        return [("POST", "/v1/instances?start=true&", {"name": name, "spec": MACHINES[kind]}, "running"),
+                ("POST", f"{place}/pause?", None, "paused"), ("POST", f"{place}/resume?", None, "running"),
+                ("POST", f"{place}/suspend?", None, "suspended"), ("POST", f"{place}/start?", None, "running"),
+                ("POST", f"{place}/stop?", None, "stopped"), ("DELETE", f"{place}?purge=true&", None, None)]
+    return steps_of_it
+
+
+def steps_have_commands(steps):
+    """Whatever it is, "true" can be run in it; the VM here has no agent."""
+    return steps("x")[0][2]["spec"]["kind"] != "vm"
+
+
 def live(daemon, name, steps=steps):
     """The state that was told last of an instance that lives through its steps, or "unknown" after a failure; what failed."""
     told, failures = "unknown", []
@@ -122,12 +145,13 @@ def live(daemon, name, steps=steps):
             assert reply.status in (404, 409, 500, 502, 503, 504, 507) and reply.code, f"{method} {path}: {reply}"
             failures.append(f"{method} {path}: {reply.code}")
             told = "unknown"
-        if path.endswith("/resume?"):
+        if path.endswith("/resume?") and steps_have_commands(steps):
             run_inside(daemon, name)
     return told, failures
 
 
 def ensure_started(daemon, where):
+    eventually(lambda: daemon.process.poll() is not None or answers(daemon), what=f"{where}: an end or an answer")
     if daemon.process.poll() is not None:
         assert daemon.process.returncode >= 0, f"{where}: it died of signal {-daemon.process.returncode}\n{daemon.log()[-3000:]}"
         daemon.start()
@@ -208,6 +232,86 @@ def test_requests_around_a_container(library, request):
             told, failures = live(daemon, "web", steps_of_a_container)
             memory.give()
             check_whole(daemon, "web", told, f"allocation {number}, {many} in all, {failures}")
+
+
+@contextlib.contextmanager
+def machine_host(request, library, kind):
+    """A daemon whose memory can be refused, with the image for machines of this kind and a fake instance beside."""
+    if kind == "microvm" and not guestlib.kernel_directory():
+        pytest.skip("no kernel for microVMs")
+    with guestlib.host_daemon(request, arguments=["--fake-driver"], log_level="info") as daemon:
+        if kind == "vm":
+            daemon.polder("image", "import", guestlib.ticker(daemon.directory), "--name", "ticker")
+        else:
+            daemon.polder("image", "build", "busybox")
+        daemon.stop()
+        configure(daemon)
+        memory = Memory(daemon, library)
+        daemon.start()
+        daemon.create("beside", start=True)
+        daemon.change("PATCH", "/v1/instances/beside", {"spec": {"labels": {"a": "b"}}})
+        yield daemon, memory
+
+
+def identifier_of(daemon, name):
+    reply = daemon.request("GET", f"/v1/instances/{name}")
+    return {reply.json["assigned"]["uuid"]} if reply.status == 200 else set()
+
+
+@pytest.mark.parametrize("kind, count", [("vm", 6), pytest.param("vm", 300, marks=pytest.mark.long),
+                                         pytest.param("microvm", 100, marks=pytest.mark.long)])
+def test_requests_around_a_machine(library, request, kind, count):
+    """The same with a real machine, paused, written to disk and read back; nothing of one that was removed is left."""
+    with machine_host(request, library, kind) as (daemon, memory):
+        alive = steps_of_a_machine(kind)
+        assert live(daemon, "first", alive) == (None, [])
+        memory.refuse(ALL, 1)
+        assert live(daemon, "web", alive) == (None, [])
+        total, chance = memory.give()[0], random.Random(f"{kind} {count}")
+        for number in sorted(chance.sample(range(1, total), count)):
+            many = chance.choice(SHORTAGES)
+            where = f"allocation {number} of {total}, {many} in all"
+            memory.refuse(number, many)
+            told, failures = live(daemon, "web", alive)
+            memory.give()
+            ensure_started(daemon, where)
+            known = identifier_of(daemon, "web")
+            check_whole(daemon, "web", told, f"{where}, {failures}")
+            check_nothing_left(daemon, known, where)
+
+
+@pytest.mark.parametrize("kind, count", [("vm", 6), pytest.param("vm", 300, marks=pytest.mark.long),
+                                         pytest.param("microvm", 200, marks=pytest.mark.long)])
+def test_starts_beside_a_machine(library, request, kind, count):
+    """polderd's start, while a machine runs, has no memory somewhere: sooner or later the machine is taken over as it is, with
+    all the ways to it."""
+    with machine_host(request, library, kind) as (daemon, memory):
+        daemon.create("web", start=True, **MACHINES[kind])
+        pid = daemon.instance("web")["status"]["pid"]
+        daemon.stop()
+        assert begin(daemon, memory, ALL, 1)
+        total, chance = memory.give()[0], random.Random(f"start {kind} {count}")
+        for number in sorted(chance.sample(range(1, total), count)):
+            daemon.stop()
+            where = f"a start, allocation {number} of {total}"
+            begin(daemon, memory, number, chance.choice(SHORTAGES))
+            ensure_started(daemon, where)
+            reached(daemon, kind, pid, where)
+            check_whole(daemon, "none", None, where)
+        daemon.act("web", "suspend")
+        daemon.act("web", "start")
+        daemon.delete("web", purge=True)
+
+
+def reached(daemon, kind, pid, where):
+    """It is the same machine, is asked for something, and does it."""
+    eventually(lambda: daemon.instance("web")["status"]["state"] == "running" and not daemon.instance("web")["status"].get("reason"),
+               what=f"{where}: that it is taken over")
+    assert daemon.instance("web")["status"]["pid"] == pid, where
+    if kind == "microvm":
+        eventually(lambda: run_inside(daemon, "web").returncode == 0, what=f"{where}: a command inside")
+    daemon.act("web", "pause")
+    daemon.act("web", "resume")
 
 
 def begin(daemon, memory, number, many):
