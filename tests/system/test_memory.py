@@ -310,8 +310,8 @@ def reached(daemon, kind, pid, where):
     assert daemon.instance("web")["status"]["pid"] == pid, where
     if kind == "microvm":
         eventually(lambda: run_inside(daemon, "web").returncode == 0, what=f"{where}: a command inside")
-    daemon.act("web", "pause")
-    daemon.act("web", "resume")
+    for action in ("pause", "resume"):  # it may still be on its way to QEMU's monitor
+        eventually(lambda: daemon.request("POST", f"/v1/instances/web/{action}?wait=30s").status == 200, what=f"{where}: {action}")
 
 
 def begin(daemon, memory, number, many):

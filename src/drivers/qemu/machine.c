@@ -290,6 +290,11 @@ static void on_closed(void *userdata) {
     connector_start(userdata);
 }
 
+void machine_reconnect(struct machine *machine) {
+    if (machine->adopted && !machine->quiet && !qmp_is_open(machine->qmp))
+        connector_start(machine);
+}
+
 static const struct qmp_handlers qmp_handlers = { .event = on_event, .closed = on_closed };
 
 /* The console starts as output only, which a command line can say; input joins here. */

@@ -220,6 +220,7 @@ static void watch_one(struct machine *machine) {
 
     if (machine->ended || machine->released)
         return;
+    machine_reconnect(machine);
     hung = is_hung(machine);
     if (machine->quiet || !is_silent(machine))
         machine->missed = 0;
