@@ -5,16 +5,19 @@ the whole suite, but for what runs machines. And Debian as it comes, in which to
 
 The VM has one processor: see test_cgroup2.py. Each group of tests there is one test here; where POLDER_TEST_RESULTS names a
 directory, tools/summarize-tests finds and counts the single ones."""
+import contextlib
 import os
 import pathlib
 import shutil
 import subprocess
+import time
 import xml.etree.ElementTree as tree
 
 import pytest
 
 import guestlib
 import polderlib
+import test_quickstart
 from polderlib import ROOT, eventually
 
 SERVICES = "docker docker.socket containerd firewalld ufw docker-registry apache-htcacheclean".split()
@@ -164,16 +167,23 @@ def in_chroot(root, script, **options):
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory):
-    """Debian's smallest system, with this host's way to its archive, and the sources of Polder in /polder."""
-    root = tmp_path_factory.mktemp("fresh")
+def smallest(tmp_path_factory):
+    """A tar of Debian's smallest system."""
+    root = tmp_path_factory.mktemp("smallest")
     done = subprocess.run([ROOT / "libexec/polder-build-debian", "--suite", "bookworm", "--variant", "container", "--output",
                            root], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    yield root / "rootfs.tar"
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def fresh(smallest, tmp_path_factory):
+    """Debian's smallest system, with this host's way to its archive, and the sources of Polder in /polder."""
+    root = tmp_path_factory.mktemp("fresh")
     system = root / "system"
     system.mkdir()
-    subprocess.run(["tar", "xpf", root / "rootfs.tar", "-C", system], check=True)
-    (root / "rootfs.tar").unlink()
+    subprocess.run(["tar", "xpf", smallest, "-C", system], check=True)
     for name in ("apt.conf.d", "sources.list.d", "auth.conf.d"):
         shutil.copytree(pathlib.Path("/etc/apt") / name, system / "etc/apt" / name, dirs_exist_ok=True)
     for name in ("apt/auth.conf", "resolv.conf", "hosts"):
@@ -203,6 +213,69 @@ def test_fresh_debian_has_all_that_it_takes(fresh):
                       "polder run --rm --kind container busybox -- echo from a container; kill $!; wait $!' sh \"$@\"", timeout=HOURS)
     assert "from a container" in found, found
     assert "is not there" not in found, "doctor names a program that the packages did not bring:\n" + found
+
+
+class FreshHost:
+    """A host whose whole system is `root`: with its own network, whose way out is slirp4netns, its own processes and mounts. It
+    is pivoted into, since crun refuses a chroot."""
+
+    def __init__(self, root):
+        self.holder = subprocess.Popen(
+            ["unshare", "--mount", "--pid", "--net", "--uts", "--fork", "--kill-child", "--propagation", "private", "sh", "-ec",
+             f"mount --bind {root} {root}; cd {root}; mount -t proc proc proc; mount --rbind /dev dev; mount --rbind /sys sys; "
+             "mount -t tmpfs tmpfs run; ip link set lo up; mkdir -p mnt; pivot_root . mnt; exec chroot . /bin/sh -c '"
+             "umount -l /mnt; hostname fresh; echo; while :; do sleep 1000; done'"],
+            stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        self.holder.stdout.readline()
+        children = pathlib.Path(f"/proc/{self.holder.pid}/task/{self.holder.pid}/children").read_text().split()
+        self.pid = int(children[0])
+        self.log = open(root.parent / "slirp.log", "wb")
+        self.way_out = subprocess.Popen(["slirp4netns", "--configure", "--mtu=65520", str(self.pid), "tap0"], stdout=self.log,
+                                        stderr=subprocess.STDOUT)
+        eventually(lambda: "tap0" in pathlib.Path(f"/proc/{self.pid}/net/route").read_text(), what="a way out")
+
+    def run(self, script, seconds=HOURS):
+        environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive",
+                       "HOME": "/root", "POLDER_RUN": FRESH_RUN, "POLDER_SOCKET": f"{FRESH_RUN}/polder.sock"}
+        done = subprocess.run(["nsenter", f"--target={self.pid}", "--mount", "--pid", "--net", "--uts", "--root", "--wd", "/bin/sh", "-ec",
+                               script], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=seconds, env=environment,
+                              check=False)
+        assert done.returncode == 0, f"{script}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    def close(self):
+        with contextlib.suppress(AssertionError):  # what of Polder is on the real host: control groups, loop devices
+            self.run(f"if [ -S {FRESH_RUN}/polder.sock ]; then for one in $(polder ls --quiet); do polder rm --force --purge $one; done; "
+                     f"polder network reset; kill $(cat {FRESH_RUN}/pid); fi")
+        for process in (self.way_out, self.holder):
+            process.kill()
+            process.wait()
+        self.log.close()
+
+
+# Not the usual place: control groups are named after it, and those of a Polder of this host are not touched.
+FRESH_RUN = "/run/polder-fresh"
+
+
+def test_quickstart_on_fresh_debian(fresh):
+    """./quickstart on Debian's smallest system: installs what it needs, builds, and ends with the three kinds side by side; and
+    once more, which keeps what is there."""
+    if not shutil.which("slirp4netns"):
+        pytest.skip("slirp4netns is not installed")
+    host, lives = FreshHost(fresh), []
+    script = "cat /proc/sys/kernel/random/boot_id; cut -d ' ' -f 22 /proc/1/stat"
+    try:
+        assert host.run("command -v gcc crun qemu-system-x86_64 meson || true") == ""
+        for _ in range(2):
+            begun = time.monotonic()
+            shown = host.run("cd /polder && ./quickstart")
+            print(f"./quickstart on a fresh Debian: {time.monotonic() - begun:.0f} s")
+            test_quickstart.check_shown(shown)
+            lives.append([host.run(f"polder exec {name} -- sh -c \"{script}\"") for name in test_quickstart.KINDS])
+        assert lives[0] == lives[1], "the second run restarted what ran"
+        assert host.run("polder fsck --deep").strip() == "clean"
+    finally:
+        host.close()
 
 
 # ---- a kernel with graphics ----
