@@ -310,6 +310,26 @@ def test_exec_without_room_for_a_process(daemon, name, tmp_path):
         assert not (tmp_path / "marker").exists()
 
 
+def test_files_of_one_that_ends_at_this_moment(daemon, name):
+    """Its first process is gone, and conmon has not told yet: whoever wants files waits for that, and gets them."""
+    sleeper(daemon, name)
+    monitor, init = monitor_pid(daemon, name), init_pid(daemon, name)
+    os.kill(monitor, signal.SIGSTOP)
+    try:
+        os.kill(init, signal.SIGKILL)
+        eventually(lambda: "State:\tZ" in pathlib.Path(f"/proc/{init}/status").read_text(), what="its end")
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            reading = pool.submit(Client(daemon.socket).request, "GET", f"/v1/instances/{name}/files?path=/etc/passwd")
+            time.sleep(0.5)
+            assert not reading.done(), reading.result()
+            os.kill(monitor, signal.SIGCONT)
+            reply = reading.result()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(monitor, signal.SIGCONT)
+    assert reply.status == 200 and b"app:x:1000" in reply.body, reply
+
+
 def test_exec_that_nobody_reads(daemon, name):
     """A85: the client goes, what it started goes too, descriptors come back."""
     sleeper(daemon, name)

@@ -326,6 +326,24 @@ static int container_adopt(void *data, struct driver_instance *instance, bool *r
     return adopt_running(container, ret_paused, error);
 }
 
+void container_change_begin(struct container *container) {
+    container->changing = true;
+}
+
+int container_await_copies(struct container *container) {
+    uint64_t deadline = deadline_in(DRAIN_TIME);
+    int r = 0;
+
+    while (r >= 0 && container->offline_users > 0)
+        r = fiber_queue_wait(&container->changed, deadline);
+    return r;
+}
+
+void container_change_end(struct container *container) {
+    container->changing = false;
+    fiber_queue_wake_all(&container->changed);
+}
+
 /* --- the end --------------------------------------------------------------------------------------------------- */
 
 /* Also what state_read finds, for a release without an adopt before. */
@@ -346,14 +364,12 @@ static int end_all(struct container *container, struct error *error) {
     return 0;
 }
 
-static int container_release(void *data, struct driver_instance *instance, struct error *error) {
-    struct container_driver *driver = data;
-    struct container *container;
+static int release(struct container_driver *driver, struct container *container, struct driver_instance *instance,
+                   struct error *error) {
     _cleanup_free_ char *state = NULL;
-    int r = container_of_instance(driver, instance, &container);
+    int r;
 
-    if (r < 0)
-        return error_errno(error, r, "releasing the container");
+    (void) container_await_copies(container);
     if (container->directory < 0)
         container->directory = open(container->run_path, O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     r = end_all(container, error);
@@ -369,8 +385,21 @@ static int container_release(void *data, struct driver_instance *instance, struc
         return error_errno(error, r, "removing what belongs to the container");
     container->instance = NULL;
     instance->driver_data = NULL;
-    container_unref(container);
     return 0;
+}
+
+static int container_release(void *data, struct driver_instance *instance, struct error *error) {
+    struct container *container;
+    int r = container_of_instance(data, instance, &container);
+
+    if (r < 0)
+        return error_errno(error, r, "releasing the container");
+    container_change_begin(container);
+    r = release(data, container, instance, error);
+    container_change_end(container);
+    if (r >= 0)
+        container_unref(container);
+    return r;
 }
 
 static int container_attach(void *data, struct driver_instance *instance, struct stream **ret, struct error *error) {

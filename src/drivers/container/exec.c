@@ -159,7 +159,7 @@ static int exec_finish(struct child *child, int *ret_code, struct error *error) 
         return error_set(error, ERROR_NO_COMMAND, exec->command);
     }
     *ret_code = 126;
-    if (text_starts(message, "fail startup")) /* its way in or its second fork failed: crun says no more */
+    if (text_starts(message, "fail startup") || strstr(message, "is not running")) /* its way in or its second fork failed: crun says no more */
         return no_room(exec, error);
     return not_executable(exec->command, message, error);
 }

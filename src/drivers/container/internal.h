@@ -68,6 +68,7 @@ struct container {
     bool input_once;         /* standard input ends with the stream that started it */
     uint64_t oom_kills;      /* of the cgroup before the start */
     unsigned offline_users;  /* transfers in the root file system of a stopped container */
+    bool changing;           /* it is being started or released: transfers wait */
     int log_watch;           /* inotify watch, or -1 */
     bool log_starting;       /* a fiber sets it up */
     bool log_busy, log_again; /* a fiber follows a rotation; another came meanwhile */
@@ -85,6 +86,12 @@ int container_of_instance(struct container_driver *driver, struct driver_instanc
 int container_user(const char *wanted, int root, struct user *ret, struct error *error);
 const char *container_hostname(const struct driver_instance *instance);
 uint64_t container_open_files(void);
+
+/* Between the two nobody begins a transfer. */
+void container_change_begin(struct container *container);
+void container_change_end(struct container *container);
+/* Those who copy files of a stopped one may finish, if that does not take long. -ETIMEDOUT, -ECANCELED. */
+int container_await_copies(struct container *container);
 
 /* start.c */
 int container_start(void *data, struct driver_instance *instance, const struct driver_start *start,

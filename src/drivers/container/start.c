@@ -186,6 +186,16 @@ static void undo(struct container *container) {
     fiber_unshield();
 }
 
+static int create_and_release(struct container *container, const struct driver_start *start, struct error *error) {
+    int r = create(container, start, error);
+
+    if (r >= 0)
+        r = release(container, start ? start->ret_stream : NULL, error);
+    if (r < 0)
+        undo(container);
+    return r;
+}
+
 int container_start(void *data, struct driver_instance *instance, const struct driver_start *start,
                     struct error *error) {
     struct container *container = NULL;
@@ -198,8 +208,6 @@ int container_start(void *data, struct driver_instance *instance, const struct d
         return error_set(error, ERROR_NOT_SUPPORTED, "a container", "suspend", "its memory cannot be saved");
     if (container->active)
         return error_set(error, ERROR_WRONG_STATE, "running", "start", "stop");
-    if (container->offline_users > 0)
-        return error_set(error, ERROR_BUSY, "its root file system", "files are being copied");
     if (!instance->cgroup)
         return error_errno(error, -EINVAL, "starting a container without a cgroup");
     container->tty = instance->process.tty;
@@ -207,10 +215,12 @@ int container_start(void *data, struct driver_instance *instance, const struct d
     container->input_once = instance->process.stdin_open && !instance->process.tty && start && start->ret_stream;
     container->oom_kills = cgroup_usage(instance->cgroup, &usage) < 0 ? 0 : usage.oom_kills;
     container->ended = false;
-    r = create(container, start, error);
+    container_change_begin(container);
+    r = container_await_copies(container);
+    if (r == -ETIMEDOUT)
+        r = error_set(error, ERROR_BUSY, "its root file system", "files are being copied");
     if (r >= 0)
-        r = release(container, start ? start->ret_stream : NULL, error);
-    if (r < 0)
-        undo(container);
+        r = create_and_release(container, start, error);
+    container_change_end(container);
     return r;
 }

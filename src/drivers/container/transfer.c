@@ -14,12 +14,14 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/text.h"
 #include "drivers/container/child.h"
 #include "drivers/container/internal.h"
 
 #define MESSAGE_MAX 1024
+#define END_TIME (10 * CLOCK_SECOND)
 /* Numbers of descriptors in the child. */
 #define PROGRAM_FD 3
 #define MOUNTS_FD 4
@@ -59,7 +61,7 @@ static int transfer_finish(struct child *child, int *ret_code, struct error *err
     if (child->status == 0 || pread(transfer->messages, message, sizeof(message) - 1, 0) < 0)
         return 0;
     text = text_escape(message, strcspn(message, "\n"), false);
-    if (text && text_ends(text, ": No such file or directory")) {
+    if (text && text[0] == '/' && text_ends(text, ": No such file or directory")) {
         text[strlen(text) - strlen(": No such file or directory")] = '\0';
         return error_set(error, ERROR_NOT_FOUND, "file", text);
     }
@@ -116,31 +118,54 @@ static int open_namespace(const struct process *process, const char *name) {
     return fd;
 }
 
-static int open_running(struct transfer *transfer, struct rootfs *ret, struct error *error) {
+/* -ESRCH, -ENOENT: its first process has just gone. */
+static int open_running(struct transfer *transfer, struct rootfs *ret) {
     int r;
 
     ret->mount_namespace = open_namespace(&transfer->container->init, "mnt");
     ret->user_namespace = open_namespace(&transfer->container->init, "user");
     r = ret->mount_namespace < 0 ? ret->mount_namespace : ret->user_namespace;
     transfer->spec.setup = enter_running;
-    return r < 0 ? error_errno(error, r, "entering the container") : 0;
+    if (r >= 0)
+        return 0;
+    ret->mount_namespace = close_fd(ret->mount_namespace);
+    ret->user_namespace = close_fd(ret->user_namespace);
+    return r;
 }
 
 static int open_stopped(struct transfer *transfer, struct rootfs *ret, struct error *error) {
     struct container *container = transfer->container;
     _cleanup_prepared_root_ struct prepared_root prepared = { 0 };
-    int r = file_make_directories(AT_FDCWD, container->run_path, 0711);
+    int r;
+
+    transfer->offline = true; /* from now on nobody starts it */
+    container->offline_users++;
+    r = file_make_directories(AT_FDCWD, container->run_path, 0711);
 
     if (r >= 0) /* it may never have been started */
         r = file_make_directories(AT_FDCWD, container->state_path, 0711);
     if (r < 0)
         return error_errno(error, r, "creating %s", container->run_path);
     container_close_mounts(container);
-    transfer->offline = true;
-    container->offline_users++;
     transfer->spec.setup = enter_stopped;
     r = prepared_root_init(container, false, &prepared, error);
     return r < 0 ? r : rootfs_make(&prepared.request, ret, error);
+}
+
+/* One whose first process is gone counts as running until conmon has written how it ended; soon it is a stopped one. */
+static int open_root(struct transfer *transfer, struct rootfs *ret, struct error *error) {
+    struct container *container = transfer->container;
+    int r;
+
+    if (container->active) {
+        r = open_running(transfer, ret);
+        if (r != -ESRCH && r != -ENOENT)
+            return r < 0 ? error_errno(error, r, "entering the container") : 0;
+        (void) watch_wait(container, deadline_in(END_TIME));
+    }
+    if (container->active || container->changing || !container->instance)
+        return error_set(error, ERROR_WRONG_STATE, "ending", "copy files", "start");
+    return open_stopped(transfer, ret, error);
 }
 
 static int launch_job(void *userdata) {
@@ -155,8 +180,7 @@ static int launch(struct transfer *transfer, const char *direction, const char *
     _cleanup_rootfs_ struct rootfs rootfs = ROOTFS_INIT;
     _cleanup_close_ int program = -EBADF;
     const char *arguments[] = { GUEST_PROGRAM, "archive", direction, path, NULL };
-    int r = transfer->container->active ? open_running(transfer, &rootfs, error)
-                                        : open_stopped(transfer, &rootfs, error);
+    int r = open_root(transfer, &rootfs, error);
 
     if (r < 0)
         return r;
@@ -187,13 +211,29 @@ static int start(struct transfer *transfer, const char *direction, const char *p
     return r;
 }
 
+/* Once nobody starts or releases it. A released one is made anew. */
+static int container_settled(struct container_driver *driver, struct driver_instance *instance, struct container **ret) {
+    uint64_t deadline = deadline_in(END_TIME);
+    int r = container_of_instance(driver, instance, ret);
+
+    while (r >= 0 && (*ret)->changing) {
+        _cleanup_container_ struct container *held = container_ref(*ret);
+        r = fiber_queue_wait(&held->changed, deadline);
+        if (r >= 0)
+            r = container_of_instance(driver, instance, ret);
+    }
+    return r;
+}
+
 static int transfer_open(struct container_driver *driver, struct driver_instance *instance, const char *direction,
                          const char *path, struct stream **ret, struct error *error) {
     struct container *container = NULL;
     _cleanup_stream_ struct stream *stream = NULL;
     struct transfer *transfer;
-    int r = container_of_instance(driver, instance, &container);
+    int r = container_settled(driver, instance, &container);
 
+    if (r == -ETIMEDOUT)
+        return error_set(error, ERROR_WRONG_STATE, "starting or ending", "copy files", "stop");
     if (r < 0 || !(transfer = calloc(1, sizeof(*transfer))))
         return error_errno(error, r < 0 ? r : -ENOMEM, "starting the transfer");
     child_init(&transfer->child);
