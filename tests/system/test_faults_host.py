@@ -107,14 +107,14 @@ def test_storage_that_hangs(request):
              "mount -o loop {directory}/disk.img {state}/instances && chmod 711 {state}/instances")
     with prepared(request, mount, mounts=["{state}/instances"]) as daemon:
         place = daemon.state / "instances"
-        container(daemon, "old")
-        container(daemon, "stopped", start=False)
+        container(daemon, "old", cpus=0.1)
+        container(daemon, "stopped", start=False, cpus=0.1)
         daemon.create("other", start=True)
         daemon.host("fsfreeze", "--freeze", place)
         try:
             for number in range(8):  # more than there are threads for such work
                 daemon.create(f"waits{number}", start=True, wait=False, kind="container", image="busybox", network="none",
-                              command=ENDLESS)
+                              command=ENDLESS, cpus=0.1)
             daemon.begin("stopped", "start")
             eventually(lambda: all(daemon.state_of(f"waits{number}") == "starting" for number in range(8)))
             for _ in range(20):
