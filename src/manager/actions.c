@@ -650,7 +650,10 @@ static int patch_commit(struct instance *instance, const struct actor *actor, st
         return error_errno(error, -ENOMEM, "changing");
     instance->spec = patch->after;
     instance->assigned.generation++;
-    r = instance_admissible(instance->manager, instance, error);
+    r = instance_admissible(instance->manager, instance, patch->name ? patch->name : instance->name, error);
+    /* A circle that others closed since is no reason to refuse what has nothing to do with it. */
+    if (r >= 0 && !(list_equal(before.labels, instance->spec.labels) && list_equal(before.affinity, instance->spec.affinity)))
+        r = affinity_check(instance->manager, instance, error);
     if (r >= 0)
         r = placement_possible(instance->manager, instance, &before, error);
     if (r >= 0)

@@ -385,7 +385,7 @@ static int mounts_allowed(struct manager *manager, const struct instance_spec *s
 }
 
 /* One authorise-and-validate step on the final spec; used by create and patch alike. */
-int instance_admissible(struct manager *manager, const struct instance *instance, struct error *error) {
+int instance_admissible(struct manager *manager, const struct instance *instance, const char *name, struct error *error) {
     int r = instance_spec_validate(&instance->spec, instance->assigned.kind, error);
 
     if (r >= 0)
@@ -397,9 +397,7 @@ int instance_admissible(struct manager *manager, const struct instance *instance
     if (r >= 0)
         r = reservation_check(manager, instance, error);
     if (r >= 0)
-        r = placement_validate(&instance->spec, instance->name, error);
-    if (r >= 0)
-        r = affinity_check(manager, instance, error);
+        r = placement_validate(&instance->spec, name, error);
     return r < 0 ? r : fits_node(manager, instance, error);
 }
 
@@ -437,7 +435,9 @@ static int decide(struct manager *manager, struct instance *instance, struct jso
     if (r < 0)
         return error_errno(error, r, "creating");
     instance_spec_complete(&instance->spec, assigned->kind, given, DECODE_REPLACE);
-    r = instance_admissible(manager, instance, error);
+    r = instance_admissible(manager, instance, instance->name, error);
+    if (r >= 0)
+        r = affinity_check(manager, instance, error);
     if (r >= 0)
         r = placement_possible(manager, instance, NULL, error);
     if (r >= 0)

@@ -68,6 +68,7 @@ struct instance {
     struct fiber *starter;       /* the fiber inside run_start, which a newer wish may cancel; borrowed */
     uint64_t ticket;             /* counts starts: a waiting one sees that it is no longer the one */
     bool admitted;               /* the engine gave it room */
+    bool stands;                 /* the start under way follows a wish that stood before: nobody is there to be refused it */
     bool yielded;                /* paused, so that others can run: it waits in the queue, and goes on by itself */
     bool handover;               /* it is stopped by somebody who decides what follows: restart, delete */
     struct fiber_queue admission;

@@ -122,8 +122,8 @@ int idempotency_load(struct manager *manager, const char *key, const char *text,
 void idempotency_expire(struct manager *manager);
 /* Fiber. A new address if the network no longer has the instance's. */
 int instance_readdress(struct instance *instance, struct error *error);
-/* The one check of a final spec with its kind decided, before every commit. */
-int instance_admissible(struct manager *manager, const struct instance *instance, struct error *error);
+/* The one check of a final spec with its kind decided, before every commit; name: which it will have. */
+int instance_admissible(struct manager *manager, const struct instance *instance, const char *name, struct error *error);
 
 /* --- images it holds ---------------------------------------------------------------------------------------------- */
 /* Fiber. The ISO image that the spec's cdrom names; NULL if it names none. Borrowed. NOT_FOUND, BAD_VALUE. */
@@ -259,6 +259,8 @@ int supposed_node_make(struct manager *manager, const struct what_if *what_if, s
 void supposed_node_done(struct supposed_node *node);
 /* Member "placement": who could not start there, now and then; null where nothing of the node is supposed. */
 void supposed_node_emit(const struct manager *manager, const struct supposed_node *node, struct emitter *emitter);
+/* Fiber. Until it is known what the host can do, or for a while. */
+void manager_await_probe(struct manager *manager);
 /* BAD_VALUE: it must be near others, which must be near others, ... which must be near it: none of them can be first. */
 int affinity_check(struct manager *manager, const struct instance *instance, struct error *error);
 void placements_done(struct placements *placements);

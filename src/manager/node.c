@@ -11,6 +11,7 @@
 #include "manager/internal.h"
 
 #define AUDIT_DEADLINE (2 * CLOCK_SECOND)
+#define PROBE_PATIENCE (20 * CLOCK_SECOND)
 
 /* --- node show: promised versus real -------------------------------------------------------------------------------- */
 
@@ -162,12 +163,16 @@ static int driver_findings(struct manager *manager, struct findings *findings) {
     return r;
 }
 
+void manager_await_probe(struct manager *manager) {
+    if (manager->probe)
+        (void) fiber_join(manager->probe, deadline_in(PROBE_PATIENCE), NULL);
+}
+
 int manager_doctor_emit(struct manager *manager, struct emitter *emitter, struct error *error) {
     struct findings findings = { 0 };
     int r = driver_findings(manager, &findings);
 
-    if (manager->probe)
-        (void) fiber_join(manager->probe, deadline_in(20 * CLOCK_SECOND), NULL);
+    manager_await_probe(manager);
     if (r >= 0)
         r = host_findings(&manager->facts, manager->cgroups, manager->configuration.state_path, &findings);
     if (r >= 0)

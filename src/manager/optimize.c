@@ -553,6 +553,7 @@ static int recorded_emit(struct manager *manager, const char *id, struct emitter
     _cleanup_free_ char *head = text_format("{\"plan\":\"%s\",", id), *line = NULL, *steps = NULL;
     _cleanup_free_ char *step_head = text_format("{\"applied\":\"%s\",", id);
     _cleanup_json_ struct json_object *json = NULL;
+    const char *decided;
     int r = head && step_head ? 0 : -ENOMEM;
 
     if (r >= 0 && id[strspn(id, "0123456789abcdef")] == '\0')
@@ -566,6 +567,9 @@ static int recorded_emit(struct manager *manager, const char *id, struct emitter
     r = json_parse(line, strlen(line), &json, error);
     if (r < 0)
         return r;
+    decided = json_plain(json_member(json, "decided"));
+    if (!decided)
+        return error_errno(error, -ENOMEM, "looking into the ledger");
     emit_object(emitter);
     emit_key_text(emitter, "id", id);
     emit_key_text(emitter, "state", "recorded");
@@ -573,7 +577,7 @@ static int recorded_emit(struct manager *manager, const char *id, struct emitter
     emit_key_unsigned(emitter, "valid_seconds", 0);
     emit_key_text(emitter, "actor", json_text(json, "actor", NULL));
     emit_key(emitter, "plan");
-    emit_raw(emitter, json_plain(json_member(json, "decided")));
+    emit_raw(emitter, decided);
     emit_key(emitter, "applied");
     emit_array(emitter);
     if (steps)
@@ -586,11 +590,15 @@ static int recorded_emit(struct manager *manager, const char *id, struct emitter
 void optimize_recall(struct instance *instance) {
     _cleanup_free_ char *part = text_format("\"id\":\"%s\"", instance->assigned.uuid);
     char *line = NULL;
+    int r;
 
     if (!part || instance->use.done || instance->use.looked)
         return;
     instance->use.looked = true;
-    if (ledger_find_lines(instance->manager, "{\"applied\":", part, true, &line) < 0 || instance->use.done)
+    r = ledger_find_lines(instance->manager, "{\"applied\":", part, true, &line);
+    if (r < 0)
+        instance->use.looked = false;
+    if (r < 0 || instance->use.done)
         free(line);
     else
         instance->use.done = line;

@@ -35,6 +35,8 @@ int placement_possible(struct manager *manager, const struct instance *instance,
         request.wishes.lists[WISH_NODE_LABELS] = spec->node_labels;
     if (!before || !list_equal(before->features, spec->features))
         request.wishes.lists[WISH_FEATURES] = spec->features;
+    if (request.wishes.lists[WISH_NODE_LABELS])
+        manager_await_probe(manager); /* acceleration is a label */
     return engine_check(manager->engine, &request, error);
 }
 

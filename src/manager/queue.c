@@ -404,20 +404,20 @@ int manager_why_emit(struct manager *manager, const char *name, struct emitter *
     struct engine_flip flip;
     struct instance *instance;
     uint64_t number;
-    int r = try_flip(manager, name, &flip, error);
+    int r = registry_lookup(manager, name, false, &instance, error);
 
-    if (r >= 0)
-        r = registry_lookup(manager, name, false, &instance, error); /* it may have gone meanwhile */
     if (r < 0)
         return r;
     if (!instance->use.done && !instance->use.looked) {
         instance_ref(instance);
         optimize_recall(instance);
         instance_unref(instance);
-        r = registry_lookup(manager, name, false, &instance, error); /* likewise */
-        if (r < 0)
-            return r;
     }
+    r = try_flip(manager, name, &flip, error); /* what it names is borrowed: from here on nothing yields */
+    if (r >= 0)
+        r = registry_lookup(manager, name, false, &instance, error); /* it may have gone meanwhile */
+    if (r < 0)
+        return r;
     engine_explain(manager->engine, instance->assigned.uuid, &why);
     emit_object(emitter);
     emit_key_text(emitter, "name", instance->name);

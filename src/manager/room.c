@@ -271,7 +271,7 @@ int room_take(struct instance *instance, struct operation *operation, struct err
     int r;
 
     room_request(instance, &request);
-    if (instance->control.queued) /* it waited already: for a label that is gone it goes on waiting */
+    if (instance->control.queued || instance->stands) /* for a label that is gone it goes on waiting */
         request.wishes = (struct engine_wishes){ 0 };
     r = engine_check(manager->engine, &request, error);
     if (r < 0)

@@ -271,6 +271,7 @@ int run_start_wished(struct instance *instance, struct operation *operation, con
 
     if (instance->status.state == STATE_QUEUED || instance->status.state == STATE_STARTING)
         return start_join(instance, operation, error);
+    instance->stands = before == POWER_RUNNING;
     r = run_start(instance, operation, start, error);
     if (r >= 0 || instance->removed || instance->control.power != POWER_RUNNING)
         return r; /* done, or a newer wish took this one back */

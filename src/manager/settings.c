@@ -195,6 +195,15 @@ static int settings_commit(struct manager *manager, const struct actor *actor, c
     return store_commit(manager->store, operations, count, NULL, error);
 }
 
+/* Whoever the rules of that moment kept from starting is looked at again. */
+static void settings_take_back(struct manager *manager, const struct engine_options *before) {
+    int r = engine_configure(manager->engine, before, clock_now()), q = placement_tell(manager, &manager->node_settings);
+
+    if (r < 0 || q < 0)
+        log_warning("the node's settings were not kept, and are in force until polderd starts again: out of memory");
+    admission_run(manager);
+}
+
 /* In force before they are kept, since that is easier to take back than the record. */
 static int settings_apply(struct manager *manager, const struct actor *actor, const struct change *change,
                           struct error *error) {
@@ -209,9 +218,8 @@ static int settings_apply(struct manager *manager, const struct actor *actor, co
     if (r < 0)
         return error_errno(error, r, "setting");
     r = settings_commit(manager, actor, change, error);
-    if (r < 0 && (engine_configure(manager->engine, &before, clock_now()) < 0 ||
-                  placement_tell(manager, &manager->node_settings) < 0))
-        log_warning("the node's settings were not kept, and are in force until polderd starts again: out of memory");
+    if (r < 0)
+        settings_take_back(manager, &before);
     return r;
 }
 
@@ -279,5 +287,5 @@ int manager_node_patch(struct manager *manager, const struct actor *actor, struc
         r = settings_patch(manager, actor, patch, dry_run, error);
         fiber_mutex_unlock(&manager->settings_lock);
     }
-    return audit_refusal(manager, actor, "node.set", "node/queue", r, error);
+    return audit_refusal(manager, actor, "node.set", json_has(patch, "queue") ? "node/queue" : "node", r, error);
 }

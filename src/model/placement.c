@@ -109,6 +109,8 @@ static const char *check_pair(const char *text, bool may_lack_value) {
 const char *placement_check_node_label(const char *text) {
     const char *not = strstr(text, "!=");
 
+    if (text_starts(text, "kind=") || text_starts(text, "kind!="))
+        return "the kind is asked for with --kind";
     if (!not)
         return check_pair(text, false) ? "give KEY=VALUE or KEY!=VALUE, of a-z, A-Z, 0-9 and . _ - /" : NULL;
     if (!is_word(text, (size_t) (not - text)) || !is_word(not + 2, strlen(not + 2)))

@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import urllib.parse
+from uuid import uuid4
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Seconds that a wait may take before it counts as hung; sanitizers and busy machines are slow, emulated ones slower.
@@ -445,3 +446,18 @@ class Daemon:
             self.drop_clients()
         if check:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def fake_boot(daemon):
+    """Another boot id, seen by the daemon alone."""
+    path = daemon.directory / f"boot-{uuid4()}"
+    path.write_text(f"{uuid4()}\n")
+    return f"mount --bind {path} /proc/sys/kernel/random/boot_id"
+
+
+def reboot(daemon):
+    """What a reboot leaves: the state directory, and nothing at the run directory."""
+    daemon.kill9()
+    shutil.rmtree(daemon.run)
+    daemon.before = fake_boot(daemon)
+    daemon.start()

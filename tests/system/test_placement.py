@@ -5,7 +5,7 @@ import os
 import subprocess
 
 import pytest
-from polderlib import DEADLINE, build_directory, eventually
+from polderlib import DEADLINE, build_directory, eventually, reboot
 
 pytestmark = pytest.mark.scenario
 CPUS = os.cpu_count()
@@ -172,7 +172,7 @@ def test_labels_of_the_node(node):
 def test_those_that_wait_follow_the_labels(node):
     """A label that is taken away makes those wait that waited; set again, they start."""
     command(node, "node", "set", "--label", "zone=a", "--taint", "busy")
-    small(node, "bound", start=False, node_labels=["zone=a"])
+    small(node, "bound", start=False, node_labels=["zone=a"], restart="always")
     wait_queued(node, "bound", "taint")
     set_node(node, labels={"zone": None}, taints={"busy": None})
     eventually(lambda: why(node, "bound").get("reason") == "trait", what="it waits for the label")
@@ -181,6 +181,12 @@ def test_those_that_wait_follow_the_labels(node):
     assert answer["placement"]["node"] is None and "would take it if it had zone=a" in answer["placement"]["if"]
     node.restart()  # it waited already: it goes on doing so
     eventually(lambda: node.state_of("bound") == "queued", what="it waits again")
+    command(node, "node", "set", "--label", "zone=a")
+    node.wait_state("bound", "running")
+    # Nobody is there to be refused a start that only follows what was wished before.
+    command(node, "node", "set", "--label", "zone-")
+    reboot(node)
+    eventually(lambda: node.state_of("bound") == "queued" and why(node, "bound").get("reason") == "trait", what="it waits")
     command(node, "node", "set", "--label", "zone=a")
     node.wait_state("bound", "running")
 
@@ -278,7 +284,8 @@ def test_contradictions_are_named(node):
              (("--affinity", "app=x:node", "--anti-affinity", "app=x:zone"), "'anti_affinity'", "near and away at once"),
              (("--anti-affinity", "app=x:zone", "--spread", "app=x"), "'spread'", "leave one of them out"),
              (("--anti-affinity", "name=me"), "'anti_affinity'", "cannot keep away from itself"),
-             (("--affinity", "=x"), "'affinity", "name=NAME"))
+             (("--affinity", "=x"), "'affinity", "name=NAME"),
+             (("--node-label", "kind!=vm"), "'node_labels", "asked for with --kind"))
     for words, field, reason in cases:
         text = refused(node, "create", "--kind", "fake", "--name", "me", *words, "fake")
         assert field in text and reason in text, text
@@ -292,6 +299,13 @@ def test_contradictions_are_named(node):
     small(node, "free", start=False, labels={"app": "one"})
     small(node, "three", start=False, affinity=["app=one"])
     assert "none of them can be first" in refused(node, "set", "free", "--affinity", "name=three")
+    # What others closed since is no reason to refuse another change.
+    node.delete("free", purge=True)
+    assert node.change("PATCH", "/v1/instances/one", {"spec": {"memory": "32M"}})
+    # Nor may a name bring about what the field may not say.
+    small(node, "away", start=False, anti_affinity=["name=me"])
+    text = refused(node, "set", "away", "--rename", "me")
+    assert "'anti_affinity'" in text and "cannot keep away from itself" in text, text
 
 
 def test_recorded_and_replayed(node):

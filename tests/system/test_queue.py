@@ -243,7 +243,8 @@ def test_memory_is_freed_by_going_to_disk(make_daemon):
     daemon = make_daemon(arguments=["--overcommit-memory-fake", "100", "--memory-reserve", "0", "--queue_policy", "srtf",
                                     *PREEMPTIVE]).start()
     whole = daemon.get("/v1/node")["memory"]["physical"]
-    daemon.create("long", start=True, memory=whole * 3 // 4, duration="1h")
+    daemon.expect(200, "PATCH", "/v1/node", {"labels": {"zone": "a"}})
+    daemon.create("long", start=True, memory=whole * 3 // 4, duration="1h", node_labels=["zone=a"])
     daemon.create("short", start=True, memory=whole // 2, duration="1s", labels={"run": "delay=2s,exit=0"}, wait=False)
     # Nothing was measured: 10 s for a GiB to disk and back are supposed, and it works for four times that before it is asked.
     wait_for(daemon, "short", "queued")
@@ -260,6 +261,7 @@ def test_memory_is_freed_by_going_to_disk(make_daemon):
     assert cost == pytest.approx(0.2 + 10 * (whole * 3 // 4) / 2**30, rel=0.01) and 0 < ways["suspend"]["asked_in"] <= 4 * cost
     assert ways["measured"]["suspend"] == {"seconds_per_gib": 5, "times": 0}
     assert ways["pause"]["frees"] == "cpus" and ways["pause"]["cost"] == pytest.approx(0.2)
+    daemon.expect(200, "PATCH", "/v1/node", {"labels": {"zone": None}})
     set_queue(daemon, parameters={"yield.prior": "0"})
     wait_for(daemon, "short", "running")
     assert daemon.state_of("long") == "queued" and preemptions(daemon, "long") == 1
@@ -268,6 +270,9 @@ def test_memory_is_freed_by_going_to_disk(make_daemon):
     assert (asked["verdict"], asked["name"], asked["gives_way"]["for"]) == ("suspend", "long", "short")
     assert daemon.get("/v1/node")["memory"]["taken"] == pytest.approx(whole // 2, abs=1)
     wait_for(daemon, "short", "stopped")
+    # Whoever gave way is not refused its way back for a label that went meanwhile.
+    eventually(lambda: daemon.get("/v1/instances/long/why").get("reason") == "trait", what="it waits for the label")
+    daemon.expect(200, "PATCH", "/v1/node", {"labels": {"zone": "a"}})
     wait_for(daemon, "long", "running")
     set_queue(daemon, parameters={"yield.prior": "10"})
     for restarts in range(2):  # what was measured counts, and is kept

@@ -14,12 +14,11 @@ import socket
 import sqlite3
 import subprocess
 import time
-import uuid
 
 import pytest
 
 import polderlib
-from polderlib import eventually
+from polderlib import eventually, fake_boot, reboot
 
 pytestmark = pytest.mark.scenario
 
@@ -493,21 +492,6 @@ def cpu_seconds(pid):
 
 
 # ---- reboot, clock ----
-
-def fake_boot(daemon):
-    """Another boot id, seen by the daemon alone."""
-    path = daemon.directory / f"boot-{uuid.uuid4()}"
-    path.write_text(f"{uuid.uuid4()}\n")
-    return f"mount --bind {path} /proc/sys/kernel/random/boot_id"
-
-
-def reboot(daemon):
-    """What a reboot leaves: the state directory, and nothing at the run directory."""
-    daemon.kill9()
-    shutil.rmtree(daemon.run)
-    daemon.before = fake_boot(daemon)
-    daemon.start()
-
 
 def test_host_reboot(make_daemon):
     daemon = make_daemon().start()
