@@ -87,7 +87,7 @@ const struct route queue_routes[] = {
     { "GET", "/v1/queue", handle_queue, PERMISSION_VIEW, "Who waits for room: order, expected start, reason",
       &queue_query_table, NULL, "Queue", ROUTE_QUICK },
     { "GET", "/v1/what-if", handle_what_if, PERMISSION_VIEW, "Expected starts if it were otherwise: more instances, another policy, another node",
-      &what_if_table, NULL, "WhatIf", ROUTE_QUICK },
+      &what_if_table, NULL, "WhatIf", 0 },
     { "GET", "/v1/instances/{name}/why", handle_why, PERMISSION_VIEW, "Why it waits or runs, and what would let it start now",
       NULL, NULL, "Why", 0 },
     { "GET", "/v1/ledger", handle_ledger, PERMISSION_VIEW, "What the engine was told and decided, as far as it is kept: lines of JSON, "

@@ -31,8 +31,13 @@ static bool asks(const struct engine_entry *entry) {
     return false;
 }
 
+static bool repels(const struct engine_entry *entry) {
+    return entry->wishes[WISH_ANTI_AFFINITY] && entry->wishes[WISH_ANTI_AFFINITY][0];
+}
+
 void constraints_forget(struct engine *engine, struct engine_entry *entry) {
     engine->constrained -= asks(entry);
+    engine->repelling -= repels(entry);
     for (int i = 0; i < WISH_COUNT; i++) {
         list_free(entry->wishes[i]);
         entry->wishes[i] = NULL;
@@ -49,6 +54,7 @@ int constraints_note(struct engine *engine, struct engine_entry *entry, const st
         constraints_forget(engine, entry);
         memcpy(entry->wishes, lists, sizeof(lists));
         engine->constrained += asks(entry);
+        engine->repelling += repels(entry);
         return 0;
     }
     for (int i = 0; i < WISH_COUNT; i++)
@@ -170,7 +176,7 @@ static void find_others(const struct engine *engine, const struct engine_place *
     const struct engine_entry *other;
     size_t position = 0;
 
-    while ((other = next_entry(engine, &position))) {
+    while (engine->repelling > 0 && (other = next_entry(engine, &position))) {
         bool counts = waiting ? engine->queue->entries[other->handle].state == QUEUE_WAITING && !other->paused : is_there(other);
         const char *own = counts && other != entry ? keeps_away(place, entry, other) : NULL;
         const char *term = counts && other != entry && !own ? keeps_away(place, other, entry) : own;
@@ -198,7 +204,7 @@ bool engine_against(const struct engine *engine, const char *id, size_t *positio
 
     while (entry && (other = next_entry(engine, position)))
         for (char *const *term = other->wishes[WISH_ANTI_AFFINITY]; is_there(other) && other != entry && term && *term; term++)
-            if (selects(*term, entry)) {
+            if (lies_in(&engine->place, placement_level(*term)) && selects(*term, entry)) {
                 *ret_term = *term;
                 return true;
             }
@@ -322,6 +328,8 @@ static bool tally_all(const struct tallies *tallies, const struct engine_entry *
     char text[KEY_MOST];
     bool against = false;
 
+    if (map_count(tallies->by_selector) == 0)
+        return false;
     for (char *const *label = entry->wishes[WISH_LABELS]; label && *label; label++) {
         against |= tally_one(tallies, *label, part);
         snprintf(text, sizeof(text), "%.*s", (int) strcspn(*label, "="), *label);
@@ -370,12 +378,14 @@ static int tallies_fill(const struct engine *engine, struct tallies *tallies) {
         if (r >= 0)
             r = tallies_name(tallies, entry->wishes[WISH_ANTI_AFFINITY]);
     }
-    for (position = 0; r >= 0 && (entry = next_entry(engine, &position));)
+    if (r < 0 || map_count(tallies->by_selector) == 0)
+        return r;
+    for (position = 0; (entry = next_entry(engine, &position));)
         if (is_there(entry)) {
             (void) tally_all(tallies, entry, TALLY_THERE);
             tally_against(engine, tallies, entry);
         }
-    return r;
+    return 0;
 }
 
 static int bar_waiting(struct engine *engine, const struct tallies *tallies) {
@@ -413,5 +423,5 @@ int constraints_bar(struct engine *engine, int64_t now) {
         r = tallies_fill(engine, &tallies);
     if (r >= 0)
         r = bar_waiting(engine, &tallies);
-    return r < 0 ? r : 1;
+    return r < 0 ? r : map_count(tallies.by_selector) > 0;
 }

@@ -53,6 +53,7 @@ struct engine {
     struct ledger *ledger; /* NULL: nothing is recorded */
     struct engine_place place;
     size_t constrained;    /* entries that ask for more than room */
+    size_t repelling;      /* entries with an anti-affinity */
     size_t promises;       /* how often one was admitted */
 };
 

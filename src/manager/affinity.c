@@ -10,7 +10,7 @@
 #include "base/text.h"
 #include "manager/internal.h"
 
-#define REACHED_MAX 512 /* further circles are not looked for: such an instance waits, and says for what */
+#define REACHED_MAX 64 /* among more no circle is looked for: such an instance waits, and says for what. The loop waits meanwhile */
 
 struct reached {
     const struct instance *instances[REACHED_MAX];
@@ -25,7 +25,7 @@ static bool selects(const char *term, const struct instance *instance) {
 
 static bool reaches(const struct instance *from, const struct instance *to) {
     for (char *const *term = from->spec.affinity; term && *term; term++)
-        if (!selects(*term, from) && selects(*term, to))
+        if (selects(*term, to) && !selects(*term, from))
             return true;
     return false;
 }
@@ -37,7 +37,7 @@ static bool is_reached(const struct reached *reached, const struct instance *ins
     return false;
 }
 
-/* All that must be there before the first can be, by one term or another. False: too many. */
+/* All that must be there before the first can be, by one term or another. False: too many. Those in the trash are not there. */
 static bool reach(struct manager *manager, const struct instance *first, struct reached *ret) {
     size_t count;
     struct instance *const *all = registry_sorted(manager, &count);
@@ -48,7 +48,8 @@ static bool reach(struct manager *manager, const struct instance *first, struct 
             continue;
         ret->circle |= next > 0 && reaches(ret->instances[next], first);
         for (size_t i = 0; i < count; i++) {
-            if (all[i] == first || is_reached(ret, all[i]) || !reaches(ret->instances[next], all[i]))
+            if (all[i] == first || all[i]->status.state == STATE_DELETED || !reaches(ret->instances[next], all[i]) ||
+                is_reached(ret, all[i]))
                 continue;
             if (ret->count == REACHED_MAX)
                 return false;
@@ -78,12 +79,13 @@ static const struct instance *stands_before(const struct reached *reached, size_
     return NULL;
 }
 
+/* From the end: what was reached later mostly comes before what it was reached from, so that few rounds are needed. */
 static void find_who_can(struct reached *reached) {
     bool changed = true;
 
     while (changed) {
         changed = false;
-        for (size_t i = 0; i < reached->count; i++) {
+        for (size_t i = reached->count; i-- > 0;) {
             const char *term;
             if (reached->can[i] || stands_before(reached, i, &term))
                 continue;

@@ -248,7 +248,9 @@ static int constrain_against(struct manager *manager, const struct wanted *wante
            engine_against(manager->engine, wanted->id, &position, &term)) {
         enum placement_level level;
         _cleanup_free_ char *selector = placement_selector(term, &level);
-        _cleanup_free_ char *group = selector ? text_format("anti-affinity to %s", selector) : NULL;
+        const char *apart = level == PLACEMENT_NODE ? "" : ":"; /* each level is a group of its own */
+        const char *where = level == PLACEMENT_NODE ? "" : placement_level_names[level];
+        _cleanup_free_ char *group = selector ? text_format("anti-affinity to %s%s%s", selector, apart, where) : NULL;
         bool told = group && nodes_number(nodes, NAMES_GROUPS, group, false) >= 0;
         r = group ? 0 : -ENOMEM;
         if (r >= 0 && !told)

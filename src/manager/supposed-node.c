@@ -6,10 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/fiber.h"
 #include "base/text.h"
 #include "manager/internal.h"
 
 #define TOLD_MOST 1000
+#define LOOKED_AT_ONCE 16
 
 /* "KEY=VALUE,KEY2,KEY3-" as a merge patch: what ends with '-' goes. */
 static int add_pairs(struct json_object *patch, const char *member, const char *text) {
@@ -89,6 +91,8 @@ static void emit_message(const struct manager *manager, const struct supposed_no
     emit_key_text(emitter, "message", text);
 }
 
+/* In slices, between which others are served; nothing of the engine's is held meanwhile but a number. Who comes or goes then may
+ * be told or not. */
 void supposed_node_emit(const struct manager *manager, const struct supposed_node *node, struct emitter *emitter) {
     size_t position = 0, all = 0, now = 0, then = 0, running = 0, told = 0;
     struct engine_verdict_of verdict;
@@ -109,6 +113,8 @@ void supposed_node_emit(const struct manager *manager, const struct supposed_nod
         running += verdict.runs;
         if ((refused_now || refused_then) && told++ < TOLD_MOST)
             emit_one(manager, &verdict, emitter);
+        if (all % LOOKED_AT_ONCE == 0 && fiber_yield() < 0)
+            break; /* nobody waits for the answer any more */
     }
     emit_array_end(emitter);
     emit_key_unsigned(emitter, "refused_now", now);

@@ -308,6 +308,38 @@ def test_contradictions_are_named(node):
     assert "'anti_affinity'" in text and "cannot keep away from itself" in text, text
 
 
+def test_the_trash_is_in_no_circle(node):
+    for name, other in (("one", "two"), ("four", "five")):
+        small(node, name, start=False, labels={"app": name}, affinity=[f"app={other}"])
+    # It closes none,
+    node.delete("one")
+    assert [row["status"]["state"] for row in node.list("?deleted=true") if row["name"] == "one"] == ["deleted"]
+    small(node, "two", start=False, labels={"app": "two"}, affinity=["app=one"])
+    # and hides none.
+    small(node, "free", start=False, labels={"app": "four"})
+    node.delete("free")
+    assert "none of them can be first" in refused(node, "create", "--kind", "fake", "--name", "five", "--label", "app=five",
+                                                  "--affinity", "app=four", "fake")
+
+
+def test_levels_of_anti_affinity(node):
+    """By a zone in which the node does not lie nobody keeps away; by the node itself another still does."""
+    small(node, "far", anti_affinity=["app=a:zone"])
+    small(node, "near", anti_affinity=["app=a"])
+    for name in ("far", "near"):
+        node.wait_state(name, "running")
+    small(node, "a", start=False, labels={"app": "a"})
+    assert "near is here, and keeps away from app=a" in wait_queued(node, "a", "anti-affinity")["message"]
+    assert "nothing with anti-affinity to app=a ran" in why(node, "a")["placement"]["if"]
+    set_node(node, labels={"zone": "z"})
+    eventually(lambda: set(filters(why(node, "a")["placement"])["anti-affinity"]["groups"]) ==
+               {"anti-affinity to app=a:zone", "anti-affinity to app=a"}, what="both keep away from it")
+    node.delete("near")
+    assert "anti-affinity to app=a:zone" in why(node, "a")["placement"]["if"]
+    set_node(node, labels={"zone": None})
+    node.wait_state("a", "running")
+
+
 def test_recorded_and_replayed(node):
     """Each decision with constraints in between is made again from the ledger, to the byte."""
     command(node, "node", "set", "--label", "zone=a")
@@ -359,3 +391,8 @@ def test_what_if_the_node_were_otherwise(node):
     assert [row["starts_in_after"] for row in added] == [None, None]
     added = [row for row in node.get("/v1/what-if?add=2&cpus=0.1&memory=16M&kind=fake&taints=old-")["queue"] if row["new"]]
     assert all(row["starts_in_after"] is not None for row in added), added
+    # More than are looked at in a row.
+    for number in range(40):
+        small(node, f"more-{number}", start=False, tolerations=["old"])
+        node.begin(f"more-{number}", "start")
+    eventually(lambda: node.get("/v1/what-if?taints=new")["placement"]["refused_then"] == 44, what="all are told of")

@@ -151,6 +151,47 @@ static void test_anti_affinity(void **state) {
     engine_free(engine);
 }
 
+/* Who keeps away from one, by which term: what the node does not lie in keeps nobody away. */
+static void expect_against(struct engine *engine, const char *id, const char *expected) {
+    const char *term = NULL;
+    size_t position = 0;
+
+    assert_int_equal(engine_against(engine, id, &position, &term), expected != NULL);
+    if (expected)
+        assert_string_equal(term, expected);
+    assert_false(engine_against(engine, id, &position, &term));
+}
+
+static void test_levels_of_anti_affinity(void **state) {
+    struct engine *engine = engine_of(8000);
+    struct engine_request changed = asked("shy", NULL);
+
+    submit(engine, "far", NULL, WISH_ANTI_AFFINITY, LIST("app=a:zone"));
+    submit(engine, "shy", NULL, WISH_ANTI_AFFINITY, LIST("app=b:zone", "app=b"));
+    expect_starts(engine, "far shy");
+    submit(engine, "a", LIST("app=a"), WISH_LABELS, LIST("app=a"));
+    submit(engine, "b", LIST("app=b"), WISH_LABELS, LIST("app=b"));
+    expect_against(engine, "a", NULL);
+    expect_against(engine, "b", "app=b");
+    expect_starts(engine, "a");
+    assert_int_equal(engine_set_place(engine, LIST("zone=z"), NULL, 1), 0);
+    expect_against(engine, "a", "app=a:zone");
+    expect_against(engine, "b", "app=b:zone");
+    expect_starts(engine, "");
+    assert_string_equal(refusal_of(engine, "b").term, "app=b:zone");
+    /* It does not any more: nobody else keeps away from b. */
+    assert_int_equal(engine_change(engine, &changed, 20, NULL), 0);
+    expect_against(engine, "b", NULL);
+    expect_starts(engine, "b");
+    /* The last of them goes. */
+    submit(engine, "a2", LIST("app=a"), WISH_LABELS, LIST("app=a"));
+    expect_starts(engine, "");
+    assert_string_equal(refusal_of(engine, "a2").other, "far");
+    engine_release(engine, "far", true, 30);
+    expect_starts(engine, "a2");
+    engine_free(engine);
+}
+
 /* One that comes first and waits for room keeps its place against one that it keeps away. */
 static void test_order_of_those_that_exclude_each_other(void **state) {
     struct engine *engine = engine_of(2000);
@@ -489,6 +530,7 @@ int main(void) {
         cmocka_unit_test(test_taints),
         cmocka_unit_test(test_affinity),
         cmocka_unit_test(test_anti_affinity),
+        cmocka_unit_test(test_levels_of_anti_affinity),
         cmocka_unit_test(test_order_of_those_that_exclude_each_other),
         cmocka_unit_test(test_spread),
         cmocka_unit_test(test_supposed_nodes),
