@@ -16,6 +16,8 @@ import threading
 import time
 import urllib.parse
 
+import polderlib
+
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -303,7 +305,7 @@ class Proxy(FakeRegistry):
 
 # ---- asking the daemon ----
 
-WAIT = 120
+WAIT = 2 * polderlib.DEADLINE
 
 
 def pull(daemon, source, tls_verify=False, **more):

@@ -308,7 +308,7 @@ class Daemon:
     def request(self, method, path, body=None, headers=None):
         """On this thread's connection; a request that a daemon restart broke is not repeated."""
         if not hasattr(self.local, "client"):
-            self.local.client = self.client()
+            self.local.client = self.client(3 * DEADLINE)  # longer than any request is to wait
         return self.local.client.request(method, path, body, headers)
 
     def expect(self, status, method, path, body=None, headers=None):

@@ -21,6 +21,9 @@ VALUES = {
     "user_data": "#cloud-config\n{}\n", "ssh_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE8 me@here"],
     "description": "what it is for", "allocation": "fixed", "cpu_reservation": 0.5, "cpu_limit": 2, "memory_limit": 1 << 30,
     "memory_reservation": 32 << 20, "cpuset": "0", "weight_alpha": 0.5, "weight_beta": 5, "control_rate": 40,
+    # What these bring about: test_placement.py, and test-constraints.c.
+    "node_labels": ["machine!=none"], "features": ["fpu"], "tolerations": ["gpu"], "affinity": ["app=db"],
+    "anti_affinity": ["app=web"], "spread": ["app=web:node"],
 }
 NEEDS = {"cpu_reservation": {"allocation": "hybrid"}, "memory_reservation": {"allocation": "hybrid"}}
 REFUSED = {

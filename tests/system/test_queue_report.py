@@ -61,7 +61,7 @@ def test_policies_stand_side_by_side(tmp_path):
     for name in ("fcfs, none", "fcfs, easy", "sjf, none", "srtf, easy"):
         assert f"<td>{name}</td>" in page and f"{name}</text>" in page
     # Two rows of names: the picture is taller by one.
-    assert pictures(page)["How many wait"].get("viewBox") == "0 0 860 338"
+    assert pictures(page)["How many wait"].get("viewBox") == "0 0 860 342"
 
 
 def test_who_gives_way_is_not_drawn(tmp_path):
