@@ -31,6 +31,7 @@
 #define READ_CHUNK (64 * 1024)
 #define PENDING_MAX (256 * 1024)
 #define WRITE_WAIT (1 * CLOCK_SECOND)
+#define FD_ABOVE 64
 
 /* --- writing --------------------------------------------------------------------------------------------------- */
 
@@ -81,6 +82,20 @@ int log_file_open(const char *state_path, uint64_t limit, struct log_file **ret)
     return 0;
 }
 
+/* A close of these may hang as a write does. Who asks whether storage answers gets copies of what is below 64, and closes
+ * them (base/process.c): it would then wait for storage that it did not ask about. */
+static int log_open(int directory, const char *name, int flags) {
+    int fd = openat(directory, name, flags | O_CLOEXEC | O_NOFOLLOW, 0600), above;
+
+    if (fd < 0 || fd >= FD_ABOVE)
+        return fd;
+    above = fcntl(fd, F_DUPFD_CLOEXEC, FD_ABOVE);
+    if (above < 0)
+        return fd;
+    close(fd);
+    return above;
+}
+
 static int files_open(struct log_file *log) {
     struct stat status;
 
@@ -90,7 +105,7 @@ static int files_open(struct log_file *log) {
         log->directory = open(log->path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (log->directory < 0)
         return -errno;
-    log->fd = openat(log->directory, "log", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+    log->fd = log_open(log->directory, "log", O_WRONLY | O_CREAT | O_APPEND);
     if (log->fd < 0 || fstat(log->fd, &status) < 0)
         return -errno;
     log->size = (uint64_t) status.st_size;
@@ -102,7 +117,7 @@ static void log_rotate(struct log_file *log) {
     int fd;
 
     (void) renameat(log->directory, "log", log->directory, "log.1");
-    fd = openat(log->directory, "log", O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+    fd = log_open(log->directory, "log", O_WRONLY | O_CREAT | O_TRUNC | O_APPEND);
     if (fd < 0) {
         /* No room for a new file: the old one starts again. */
         (void) renameat(log->directory, "log.1", log->directory, "log");
@@ -254,7 +269,7 @@ static int reader_open_files(struct log_reader *reader) {
     static const char *const names[] = { "log.1", "log.keep", "log" };
 
     for (size_t i = 0; i < ELEMENTS(names); i++) {
-        int fd = openat(reader->directory, names[i], O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+        int fd = log_open(reader->directory, names[i], O_RDONLY | O_NONBLOCK);
         if (fd < 0 && errno != ENOENT)
             return -errno;
         if (fd < 0)
@@ -400,7 +415,7 @@ static int reader_fill(struct log_reader *reader) {
 
 /* At the end of the last file: has "log" become another file? Then that one is next, after one more look at the old. */
 static bool reader_follow(struct log_reader *reader) {
-    int fd = openat(reader->directory, "log", O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    int fd = log_open(reader->directory, "log", O_RDONLY | O_NONBLOCK);
 
     if (fd < 0)
         return false;

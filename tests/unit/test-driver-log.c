@@ -103,6 +103,22 @@ static void test_lines(void **state) {
     log_file_free(log);
 }
 
+/* The kernel copies the lower ones for who asks whether storage answers, and closing such a copy may hang. */
+static void test_descriptors(void **state) {
+    struct place *place = *state;
+    struct log_file *log;
+    struct stat status, wanted;
+    _cleanup_free_ char *path = text_format("%s/log", place->path);
+
+    assert_int_equal(log_file_open(place->path, 1000, &log), 0);
+    for (int i = 0; i < 50; i++) /* rotated meanwhile */
+        log_file_add(log, STREAM_OUTPUT, "line\n", 5);
+    assert_int_equal(stat(path, &wanted), 0);
+    for (int fd = 0; fd < 64; fd++)
+        assert_true(fstat(fd, &status) < 0 || status.st_ino != wanted.st_ino || status.st_dev != wanted.st_dev);
+    log_file_free(log);
+}
+
 static void test_bound(void **state) {
     struct place *place = *state;
     struct log_file *log;
@@ -284,6 +300,7 @@ static void test_hanging_storage(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_lines, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_descriptors, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bound, setup, teardown),
         cmocka_unit_test_setup_teardown(test_long_line, setup, teardown),
         cmocka_unit_test_setup_teardown(test_follow_rotation, setup, teardown),
