@@ -31,6 +31,9 @@ static int reach_check(const struct reach *reach, struct instance *instance, str
     if (!instance->driver || !(instance->driver->capabilities & reach->capability))
         return error_set(error, ERROR_NOT_SUPPORTED, kind_name(instance->assigned.kind), reach->verb,
                          reach->lacking ? reach->lacking : "its driver cannot do that");
+    /* It may run, whatever its driver knows: files of one that stands are reached through a mount of their own. */
+    if (instance->unreachable)
+        return error_set(error, ERROR_BUSY, "the instance", "it could not be taken over yet");
     if (reach->stopped_too || state == STATE_RUNNING)
         return 0;
     if (state == STATE_PAUSED)
