@@ -204,9 +204,10 @@ static int child_clone(struct child *child, int *ret_pidfd) {
     return pid;
 }
 
-/* In a process that shares our memory: system calls only. Its table of descriptors is its own, and ours are not even copied into
- * it: closing a copy may hang as well. With a write, since a file system that is frozen still answers reads; another's file of
- * that name is neither opened nor changed. */
+/* In a process that shares our memory: system calls only. Its table of descriptors is its own. Of ours the kernel copies those
+ * below 64 into it, and closes the copies one after the other, which may hang for what a close hangs for: such descriptors are
+ * kept above (drivers/log.c). With a write, since a file system that is frozen still answers reads; another's file of that name
+ * is neither opened nor changed. Several may ask at once: whose file another has removed has had its answer. */
 static int await_main(void *userdata) {
     const char *probe = userdata;
     int fd = -EBADF;
@@ -334,10 +335,12 @@ int process_adopt(pid_t pid, uint64_t start_ticks, struct process *ret) {
         return -ESRCH;
     pidfd = (int) syscall(SYS_pidfd_open, pid, 0);
     if (pidfd < 0)
-        return errno == EINVAL ? -ESRCH : -errno;
+        return errno == EINVAL || errno == ENOENT ? -ESRCH : -errno;
     /* The descriptor is held before the time is read: a match means this very process. */
     r = proc_start_time(pid, &ticks);
-    if (r < 0 || ticks != start_ticks)
+    if (r < 0)
+        return r;
+    if (ticks != start_ticks)
         return -ESRCH;
     ret->pid = pid;
     ret->pidfd = STEAL_FD(pidfd);

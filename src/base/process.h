@@ -50,18 +50,19 @@ struct process {
 /* Starts the child; the exec itself has succeeded when this returns 0. Errors as negative errno (ENOENT: no such
  * program …). */
 int process_start(const struct process_spec *spec, struct process *ret);
-/* Closes the pidfd; never kills. */
 /* On a worker thread: returns when the file system of the directory answers. What would hang in the kernel, perhaps for ever,
  * is a short-lived process without our descriptors: it holds up neither our end nor the locks that go with it. That the file
  * system is full, read-only or not there is an answer. */
 int process_await_storage(const char *directory);
+/* Closes the pidfd; never kills. */
 void process_done(struct process *process);
 int process_signal(const struct process *process, int signal);
 /* Fiber: waits for the end. *ret_status: exit code, or 128 + signal; -1 if unknown (an adopted process). */
 int process_wait(struct process *process, uint64_t deadline, int *ret_status);
 /* TERM, waits `grace` microseconds, KILL, reaps. Not cancellable. */
 int process_end(struct process *process, uint64_t grace);
-/* Finds a running process again: pid and start ticks must match. -ESRCH otherwise. */
+/* Finds a running process again: pid and start ticks must match. -ESRCH otherwise; another error (EMFILE, ENOMEM …)
+ * when that cannot be told now. */
 int process_adopt(pid_t pid, uint64_t start_ticks, struct process *ret);
 bool process_is_alive(const struct process *process);
 

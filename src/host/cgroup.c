@@ -447,17 +447,19 @@ static bool line_names(const char *line, const char *path) {
     return *name == '\0' || *name == '/';
 }
 
-bool cgroup_holds(const struct cgroup *cgroup, int pid) {
+int cgroup_holds(const struct cgroup *cgroup, int pid) {
     _cleanup_free_ char *text = NULL;
     char path[40], *save = NULL;
+    int r;
 
     snprintf(path, sizeof(path), "/proc/%d/cgroup", pid);
-    if (file_read(AT_FDCWD, path, CGROUP_TEXT_LIMIT, &text, NULL) < 0)
-        return false;
+    r = file_read(AT_FDCWD, path, CGROUP_TEXT_LIMIT, &text, NULL);
+    if (r < 0)
+        return r == -ENOENT || r == -ESRCH ? 0 : r;
     for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
         if (line_names(line, cgroup->path))
-            return true;
-    return false;
+            return 1;
+    return 0;
 }
 
 int cgroup_freeze(struct cgroup *cgroup, bool frozen, uint64_t deadline, struct error *error) {

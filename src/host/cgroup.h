@@ -82,8 +82,9 @@ int cgroup_watcher_open(const struct cgroup *cgroup, struct cgroup_entry *ret);
 int cgroup_procs_paths(const struct cgroup *cgroup, char ***ret);
 /* "/polder/UUID", the path below the mount of each hierarchy. */
 const char *cgroup_path(const struct cgroup *cgroup);
-/* Is the process in one of the two groups (any hierarchy)? */
-bool cgroup_holds(const struct cgroup *cgroup, int pid);
+/* Is the process in one of the two groups (any hierarchy)? 1, or 0 (also when it is gone); negative errno when that cannot
+ * be told now (ENOMEM, EMFILE …). */
+int cgroup_holds(const struct cgroup *cgroup, int pid);
 /* The processes of the group (without the watcher's). The caller frees *ret_pids. */
 int cgroup_processes(const struct cgroup *cgroup, int **ret_pids, size_t *ret_count);
 bool cgroup_is_frozen(const struct cgroup *cgroup);

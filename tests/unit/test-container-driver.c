@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -952,6 +953,51 @@ static void test_adopt(void **state) {
     loop_done();
 }
 
+/* Without descriptors it is left as it is, and taken over when there are some: with no more than one try needs. */
+static int adopting_short_main(void *userdata) {
+    struct rlimit before, limit;
+    struct driver_exit exit;
+    struct error error = ERROR_INIT;
+    bool running = false, paused;
+    struct test test;
+    int spare, r = -1, tries = 0, code;
+
+    (void) clock_boot_id();
+    test_init_named(&test, userdata);
+    assert_int_equal(cgroup_ensure(world.cgroups, test.uuid, &test.instance.cgroup, &error), 0);
+    spare = fcntl(0, F_DUPFD_CLOEXEC, 3);
+    assert_true(spare >= 3);
+    close(spare);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    limit = before;
+    for (limit.rlim_cur = (rlim_t) spare; r < 0 && tries < 8; limit.rlim_cur++, tries++) {
+        error_clear(&error);
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+        r = container_driver.adopt(test.driver, &test.instance, &running, &paused, &exit, &error);
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    }
+    error_clear(&error);
+    assert_int_equal(r, 0);
+    assert_true(running);
+    assert_in_range(tries, 4, 6);
+    free(run_inside(&test, "exit 3", &code));
+    assert_int_equal(code, 3);
+    assert_int_equal(container_driver.stop(test.driver, &test.instance, 30000, &error), 0);
+    assert_int_equal(wait_end(&test), 6);
+    test_done(&test);
+    return 0;
+}
+
+static void test_adopt_short(void **state) {
+    char uuid[UUID_TEXT_SIZE];
+
+    assert_int_equal(loop_init(), 0);
+    uuid_new(uuid);
+    die(&(struct dying){ .uuid = uuid, .script = "trap 'exit 6' TERM; echo ready; while :; do sleep 0.05; done" });
+    run_on_fiber(adopting_short_main, uuid);
+    loop_done();
+}
+
 static int starting_main(void *userdata) {
     struct stream *stream = NULL;
     struct test test;
@@ -1229,7 +1275,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_input),      cmocka_unit_test(test_stop),     cmocka_unit_test(test_limits),
         cmocka_unit_test(test_disk),       cmocka_unit_test(test_mounts),   cmocka_unit_test(test_hostile_layers),
         cmocka_unit_test(test_whiteouts),  cmocka_unit_test(test_many_layers),
-        cmocka_unit_test(test_files),      cmocka_unit_test(test_adopt),    cmocka_unit_test(test_crash_anywhere), cmocka_unit_test(test_times),
+        cmocka_unit_test(test_files),      cmocka_unit_test(test_adopt),    cmocka_unit_test(test_adopt_short), cmocka_unit_test(test_crash_anywhere), cmocka_unit_test(test_times),
     };
     int failed;
 

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,6 +17,7 @@
 #include "base/process.h"
 #include "base/text.h"
 #include "drivers/qemu/identity.h"
+#include "shortage.h"
 
 #define UUID "6ed3ad22-3f11-4459-9b95-0ba89175bc98"
 
@@ -108,11 +110,45 @@ static void test_ended(void **state) {
     assert_int_equal(find(bench, UUID), -ESRCH);
 }
 
+/* One that cannot be looked at for want of descriptors or memory is never taken for gone. */
+static void test_shortage(void **state) {
+    struct bench *bench = *state;
+    struct rlimit before, limit;
+    bool failed = false;
+    int spare = fcntl(0, F_DUPFD_CLOEXEC, 3), r = -1;
+
+    assert_true(spare >= 3);
+    close(spare);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    limit = before;
+    (void) clock_boot_id();
+    for (limit.rlim_cur = (rlim_t) spare; r < 0; limit.rlim_cur++) {
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+        r = find(bench, UUID);
+        assert_true(r == 0 || r == -EMFILE);
+        failed = failed || r < 0;
+    }
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_true(failed);
+#ifndef OWN_ALLOCATOR
+    r = -1;
+    for (long i = 1; r < 0; i++) {
+        left_until = i;
+        left_failing = 1;
+        r = find(bench, UUID);
+        left_failing = 0;
+        assert_true(r == 0 || r == -ENOMEM);
+        assert_true(r == -ENOMEM || i > 1);
+    }
+#endif
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_found, bench_init, bench_done),
         cmocka_unit_test_setup_teardown(test_stale, bench_init, bench_done),
         cmocka_unit_test_setup_teardown(test_ended, bench_init, bench_done),
+        cmocka_unit_test_setup_teardown(test_shortage, bench_init, bench_done),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -294,23 +294,29 @@ static int container_adopt(void *data, struct driver_instance *instance, bool *r
                            struct driver_exit *ret_exit, struct error *error) {
     struct container *container;
     bool created = false;
-    int r = container_of_instance(data, instance, &container);
+    int r = container_of_instance(data, instance, &container), held = 1;
 
     if (r < 0)
         return error_errno(error, r, "finding the container");
     *ret_running = *ret_paused = false;
     *ret_exit = (struct driver_exit){ .code = -1, .reason = "the host was restarted" };
+    container->active = false; /* all this is of a try before this one */
+    process_done(&container->monitor);
+    process_done(&container->init);
     container->directory = close_fd(container->directory);
     container->directory = open(container->run_path, O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-    r = container->directory < 0 ? -ENOENT : state_read(container, &created);
+    r = container->directory < 0 ? -errno : state_read(container, &created);
     if (r == -ENOENT)
         (void) container_kill_group(container, deadline_in(KILL_TIME)); /* started, but died before it wrote that down */
-    if (r < 0)
+    if (r == -ENOENT || r == -ESTALE)
         return 0;
+    if (r >= 0 && container->init.pidfd >= 0 && instance->cgroup)
+        r = held = cgroup_holds(instance->cgroup, container->init.pid);
+    if (r < 0) /* it may well run: asked again later */
+        return error_errno(error, r, "finding the container");
     if (container->init.pidfd >= 0 && !instance->cgroup) /* it runs, and we cannot tell that it is ours: asked again later */
         return error_set(error, ERROR_BUSY, "the container", "its control group cannot be reached");
-    if (container->init.pidfd >= 0 && !cgroup_holds(instance->cgroup, container->init.pid) &&
-        !proc_is_ending(container->init.pid)) {
+    if (container->init.pidfd >= 0 && held == 0 && !proc_is_ending(container->init.pid)) {
         process_done(&container->init); /* not ours: never touched */
         created = false;
     } else if (container->init.pidfd >= 0 && never_started(container)) {

@@ -61,6 +61,7 @@ struct container {
     bool closing;            /* that job runs */
     bool active;             /* started, and its end not yet taken */
     bool ended;              /* exit is valid */
+    bool end_late;           /* there was no memory to take its end; said once */
     struct driver_exit exit;
     struct fiber_queue changed; /* ended, or an offline user left */
     bool tty;
@@ -118,7 +119,8 @@ int monitor_resize(struct container *container, uint16_t rows, uint16_t columns)
 
 /* state.c: what is remembered over a death of the daemon. */
 int state_write(const struct container *container, bool created);
-/* Fills monitor, init, oom_kills and tty from run_path. -ENOENT: nothing there; -ESTALE: from another boot. */
+/* Fills monitor, init, oom_kills and tty from run_path. -ENOENT: nothing there; -ESTALE: from another
+ * boot, or it makes no sense; another error (ENOMEM, EMFILE …): that cannot be told now. */
 int state_read(struct container *container, bool *ret_created);
 int state_exit_code(const struct container *container, int *ret);
 

@@ -164,7 +164,9 @@ static int take_reply(struct container *container, const struct buffer *reply, s
     r = proc_start_time((pid_t) pid, &ticks);
     if (r >= 0)
         r = process_adopt((pid_t) pid, ticks, &container->init);
-    if (r >= 0 && !cgroup_holds(container->instance->cgroup, (int) pid))
+    if (r >= 0)
+        r = cgroup_holds(container->instance->cgroup, (int) pid);
+    if (r == 0)
         r = -ESRCH;
     return r < 0 ? error_errno(error, r, "finding the created container") : 0;
 }

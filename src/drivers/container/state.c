@@ -40,12 +40,14 @@ int state_write(const struct container *container, bool created) {
     return file_write_atomic(container->directory, "state", text.data, text.size, 0600, false);
 }
 
-/* -ESRCH when it is gone. */
+/* *ret stays empty when it is gone, which is no error; one is what keeps us from telling. */
 static int adopt_process(struct json_object *object, const char *key, struct process *ret) {
     struct json_object *process = json_member(object, key);
     int64_t pid = json_integer(process, "pid", 0), start = json_integer(process, "start", 0);
 
-    return pid <= 0 || pid > INT32_MAX ? -ESRCH : process_adopt((pid_t) pid, (uint64_t) start, ret);
+    int r = pid <= 0 || pid > INT32_MAX ? -ESRCH : process_adopt((pid_t) pid, (uint64_t) start, ret);
+
+    return r == -ESRCH ? 0 : r;
 }
 
 int state_read(struct container *container, bool *ret_created) {
@@ -54,10 +56,11 @@ int state_read(struct container *container, bool *ret_created) {
     size_t size;
     int r = file_read(container->directory, "state", STATE_LIMIT, &text, &size);
 
-    if (r >= 0)
-        r = json_parse(text, size, &object, NULL);
     if (r < 0)
-        return r == -ENOENT ? r : -ESTALE;
+        return r == -EFBIG ? -ESTALE : r;
+    r = json_parse(text, size, &object, NULL);
+    if (r < 0)
+        return r == -ENOMEM ? r : -ESTALE;
     if (!text_equal(json_text(object, "boot", ""), clock_boot_id()))
         return -ESTALE;
     *ret_created = json_boolean(object, "created", false);
@@ -65,9 +68,10 @@ int state_read(struct container *container, bool *ret_created) {
     container->input_open = json_boolean(object, "input_open", false);
     container->input_once = json_boolean(object, "input_once", false);
     container->oom_kills = (uint64_t) json_integer(object, "oom_kills", 0);
-    (void) adopt_process(object, "monitor", &container->monitor);
-    (void) adopt_process(object, "init", &container->init);
-    return 0;
+    process_done(&container->monitor);
+    process_done(&container->init);
+    r = adopt_process(object, "monitor", &container->monitor);
+    return r < 0 ? r : adopt_process(object, "init", &container->init);
 }
 
 int state_exit_code(const struct container *container, int *ret) {

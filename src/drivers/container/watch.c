@@ -84,14 +84,17 @@ static int end_main(void *userdata) {
 
 static int on_monitor_end(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
     struct container *container = userdata;
-    int r;
+    int r = fiber_start(NULL, "container-end", end_main, container_ref(container));
 
-    watch_stop(container);
-    r = fiber_start(NULL, "container-end", end_main, container_ref(container));
-    if (r < 0) {
-        log_error("container %s: its end cannot be taken: %s", container->uuid, strerror(-r));
-        container_unref(container);
+    if (r >= 0) {
+        watch_stop(container);
+        return 0;
     }
+    /* We are called again and again until there is memory for it. */
+    if (!container->end_late)
+        log_error("container %s: its end cannot be taken yet: %s", container->uuid, strerror(-r));
+    container->end_late = true;
+    container_unref(container);
     return 0;
 }
 
@@ -99,7 +102,7 @@ int watch_start(struct container *container) {
     int r;
 
     container->active = true;
-    container->ended = false;
+    container->ended = container->end_late = false;
     /* An adopted container may have lost its conmon before: then there is init alone. */
     if (container->monitor.pidfd < 0) {
         r = fiber_start(NULL, "container-end", end_main, container_ref(container));

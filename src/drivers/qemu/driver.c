@@ -360,12 +360,16 @@ static int driver_adopt(void *data, struct driver_instance *instance, bool *ret_
 
     *ret_running = *ret_paused = false;
     *ret_exit = (struct driver_exit){ .code = -1 };
-    if (!file_exists(AT_FDCWD, instance->run_path))
+    if (access(instance->run_path, F_OK) < 0 && errno == ENOENT)
         return exit_of_absent(data, instance, ret_exit, error);
     r = machine_new(data, instance, &machine, error);
     if (r < 0)
         return r;
     r = identity_find(machine->directory, instance->assigned->uuid, instance->cgroup, &machine->process);
+    if (r < 0 && r != -ESRCH) { /* it may well run: asked again later */
+        machine_unref(machine);
+        return error_errno(error, r, "finding QEMU");
+    }
     if (r < 0) {
         machine_unref(machine);
         /* Started, but not recorded before the daemon died. */

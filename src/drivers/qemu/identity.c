@@ -28,26 +28,39 @@ int identity_write(int directory, const char *uuid, const struct process *proces
                       : file_write_atomic(directory, IDENTITY_NAME, out.data, out.size, 0600, false);
 }
 
-int identity_find(int directory, const char *uuid, const struct cgroup *cgroup, struct process *ret) {
-    _cleanup_process_ struct process process = PROCESS_INIT;
-    _cleanup_json_ struct json_object *json = NULL;
+/* What cannot be read for want of memory or descriptors, or from a disk that fails, may well run. -ESRCH: there is no record,
+ * or none that makes sense. */
+static int identity_read(int directory, struct json_object **ret) {
     _cleanup_free_ char *text = NULL;
     size_t size;
-    int64_t pid;
     int r = file_read(directory, IDENTITY_NAME, IDENTITY_MAX, &text, &size);
 
     if (r < 0)
-        return -ESRCH;
-    if (json_parse(text, size, &json, NULL) < 0 || !text_equal(json_text(json, "uuid", ""), uuid) ||
-        !text_equal(json_text(json, "boot_id", ""), clock_boot_id()))
+        return r == -ENOENT || r == -EFBIG ? -ESRCH : r;
+    r = json_parse(text, size, ret, NULL);
+    return r < 0 && r != -ENOMEM ? -ESRCH : r;
+}
+
+int identity_find(int directory, const char *uuid, const struct cgroup *cgroup, struct process *ret) {
+    _cleanup_process_ struct process process = PROCESS_INIT;
+    _cleanup_json_ struct json_object *json = NULL;
+    int64_t pid;
+    int r = identity_read(directory, &json);
+
+    if (r < 0)
+        return r;
+    if (!text_equal(json_text(json, "uuid", ""), uuid) || !text_equal(json_text(json, "boot_id", ""), clock_boot_id()))
         return -ESRCH;
     pid = json_integer(json, "pid", 0);
     if (pid <= 1 || pid > INT32_MAX)
         return -ESRCH;
     r = process_adopt((pid_t) pid, (uint64_t) json_integer(json, "start_ticks", 0), &process);
     if (r < 0)
-        return -ESRCH;
-    if (cgroup && !cgroup_holds(cgroup, process.pid) && !proc_is_ending(process.pid))
+        return r;
+    r = cgroup ? cgroup_holds(cgroup, process.pid) : 1;
+    if (r < 0)
+        return r;
+    if (r == 0 && !proc_is_ending(process.pid))
         return -ESRCH;
     *ret = process;
     process = (struct process) PROCESS_INIT;

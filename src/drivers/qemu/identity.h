@@ -9,6 +9,7 @@ struct cgroup;
  * later daemon finds it again and never takes another process for it. */
 
 int identity_write(int directory, const char *uuid, const struct process *process);
-/* 0 with *ret held by a pidfd; -ESRCH if it does not run (any more). `cgroup` may be NULL. */
+/* 0 with *ret held by a pidfd; -ESRCH if it does not run (any more); another error (ENOMEM, EMFILE, ENFILE, EIO …) if that
+ * cannot be told now. `cgroup` may be NULL. */
 int identity_find(int directory, const char *uuid, const struct cgroup *cgroup, struct process *ret);
 int identity_remove(int directory);

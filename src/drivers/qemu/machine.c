@@ -291,7 +291,7 @@ static void on_closed(void *userdata) {
 }
 
 void machine_reconnect(struct machine *machine) {
-    if (machine->adopted && !machine->quiet && !qmp_is_open(machine->qmp))
+    if (!machine->quiet && !qmp_is_open(machine->qmp))
         connector_start(machine);
 }
 
@@ -673,7 +673,8 @@ int machine_connect(struct machine *machine, bool adopted, struct error *error) 
     /* Without a log the machine runs all the same: a full disk must not stop it. */
     (void) log_file_open(machine->instance->state_path, machine->instance->spec->log_size, &machine->log);
     r = console_open(machine->directory, is_vm ? on_serial_output : NULL, machine, &machine->console);
-    if (r < 0 && !adopted)
+    /* What is broken for good does not keep a machine from being taken over; what is short will be there later. */
+    if (r < 0 && (!adopted || r == -ENOMEM || r == -EMFILE || r == -ENFILE))
         return error_errno(error, r, "opening the console");
     r = guest_connect(machine);
     if (r < 0)

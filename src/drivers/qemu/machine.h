@@ -92,9 +92,9 @@ void qemu_unref(struct qemu *qemu);
 int machine_new(struct qemu *qemu, struct driver_instance *instance, struct machine **ret,
                 struct error *error);
 void machine_unref(struct machine *machine);
-/* A debug line with a time, from which ./bench works out our own part of it. */
-/* Once taken over it is always on its way to QEMU's monitor again, also when there was no memory for that at first. */
+/* Begins to connect to QEMU's monitor again if the connection broke and there was no memory to begin with that then. */
 void machine_reconnect(struct machine *machine);
+/* A debug line with a time, from which ./bench works out our own part of it. */
 void machine_mark(const struct machine *machine, const char *what);
 /* Stops watching and forgets the connections; the process goes on. */
 void machine_detach(struct machine *machine);
