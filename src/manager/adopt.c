@@ -190,8 +190,8 @@ static int adopt_ask(struct instance *instance, struct error *error) {
     return 0;
 }
 
-/* Nothing of it is on the host, only what it left on its disk is not known yet: it holds no room, and a start that was under
- * way is begun anew. */
+/* Nothing of it is on the host, and only what it left on its disk is not known yet, or there was no memory to look: it holds
+ * no room, and a start that was under way is begun anew. */
 static bool is_resting(struct instance *instance) {
     enum state state = instance->status.state;
 
@@ -210,7 +210,7 @@ static void adopt_failed(struct instance *instance, const struct error *error) {
         log_warning("instance '%s' could not be taken over: %s", instance->name, sentence);
     instance->unreachable = true;
     instance_set_reason(instance, error);
-    if (error->code == ERROR_UNRESPONSIVE && is_resting(instance))
+    if (is_resting(instance))
         return;
     /* Wished running, and what happened to that wish may not have been written. */
     if (!state_is_active(instance->status.state))
@@ -226,13 +226,13 @@ static int adopt_again_main(void *userdata) {
 
     while (again && fiber_sleep(pause) >= 0 && fiber_mutex_lock(&instance->lock, DEADLINE_NONE) >= 0) {
         _cleanup_error_ struct error error = ERROR_INIT;
-        again = !instance->removed && instance->unreachable;
-        if (again && adopt_ask(instance, &error) < 0) {
+        bool missed = !instance->removed && instance->unreachable;
+        again = missed && adopt_ask(instance, &error) < 0;
+        if (again) {
             late = error.code == ERROR_UNRESPONSIVE;
             adopt_failed(instance, &error);
-        } else if (again) {
-            again = false;
-            follow_one(instance);
+        } else if (missed || (!instance->removed && !instance->operation)) {
+            follow_one(instance); /* also when a request that was refused since then was quicker to reach it */
         }
         fiber_mutex_unlock(&instance->lock);
         most = late ? ADOPT_AGAIN_LATE : ADOPT_AGAIN_MOST;
@@ -242,17 +242,24 @@ static int adopt_again_main(void *userdata) {
     return 0;
 }
 
-/* Before something is done to it: it may answer by now. What does not must not be taken for ended. */
+/* Before something is done to it: it may answer by now. What does not must not be taken for ended, nor what only rests be
+ * started before it is known what it left. */
 int adopt_reach(struct instance *instance, struct error *error) {
     _cleanup_error_ struct error trouble = ERROR_INIT;
+    int r;
 
-    if (!instance->unreachable || !instance->driver || adopt_ask(instance, &trouble) >= 0)
+    if (!instance->unreachable || !instance->driver)
         return 0;
-    adopt_failed(instance, &trouble);
-    if (trouble.code != ERROR_UNRESPONSIVE)
+    r = adopt_ask(instance, &trouble);
+    if (r >= 0)
         return 0;
+    if (r != -ECANCELED && trouble.code != ERROR_CANCELED) { /* then nothing new is known of it */
+        adopt_failed(instance, &trouble);
+        if (trouble.code != ERROR_UNRESPONSIVE && !is_resting(instance))
+            return 0;
+    }
     error_move(error, &trouble);
-    return -ETIMEDOUT;
+    return r;
 }
 
 bool adopt_attend(struct instance *instance) {
@@ -347,33 +354,44 @@ static void instances_free(struct instance **copy, size_t count) {
     free(copy);
 }
 
-static int adopt_instances(struct manager *manager, struct instance *const *instances, size_t count) {
-    struct fiber **fibers = calloc(count + 1, sizeof(*fibers));
+struct adoption {
+    struct fiber *fiber;
+    struct instance *instance; /* borrowed */
+};
+
+static void adoptions_finish(struct adoption *adoptions, size_t count, uint64_t deadline) {
+    for (size_t i = 0; i < count; i++)
+        (void) fiber_join(adoptions[i].fiber, deadline, NULL);
+    /* Looked at for too long, or not at all, since its turn has not come. */
+    for (size_t i = 0; i < count; i++) {
+        if (!fiber_is_done(adoptions[i].fiber) && !adoptions[i].instance->unreachable)
+            adopt_late(adoptions[i].instance);
+        fiber_unref(adoptions[i].fiber);
+    }
+}
+
+static int adopt_instances(struct instance *const *instances, size_t count) {
+    struct adoption *adoptions = calloc(count + 1, sizeof(*adoptions));
     uint64_t deadline = deadline_in(ADOPT_PATIENCE);
     size_t started = 0;
 
-    if (!fibers)
+    if (!adoptions)
         return -ENOMEM;
     for (size_t i = 0; i < count; i++) {
         if (!may_run(instances[i]))
             continue;
-        if (fiber_start(&fibers[started], "adopt", adopt_main, instance_ref(instances[i])) < 0) {
+        adoptions[started].instance = instances[i];
+        if (fiber_start(&adoptions[started].fiber, "adopt", adopt_main, instance_ref(instances[i])) < 0) {
             adopt_starved(instances[i]);
             instance_unref(instances[i]);
             continue;
         }
         /* At most so many at once: each holds descriptors. */
         if (++started >= ADOPT_AT_ONCE)
-            (void) fiber_join(fibers[started - ADOPT_AT_ONCE], deadline, NULL);
+            (void) fiber_join(adoptions[started - ADOPT_AT_ONCE].fiber, deadline, NULL);
     }
-    for (size_t i = 0; i < started; i++) {
-        (void) fiber_join(fibers[i], deadline, NULL);
-        fiber_unref(fibers[i]);
-    }
-    for (size_t i = 0; i < count; i++)
-        if (instances[i]->lock.owner && !instances[i]->unreachable)
-            adopt_late(instances[i]);
-    free(fibers);
+    adoptions_finish(adoptions, started, deadline);
+    free(adoptions);
     return 0;
 }
 
@@ -696,7 +714,7 @@ int adopt_all(struct manager *manager, struct error *error) {
         adopt_trouble("the network could not be taken over", &trouble);
     r = instances_copy(manager, &instances, &count);
     if (r >= 0)
-        r = adopt_instances(manager, instances, count);
+        r = adopt_instances(instances, count);
     if (r >= 0)
         sweep_at_start(manager);
     manager->followed = true;
@@ -728,14 +746,32 @@ static bool is_overdue(const struct manager *manager, const struct instance *ins
            !instance->timer && (state == STATE_STOPPED || state == STATE_FAILED);
 }
 
-static struct instance *overdue(struct manager *manager) {
-    size_t position = 0;
-    void *value;
+static int overdue_remove(struct instance *instance) {
+    struct manager *manager = instance->manager;
+    _cleanup_error_ struct error error = ERROR_INIT;
+    int r = fiber_mutex_lock(&instance->lock, DEADLINE_NONE);
 
-    while (map_next(manager->by_uuid, &position, NULL, &value))
-        if (!((struct instance *) value)->lock.owner && is_overdue(manager, value))
-            return value;
-    return NULL;
+    if (r < 0)
+        return r;
+    if (instance->assigned.kind != KIND_FAKE)
+        r = storage_ask_instance(manager->storage, instance->state_path, deadline_in(STORAGE_PATIENCE), &error);
+    if (r >= 0 && !instance->removed && is_overdue(manager, instance))
+        r = run_purge(instance, &actor_daemon, &error);
+    fiber_mutex_unlock(&instance->lock);
+    return r;
+}
+
+/* Each is tried once: one whose storage hangs keeps none of the others. */
+static int overdue_remove_all(struct manager *manager) {
+    struct instance **instances = NULL;
+    size_t count = 0;
+    int r = instances_copy(manager, &instances, &count);
+
+    for (size_t i = 0; i < count && r != -ECANCELED; i++)
+        if (!instances[i]->removed && !instances[i]->lock.owner && is_overdue(manager, instances[i]))
+            r = overdue_remove(instances[i]);
+    instances_free(instances, count);
+    return r;
 }
 
 static int storekeeper_main(void *userdata) {
@@ -761,26 +797,12 @@ static int sweeper_main(void *userdata) {
     int r = 0;
 
     while (r != -ECANCELED) {
-        struct instance *instance = overdue(manager);
-        _cleanup_instance_ struct instance *kept = instance ? instance_ref(instance) : NULL;
-        _cleanup_error_ struct error error = ERROR_INIT;
-
-        if (!kept) {
-            idempotency_expire(manager);
-            tidying_begin(manager);
-            r = fiber_sleep(SWEEP_EVERY);
-            continue;
-        }
-        r = fiber_mutex_lock(&kept->lock, DEADLINE_NONE);
-        if (r < 0)
-            continue;
-        if (kept->assigned.kind != KIND_FAKE)
-            r = storage_ask_instance(manager->storage, kept->state_path, deadline_in(STORAGE_PATIENCE), &error);
-        if (r >= 0 && !kept->removed && is_overdue(manager, kept))
-            r = run_purge(kept, &actor_daemon, &error);
-        fiber_mutex_unlock(&kept->lock);
-        if (r < 0 && r != -ECANCELED)
-            r = fiber_sleep(SWEEP_EVERY);
+        r = overdue_remove_all(manager);
+        if (r == -ECANCELED)
+            break;
+        idempotency_expire(manager);
+        tidying_begin(manager);
+        r = fiber_sleep(SWEEP_EVERY);
     }
     return 0;
 }

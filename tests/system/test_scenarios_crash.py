@@ -394,6 +394,20 @@ def test_an_end_while_nobody_looks(daemon):
     eventually(lambda: daemon.state_of("once") is None)
 
 
+def test_a_queued_start_is_kept_when_the_first_look_fails(make_daemon):
+    """Nothing of it was on the host, so it did not end: it waits on, is not removed, and runs when there is room."""
+    daemon = make_daemon(arguments=["--overcommit-memory-fake", "100", "--memory-reserve", "0"]).start()
+    whole = daemon.get("/v1/node")["memory"]["physical"]
+    daemon.create("hog", start=True, memory=whole * 4 // 5)
+    daemon.create("waits", start=True, memory=whole // 2, remove=True, labels={"adopt": "fail=2"}, wait=False)
+    daemon.wait_state("waits", "queued")
+    daemon.restart(kill=True)
+    assert daemon.state_of("waits") in ("created", "queued")
+    eventually(lambda: daemon.state_of("waits") == "queued", what="it waits for room again")
+    daemon.act("hog", "stop")
+    daemon.wait_state("waits", "running")
+
+
 def test_what_cannot_be_taken_over_is_left_alone(make_daemon):
     daemon = make_daemon().start()
     daemon.create("mute", start=True, labels={"adopt": "fail=2"})
