@@ -177,13 +177,14 @@ static void start_note(struct instance *instance) {
     instance->control.boot_id = strdup(clock_boot_id());
 }
 
-static void start_undo(struct instance *instance, bool restore, int r, struct error *error) {
+/* `begun`: not when the storage was only waited for. What hangs is not asked then for the memory, which is where it was. */
+static void start_undo(struct instance *instance, bool restore, bool begun, int r, struct error *error) {
     fiber_shield();
     if (run_release(instance, NULL) < 0)
         run_release_later(instance);
     room_give_back(instance);
     (void) instance_advance(instance, EVENT_FAIL, NULL);
-    if (restore && run_saved(instance, false))
+    if (restore && (!begun || run_saved(instance, false)))
         instance_set_state(instance, STATE_SUSPENDED);
     else if (r == -ECANCELED)
         instance_set_state(instance, STATE_STOPPED);
@@ -201,6 +202,7 @@ static int start_steps(struct instance *instance, struct operation *operation, c
     struct driver_start options = start ? *start : (struct driver_start){ 0 };
     int r = manager_driver_available(instance->manager, instance->assigned.kind, error);
     uint64_t begun;
+    bool ready;
 
     options.restore = instance->status.state == STATE_SUSPENDED;
     if (r >= 0 && !options.restore)
@@ -210,14 +212,15 @@ static int start_steps(struct instance *instance, struct operation *operation, c
     if (r < 0)
         return r;
     r = storage_ready(instance, operation, error);
-    if (r >= 0 && !options.restore)
+    ready = r >= 0;
+    if (ready && !options.restore)
         (void) run_saved(instance, true); /* from here on the disk changes: that memory must never come back */
     operation_progress(operation, options.restore ? "restoring" : "starting", 0, 0);
     begun = clock_now();
     if (r >= 0)
         r = start_driver(instance, &options, error);
     if (r < 0) {
-        start_undo(instance, options.restore, r, error);
+        start_undo(instance, options.restore, ready, r, error);
         return r;
     }
     if (options.restore)

@@ -552,6 +552,27 @@ def test_start_while_storage_hangs(request):
         host.polder("rm", "--force", "--purge", "waits", "counts", "ended", "other", "trashed")
 
 
+@pytest.mark.long
+def test_restore_is_canceled_while_storage_hangs(request):
+    """Nothing was touched yet: it is suspended again at once, and restored when the storage answers."""
+    with all_hanging(request) as (host, hang, go_on):
+        host.start()
+        host.polder("image", "import", guestlib.ticker(host.directory), "--name", "ticker")
+        host.polder("run", "--kind", "vm", "--name", "kept", "--memory", "64M", "--network", "none", "ticker")
+        eventually(lambda: "aaab" in host.polder("logs", "kept").stdout, guestlib.BOOT, "the first numbers")
+        host.act("kept", "suspend")
+        hang()
+        operation = host.begin("kept", "start")
+        eventually(lambda: "does not answer" in host.instance("kept")["status"].get("message", ""), what="what it waits for")
+        assert host.request("DELETE", f"/v1/operations/{operation['id']}").status in (200, 202)
+        eventually(lambda: host.state_of("kept") == "suspended", what="it is as before")
+        assert host.operation(operation["id"], 60)["state"] == "canceled"
+        go_on()
+        host.act("kept", "start")
+        assert host.state_of("kept") == "running"
+        host.polder("rm", "--force", "--purge", "kept")
+
+
 def threads_of(pid):
     try:
         return os.listdir(f"/proc/{pid}/task")
