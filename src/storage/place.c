@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* Storage that hangs: whoever is about to use it on the loop asks first whether it answers. A worker thread asks, one for
- * each path however many wait, so that what hangs takes one of them and not all. */
+ * each path however many wait, so that what hangs takes one of them and not all. One that does not come back may hang in a file
+ * system that was detached since, with another in its place: then it is asked anew, by a few at most. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,11 +12,17 @@
 #include "base/text.h"
 #include "storage/internal.h"
 
+#define ASK_ANEW (60 * CLOCK_SECOND) /* and each time four times as long, since whoever repairs it needs a while */
+#define ASK_AGAIN (CLOCK_SECOND / 10) /* if it could not be asked at all */
+#define ASKED_AT_ONCE 4
+
 struct place {
     struct storage *storage;
     char *path;
-    unsigned users; /* those who ask, and the one that waits for the worker */
-    bool asking;
+    unsigned users;  /* those who ask, and those that wait for a worker */
+    unsigned probes; /* under way, with those that hang in what is gone */
+    bool asking;     /* the newest of them has not come back */
+    uint64_t anew;   /* when that one is no longer waited for alone */
     bool late; /* somebody was told that it does not answer */
     uint64_t answers;
     struct fiber_queue waiters;
@@ -59,10 +66,14 @@ static int ask_job(void *userdata) {
 
 static int ask_main(void *userdata) {
     struct place *place = userdata;
+    int r = fiber_job(ask_job, place);
 
-    (void) fiber_job(ask_job, place);
+    /* Without a process or memory for the question there is no answer. */
+    while ((r == -EAGAIN || r == -ENOMEM || r == -EMFILE) && fiber_sleep(ASK_AGAIN) >= 0)
+        r = fiber_job(ask_job, place);
     if (place->late)
         log_notice("the storage at %s answers again", place->path);
+    place->probes--;
     place->asking = place->late = false;
     place->answers++;
     fiber_queue_wake_all(&place->waiters);
@@ -73,13 +84,14 @@ static int ask_main(void *userdata) {
 static int place_begin(struct place *place) {
     int r;
 
-    if (place->asking)
+    if (place->probes >= ASKED_AT_ONCE || (place->asking && clock_now() < place->anew))
         return 0;
     r = fiber_start(NULL, "ask storage", ask_main, place);
     if (r < 0)
         return r;
     place->users++;
     place->asking = true;
+    place->anew = deadline_in(ASK_ANEW << (2 * place->probes++));
     return 0;
 }
 
@@ -87,8 +99,14 @@ static int place_wait(struct place *place, uint64_t deadline) {
     uint64_t before = place->answers;
     int r = place_begin(place);
 
-    while (r >= 0 && place->answers == before)
-        r = fiber_queue_wait(&place->waiters, deadline);
+    while (r >= 0 && place->answers == before) {
+        uint64_t look = deadline_in(ASK_ANEW);
+        r = fiber_queue_wait(&place->waiters, look < deadline ? look : deadline);
+        if (r == -ETIMEDOUT && clock_now() < deadline) {
+            (void) place_begin(place);
+            r = 0;
+        }
+    }
     return place->answers == before ? r : 0;
 }
 
