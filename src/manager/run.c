@@ -77,7 +77,7 @@ static int state_directory_job(void *userdata) {
     fd = open(probe, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return -errno;
-    return unlink(probe) < 0 ? -errno : 0;
+    return unlink(probe) < 0 && errno != ENOENT ? -errno : 0; /* somebody else may ask there, too */
 }
 
 static int directories_make(struct instance *instance, struct error *error) {
