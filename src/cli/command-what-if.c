@@ -99,7 +99,7 @@ static const struct view view = { .columns = columns, .count = ELEMENTS(columns)
 static int run_what_if(struct invocation *invocation, struct error *error) {
     _cleanup_response_ struct response response = RESPONSE_INIT;
     _cleanup_free_ char *path = build_path(invocation->options);
-    struct client *client;
+    struct client *client = NULL;
     int r = path ? invocation_client(invocation, &client, error) : error_set(error, ERROR_NO_MEMORY, "");
 
     if (r >= 0)

@@ -24,6 +24,7 @@
 #include "base/buffer.h"
 #include "base/cleanup.h"
 #include "base/fiber.h"
+#include "base/process.h"
 #include "base/text.h"
 
 #define LINE_MAX_BYTES (16 * 1024)
@@ -159,6 +160,9 @@ static int write_job_run(void *userdata) {
     const char *at = job->lines.data, *end;
     size_t left = job->lines.size;
 
+    /* A thread that hangs in opening them would keep polderd from ending; one that waits for another process does not. */
+    if (job->log->fd < 0)
+        (void) process_await_storage(job->log->path);
     if (files_open(job->log) < 0)
         return 0;
     while (left > 0 && (end = memchr(at, '\n', left))) {

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import random
 import shutil
 import signal
@@ -635,7 +636,8 @@ KEPT = pathlib.Path(__file__).parent / "data/store-schema-1.sql"
 
 def test_store_of_the_first_release(make_daemon):
     """A store as the first release left it, with instances that ran, were stopped and were trashed: this polderd takes them
-    over. The dump is never made anew; only the boot id and the host's name in it stand for this host's."""
+    over. The dump is never made anew; only the boot id and the host's name in it stand for this host's, and what is in the
+    trash was put there now, or it would be overdue."""
     daemon = make_daemon(log_level="info")
     daemon.state.mkdir(parents=True)
     (daemon.run / "i").mkdir(parents=True)
@@ -643,6 +645,7 @@ def test_store_of_the_first_release(make_daemon):
         path.chmod(0o711)
     boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     text = KEPT.read_text().replace("@BOOT@", boot).replace("@NODE@", os.uname().nodename)
+    text = re.sub('(?<="deleted":")2[^"]*', time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()), text)
     with sqlite3.connect(daemon.state / "store.db") as database:
         database.executescript(text)
     database.close()

@@ -103,8 +103,8 @@ static void test_explanation(void **state) {
 static void test_explanation_of_another_version(void **state) {
     static const char *const lines[] = { "{\"placement\":1,\"version\":0,\"input\":{}}", "{\"placement\":1,\"version\":2}",
                                          "{\"placement\":1,\"version\":2,\"input\":{\"score\":\"polder\",\"nodes\":[]}}",
-                                         "{\"placement\":1,\"version\":2,\"input\":{\"score\":\"polder\",\"nodes\":[{\"name\":\"n\","
-                                         "\"cpus_millionths\":1,\"free_cpus_millionths\":2}]}}" };
+                                         ("{\"placement\":1,\"version\":2,\"input\":{\"score\":\"polder\",\"nodes\":[{\"name\":\"n\","
+                                          "\"cpus_millionths\":1,\"free_cpus_millionths\":2}]}}") };
 
     for (size_t i = 0; i < ELEMENTS(lines); i++) {
         _cleanup_error_ struct error error = ERROR_INIT;
