@@ -210,18 +210,24 @@ def test_requests_at_every_allocation(short_of_memory):
     walk(daemon, memory, range(1, prepare(daemon, memory)), random.Random(22))
 
 
+def restart_refusable(daemon, library):
+    """Started anew so that its memory can be refused, with a fake instance beside what is tried."""
+    daemon.stop()
+    configure(daemon)
+    memory = Memory(daemon, library)
+    daemon.start()
+    daemon.create("beside", start=True)
+    daemon.change("PATCH", "/v1/instances/beside", {"spec": {"labels": {"a": "b"}}})
+    return memory
+
+
 @pytest.mark.long
 def test_requests_around_a_container(library, request):
     """The same with a real container, its control group and its network. libnftables ends the program that it is part of when
     it gets no memory; polderd then finds everything again."""
     with guestlib.host_daemon(request, arguments=["--fake-driver"], log_level="info") as daemon:
         daemon.polder("image", "build", "busybox")
-        daemon.stop()
-        configure(daemon)
-        memory = Memory(daemon, library)
-        daemon.start()
-        daemon.create("beside", start=True)
-        daemon.change("PATCH", "/v1/instances/beside", {"spec": {"labels": {"a": "b"}}})
+        memory = restart_refusable(daemon, library)
         assert live(daemon, "first", steps_of_a_container) == (None, [])
         memory.refuse(ALL, 1)
         assert live(daemon, "web", steps_of_a_container) == (None, [])
@@ -244,12 +250,7 @@ def machine_host(request, library, kind):
             daemon.polder("image", "import", guestlib.ticker(daemon.directory), "--name", "ticker")
         else:
             daemon.polder("image", "build", "busybox")
-        daemon.stop()
-        configure(daemon)
-        memory = Memory(daemon, library)
-        daemon.start()
-        daemon.create("beside", start=True)
-        daemon.change("PATCH", "/v1/instances/beside", {"spec": {"labels": {"a": "b"}}})
+        memory = restart_refusable(daemon, library)
         yield daemon, memory
 
 
