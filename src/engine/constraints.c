@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* Who may start on the node at all, beside the room that the queue looks at. Before each pass those that the node does not take
  * are barred: they wait apart, so that they neither start nor stand in anybody's way. Of two that must not be together the one
- * that comes first in the queue's order stays in it, and the other is barred until that one has gone again.
+ * that comes first in the queue's order stays in it, and the other is barred until that one has gone again. What is guaranteed
+ * goes by the same order: whoever finds too little left of it is barred, and so is everybody behind who asks for some, lest small
+ * ones kept a large one waiting for ever.
  *
  * The meaning of each term is that of placement's filters (filters.c) on one node, which placement-explain.c tells; a test
  * compares both. Here terms are counted once for all that wait, by name. */
@@ -24,11 +26,15 @@ const char *const engine_wish_names[WISH_COUNT] = { "labels",   "node_labels",  
 
 /* --- wishes and the node ---------------------------------------------------------------------------------------------- */
 
+static bool is_guaranteed(const struct engine_entry *entry) {
+    return entry->guarantee.cpus > 0 || entry->guarantee.memory > 0;
+}
+
 static bool asks(const struct engine_entry *entry) {
     for (int i = WISH_LABELS + 1; i < WISH_COUNT; i++)
         if (entry->wishes[i] && entry->wishes[i][0])
             return true;
-    return false;
+    return is_guaranteed(entry);
 }
 
 static bool repels(const struct engine_entry *entry) {
@@ -42,9 +48,11 @@ void constraints_forget(struct engine *engine, struct engine_entry *entry) {
         list_free(entry->wishes[i]);
         entry->wishes[i] = NULL;
     }
+    entry->guarantee = (struct engine_guarantee){ 0 };
 }
 
-int constraints_note(struct engine *engine, struct engine_entry *entry, const struct engine_wishes *wishes) {
+int constraints_note(struct engine *engine, struct engine_entry *entry, const struct engine_request *request) {
+    const struct engine_wishes *wishes = &request->wishes;
     char **lists[WISH_COUNT] = { 0 };
     int r = 0;
 
@@ -53,6 +61,7 @@ int constraints_note(struct engine *engine, struct engine_entry *entry, const st
     if (r >= 0) {
         constraints_forget(engine, entry);
         memcpy(entry->wishes, lists, sizeof(lists));
+        entry->guarantee = request->guarantee;
         engine->constrained += asks(entry);
         engine->repelling += repels(entry);
         return 0;
@@ -224,14 +233,77 @@ static bool refuses_lonely(const struct engine *engine, const struct engine_plac
     return false;
 }
 
+/* --- what is guaranteed ----------------------------------------------------------------------------------------------- */
+
+struct guaranteed {
+    uint64_t cpus, memory, owned; /* sums; thousandths of a CPU, bytes */
+};
+
+static void guaranteed_add(struct guaranteed *sum, const struct engine_entry *entry) {
+    sum->cpus += entry->guarantee.cpus;
+    sum->memory += entry->guarantee.memory;
+    sum->owned += entry->guarantee.owned ? entry->guarantee.cpus : 0;
+}
+
+static uint64_t left_of(uint64_t all, uint64_t taken) {
+    return all > taken ? all - taken : 0;
+}
+
+/* What of the node is left to be guaranteed to the entry, and is it too little? */
+static bool guarantee_lacks(const struct engine *engine, const struct guaranteed *sum, const struct engine_entry *entry,
+                            struct engine_refusal *ret) {
+    uint64_t cpus = left_of(engine->node.cpus, sum->cpus), memory = left_of(engine->node.memory, sum->memory);
+    uint64_t ownable = left_of(engine->node.cpus, sum->owned + 1000); /* one is left to everybody else */
+
+    if (entry->guarantee.owned && ownable < cpus)
+        cpus = ownable;
+    if (entry->guarantee.cpus > cpus)
+        *ret = (struct engine_refusal){ .filter = FILTER_CPU, .wanted = entry->guarantee.cpus, .free = cpus };
+    else if (entry->guarantee.memory > memory)
+        *ret = (struct engine_refusal){ .filter = FILTER_MEMORY, .wanted = entry->guarantee.memory, .free = memory };
+    else
+        return false;
+    return true;
+}
+
+/* Those that hold of what it lacks; or, where it lacks nothing, those that wait for some before it. */
+static bool refuses_guarantee(const struct engine *engine, const struct engine_entry *entry, struct engine_refusal *ret) {
+    bool is_fake = entry->kind == KIND_FAKE, lacks;
+    struct guaranteed sum = { 0 };
+    const struct engine_entry *other;
+    size_t position = 0;
+
+    if (!is_guaranteed(entry) || is_there(entry))
+        return false;
+    while ((other = next_entry(engine, &position)))
+        if (is_there(other) && (other->kind == KIND_FAKE) == is_fake)
+            guaranteed_add(&sum, other);
+    lacks = guarantee_lacks(engine, &sum, entry, ret);
+    for (position = 0; (other = next_entry(engine, &position));) {
+        bool holds = ret->filter == FILTER_MEMORY ? other->guarantee.memory > 0 : other->guarantee.cpus > 0;
+        bool counts = lacks ? is_there(other) && holds : !is_there(other) && is_guaranteed(other);
+        if (!counts || other == entry || (other->kind == KIND_FAKE) != is_fake || ret->others++ > 0)
+            continue;
+        ret->other = other->name;
+    }
+    ret->ahead = !lacks;
+    if (!lacks && ret->others > 0)
+        ret->filter = entry->guarantee.cpus > 0 ? FILTER_CPU : FILTER_MEMORY;
+    return lacks;
+}
+
 static void explain(const struct engine *engine, const struct engine_place *place, const struct engine_entry *entry,
                     struct engine_refusal *ret) {
+    bool is_barred = !is_there(entry) && engine->queue->entries[entry->handle].state == QUEUE_BARRED;
+
     *ret = (struct engine_refusal){ .filter = FILTER_PASSED };
     if (refuses_alone(place, entry, ret) || refuses_lonely(engine, place, entry, ret))
         return;
     find_others(engine, place, entry, false, ret);
-    if (ret->others == 0 && !is_there(entry) && engine->queue->entries[entry->handle].state == QUEUE_BARRED)
+    if (ret->others == 0 && is_barred)
         find_others(engine, place, entry, true, ret);
+    if (ret->others == 0 && !refuses_guarantee(engine, entry, ret) && !is_barred)
+        *ret = (struct engine_refusal){ .filter = FILTER_PASSED };
 }
 
 void constraints_explain(const struct engine *engine, const struct engine_entry *entry, struct engine_refusal *ret) {
@@ -388,7 +460,38 @@ static int tallies_fill(const struct engine *engine, struct tallies *tallies) {
     return 0;
 }
 
+/* Of those that are there and those that may start in this pass, apart for fake ones and others. */
+struct guarantees {
+    struct guaranteed sums[2];
+    bool lacking[2]; /* somebody found too little left: nobody behind goes ahead of it */
+};
+
+static void guarantees_fill(const struct engine *engine, struct guarantees *ret) {
+    const struct engine_entry *entry;
+    size_t position = 0;
+
+    *ret = (struct guarantees){ 0 };
+    while ((entry = next_entry(engine, &position)))
+        if (is_there(entry))
+            guaranteed_add(&ret->sums[entry->kind == KIND_FAKE], entry);
+}
+
+/* Is there too little left to be guaranteed to it? Else that is taken. */
+static bool is_short(const struct engine *engine, struct guarantees *guarantees, const struct engine_entry *entry) {
+    bool is_fake = entry->kind == KIND_FAKE;
+    struct engine_refusal ignored;
+
+    if (!is_guaranteed(entry))
+        return false;
+    if (!guarantees->lacking[is_fake] && guarantee_lacks(engine, &guarantees->sums[is_fake], entry, &ignored))
+        guarantees->lacking[is_fake] = true;
+    if (!guarantees->lacking[is_fake])
+        guaranteed_add(&guarantees->sums[is_fake], entry);
+    return guarantees->lacking[is_fake];
+}
+
 static int bar_waiting(struct engine *engine, const struct tallies *tallies) {
+    struct guarantees guarantees;
     size_t count = 0, waiting = queue_waiting(engine->queue);
     _cleanup_free_ uint32_t *handles = reallocarray(NULL, waiting + 1, sizeof(*handles));
     struct queue_cursor cursor = { 0 };
@@ -397,11 +500,12 @@ static int bar_waiting(struct engine *engine, const struct tallies *tallies) {
         return -ENOMEM;
     while (count < waiting && queue_next_waiting(engine->queue, &cursor, &handles[count]))
         count++;
+    guarantees_fill(engine, &guarantees);
     for (size_t i = 0; i < count; i++) { /* apart: this moves them */
         const struct engine_entry *entry = engine_entry_at(engine, handles[i]);
         if (entry->paused) /* it is there */
             continue;
-        if (is_barred(engine, tallies, entry)) {
+        if (is_barred(engine, tallies, entry) || is_short(engine, &guarantees, entry)) {
             queue_bar(engine->queue, handles[i]);
             continue;
         }

@@ -21,6 +21,7 @@ struct engine_entry {
     unsigned corrections;
     bool service, admitted, paused; /* paused: waits and keeps its memory */
     char **wishes[WISH_COUNT];
+    struct engine_guarantee guarantee;
     uint32_t handle;
     void *userdata;
     char texts[];
@@ -78,8 +79,8 @@ void engine_queue_request(struct engine *engine, const struct engine_request *re
 
 /* --- constraints.c --- */
 void constraints_forget(struct engine *engine, struct engine_entry *entry);
-/* Its wishes from now on. -ENOMEM: as they were. */
-int constraints_note(struct engine *engine, struct engine_entry *entry, const struct engine_wishes *wishes);
+/* What it asks for beside room, from now on. -ENOMEM: as it was. */
+int constraints_note(struct engine *engine, struct engine_entry *entry, const struct engine_request *request);
 /* Bars those that the node does not take, and nobody else, in the order of the queue: who is barred for the sake of one that
  * waits, waits for one that comes before it. True: somebody could be barred at all. -ENOMEM. */
 int constraints_bar(struct engine *engine, int64_t now);

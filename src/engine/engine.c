@@ -298,7 +298,7 @@ int engine_entry_new(struct engine *engine, const struct engine_request *request
     entry->limit = request->limit;
     entry->service = request->service;
     entry->userdata = request->userdata;
-    r = constraints_note(engine, entry, &request->wishes);
+    r = constraints_note(engine, entry, request);
     if (r >= 0)
         r = map_put(engine->entries, entry->id, entry);
     if (r < 0) {
@@ -467,7 +467,7 @@ int engine_change(struct engine *engine, const struct engine_request *request, u
             return r;
     }
     engine_queue_request(engine, request, now, &queued);
-    r = constraints_note(engine, entry, &request->wishes);
+    r = constraints_note(engine, entry, request);
     if (r >= 0)
         r = queue_change(engine->queue, entry->handle, &queued, (int64_t) now);
     r = ledger_outcome(engine, r);

@@ -57,6 +57,14 @@ struct engine_wishes {
     char *const *lists[WISH_COUNT];
 };
 
+/* What the node guarantees it while it runs, a pause included. The sum of such promises stays within what the node physically
+ * has, whatever the ratios, and processors owned leave one to everybody else. Fake instances are counted among themselves. */
+struct engine_guarantee {
+    uint64_t cpus;   /* thousandths */
+    uint64_t memory; /* bytes */
+    bool owned;      /* the processors are its own */
+};
+
 struct engine_request {
     const char *id;   /* uuid; copied */
     const char *name; /* for people; copied; NULL: the id */
@@ -73,6 +81,7 @@ struct engine_request {
     uint64_t done;    /* microseconds that it ran already, work that is kept */
     unsigned yields;  /* enum queue_yield: how it can give way */
     struct engine_wishes wishes; /* copied */
+    struct engine_guarantee guarantee;
     void *userdata;   /* handed back in decisions */
 };
 
@@ -138,12 +147,13 @@ enum engine_standing {
 };
 /* What keeps one from the node whatever room there is. */
 struct engine_refusal {
-    enum filter filter; /* FILTER_PASSED: nothing */
+    enum filter filter; /* FILTER_PASSED: nothing; FILTER_CPU and FILTER_MEMORY: what is guaranteed */
     const char *term;   /* its own, or the other's (against), or the taint; borrowed */
     const char *other;  /* name of the first that stands in its way; borrowed; NULL: none */
     size_t others;      /* how many do */
     bool against;       /* they keep away from it */
     bool ahead;         /* they wait before it */
+    uint64_t wanted, free; /* to guarantee: in thousandths of a CPU, or bytes */
 };
 struct engine_explanation {
     enum engine_standing standing;

@@ -65,7 +65,7 @@ static void emit_queue(const struct queue *queue, struct emitter *emitter) {
     emit_object_end(emitter);
 }
 
-/* 12 numbers of the entry, then 20 of its place in the queue; then its wishes, if it has any. */
+/* 12 numbers of the entry, 20 of its place in the queue, 2 of what it is guaranteed; then its wishes, if it has any. */
 static void emit_entry(const struct engine *engine, const struct engine_entry *entry, struct emitter *emitter) {
     const struct queue_entry *queued = &engine->queue->entries[entry->handle];
     const struct order_least *want = &engine->queue->wants[entry->handle];
@@ -74,12 +74,12 @@ static void emit_entry(const struct engine *engine, const struct engine_entry *e
         entry->kind, (int64_t) entry->cpus, (int64_t) entry->memory, (int64_t) entry->class, (int64_t) entry->limit,
         (int64_t) entry->owner, (int64_t) entry->expected, (int64_t) entry->learnt,
         entry->since, entry->first, entry->corrections, (entry->service ? 1 : 0) | (entry->admitted ? 2 : 0) | (entry->paused ? 4 : 0) |
-            (queued->state == QUEUE_BARRED ? 8 : 0),
+            (queued->state == QUEUE_BARRED ? 8 : 0) | (entry->guarantee.owned ? 16 : 0),
         entry->handle, (int64_t) queued->id, (int64_t) queued->owner, (int64_t) queued->rank, queued->submitted,
         queued->started, queued->expected_end, queued->done, queued->key, queued->priority, bits_of(queued->tag),
         bits_of(queued->weight), (int64_t) queued->held, queued->yields, queued->yielding,
         (int64_t) want->demand.cpus, (int64_t) want->demand.memory, want->time, bits_of(queued->constant),
-        bits_of(queued->urgency),
+        bits_of(queued->urgency), (int64_t) entry->guarantee.cpus, (int64_t) entry->guarantee.memory,
     };
 
     for (int i = 0; i < WISH_COUNT; i++)
@@ -96,8 +96,10 @@ static void emit_entry(const struct engine *engine, const struct engine_entry *e
     emit_array_end(emitter);
 }
 
-#define ENTRY_VALUES 32
+#define ENTRY_VALUES 34
+#define ENTRY_FLAGS 11
 #define ENTRY_HANDLE 12
+#define ENTRY_GUARANTEE 32
 
 /* In the order of their handles: a hash map has none. */
 static void emit_entries(const struct engine *engine, struct emitter *emitter) {
@@ -457,9 +459,14 @@ static int place_entry(struct engine *engine, struct engine_entry *entry) {
     return queue_running_add(queue, entry->handle);
 }
 
+static struct engine_guarantee guarantee_of(struct json_object *values) {
+    return (struct engine_guarantee){ (uint64_t) number_at(values, ENTRY_GUARANTEE), (uint64_t) number_at(values, ENTRY_GUARANTEE + 1),
+                                      number_at(values, ENTRY_FLAGS) & 16 };
+}
+
 static int restore_entry(struct engine *engine, struct json_object *json, struct error *error) {
     struct json_object *values = length_of(json) >= 3 ? json_object_array_get_idx(json, 2) : NULL;
-    struct engine_request request = { 0 };
+    struct engine_request request = { .guarantee = guarantee_of(values) };
     struct wishes wishes = { 0 };
     struct engine_entry *entry;
     int64_t handle = number_at(values, ENTRY_HANDLE);
@@ -574,6 +581,8 @@ void engine_read_request(struct json_object *line, struct engine_request *ret) {
         .service = json_boolean(line, "service", false),
         .done = (uint64_t) json_integer(line, "done", 0),
         .yields = (unsigned) json_integer(line, "yields", 0),
+        .guarantee = { (uint64_t) json_integer(line, "guarantee_cpus", 0), (uint64_t) json_integer(line, "guarantee_memory", 0),
+                       json_boolean(line, "guarantee_owned", false) },
     };
 }
 

@@ -157,6 +157,11 @@ void ledger_note_request(struct engine *engine, const char *what, const struct e
         ledger_emit_wishes(&request->wishes, &line.emitter);
         emit_object_end(&line.emitter);
     }
+    if (request->guarantee.cpus || request->guarantee.memory) {
+        emit_key_integer(&line.emitter, "guarantee_cpus", (int64_t) request->guarantee.cpus);
+        emit_key_integer(&line.emitter, "guarantee_memory", (int64_t) request->guarantee.memory);
+        emit_key_boolean(&line.emitter, "guarantee_owned", request->guarantee.owned);
+    }
     line_end(&line);
     note_delta(engine->ledger, what, name);
 }

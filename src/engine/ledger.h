@@ -9,7 +9,7 @@
  * of JSON: a checkpoint (the whole state), events (the calls that change the state, with their time), and decisions. The
  * engine being pure, a checkpoint and the events after it give the decisions again, byte by byte. */
 
-#define ENGINE_VERSION 3 /* raised when the same events would give other decisions, or other words about them */
+#define ENGINE_VERSION 4 /* raised when the same events would give other decisions, or other words about them */
 #define LEDGER_KEPT 512  /* decisions in memory, each below 8 KiB */
 
 /* Records from now on; decisions are numbered from `next`. -ENOMEM. */

@@ -85,6 +85,24 @@ static char *anti_affinity_reason(const struct engine_refusal *refusal) {
                             : text_format("it keeps away from %s, and %s %s", refusal->term, others, here);
 }
 
+static char *amount_text(const struct engine_refusal *refusal, uint64_t amount) {
+    return refusal->filter == FILTER_CPU ? text_format_cpus(amount) : text_format_size(amount);
+}
+
+static char *guarantee_reason(const struct manager *manager, const struct engine_refusal *refusal) {
+    const char *what = refusal->filter == FILTER_CPU ? "processors" : "memory";
+    _cleanup_free_ char *wanted = amount_text(refusal, refusal->wanted), *left = amount_text(refusal, refusal->free);
+    _cleanup_free_ char *others = refusal->other ? others_text(refusal) : NULL;
+
+    if (!wanted || !left)
+        return NULL;
+    if (refusal->ahead)
+        return text_format("%s %s before it for %s to be guaranteed", others, refusal->others > 1 ? "wait" : "waits", what);
+    return text_format("%s of %s to be guaranteed to it, and %s can guarantee %s more%s%s", wanted, what,
+                       manager->facts.hostname ? manager->facts.hostname : "the node", left, others ? " beside " : "",
+                       others ? others : "");
+}
+
 char *placement_reason(const struct manager *manager, const struct engine_refusal *refusal) {
     const char *node = manager->facts.hostname ? manager->facts.hostname : "the node";
 
@@ -100,6 +118,9 @@ char *placement_reason(const struct manager *manager, const struct engine_refusa
         return anti_affinity_reason(refusal);
     case FILTER_SPREAD:
         return text_format("it is to be spread by %s, and %s has no label that says in which it lies", refusal->term, node);
+    case FILTER_CPU:
+    case FILTER_MEMORY:
+        return guarantee_reason(manager, refusal);
     case FILTER_CLOSED:
         return strdup("there is no node left");
     default:
@@ -121,6 +142,10 @@ char *placement_change(const struct manager *manager, const struct engine_refusa
         return text_format("starts when an instance with %s runs here", refusal->term);
     case FILTER_ANTI_AFFINITY:
         return others ? text_format("starts if %s %s not there", others, refusal->others > 1 ? "were" : "was") : NULL;
+    case FILTER_CPU:
+    case FILTER_MEMORY:
+        return others ? text_format("starts when less is guaranteed to %s, or if it asked for less itself (polder set --allocation "
+                                    "dynamic)", others) : NULL;
     case FILTER_SPREAD:
         return text_format("starts on a node with that label (polder node set --label)");
     default:

@@ -58,6 +58,8 @@ void room_request(struct instance *instance, struct engine_request *ret) {
         .yields = preempt_ways(instance),
         .service = spec->restart == RESTART_ALWAYS || spec->restart == RESTART_UNLESS_STOPPED,
         .wishes = placement_wishes(spec),
+        .guarantee = { spec->allocation == INSTANCE_FIXED ? spec->cpus : spec->cpu_reservation, reservation_floor(instance),
+                       spec->allocation == INSTANCE_FIXED },
         .userdata = instance,
     };
 }

@@ -89,9 +89,10 @@ def test_fixed_owns_its_processor(daemon):
 
     spec = {"kind": "container", "image": "busybox", "network": "none", "command": IDLE, "allocation": "fixed"}
     daemon.create("second", **spec)
-    reply = daemon.request("POST", "/v1/instances/second/start?wait=60s", {})
-    assert reply.status == 507 and reply.code == "no-room", reply
-    assert daemon.state_of("second") == "failed" and "processors to guarantee" in daemon.instance("second")["status"]["message"]
+    daemon.expect(202, "POST", "/v1/instances/second/start", {})
+    eventually(lambda: "to be guaranteed to it" in daemon.instance("second")["status"].get("message", ""), what="its reason")
+    assert daemon.state_of("second") == "queued" and "owner" in daemon.instance("second")["status"]["message"]
+    assert "--allocation dynamic" in daemon.get("/v1/instances/second/why")["if"]["sentence"]
     reply = daemon.request("POST", "/v1/instances?start=true&wait=60s", {"name": "intruder", "spec": {
         "kind": "container", "image": "busybox", "network": "none", "command": IDLE, "cpuset": str(LAST)}})
     assert reply.status == 507 and reply.code == "no-room", reply
@@ -104,9 +105,11 @@ def test_fixed_owns_its_processor(daemon):
     assert group_value(owner, "cpuset.cpus") == str(LAST)
     daemon.delete("owner", purge=True)
     everything = ",".join(map(str, sorted(os.sched_getaffinity(0)))) if LAST - FIRST != 1 else f"{FIRST}-{LAST}"
+    daemon.wait_state("second", "running")
+    assert group_value(daemon.instance("second")["assigned"]["uuid"], "cpuset.cpus") == str(LAST)
+    daemon.delete("second", purge=True)
     eventually(lambda: group_value(before, "cpuset.cpus") in ("", everything), what="the way back")
     eventually(lambda: group_value(after, "cpuset.cpus") in ("", everything), what="the way back")
-    daemon.act("second", "start")
 
 
 def test_guarantees_never_exceed_what_there_is(daemon):
@@ -116,8 +119,9 @@ def test_guarantees_never_exceed_what_there_is(daemon):
     spec = {"kind": "fake", "memory": part, "allocation": "hybrid", "memory_reservation": part}
     daemon.create("first", start=True, **spec)
     daemon.create("second", **spec)
-    reply = daemon.request("POST", "/v1/instances/second/start?wait=60s", {})
-    assert reply.status == 507 and reply.code == "no-room", reply
+    daemon.expect(202, "POST", "/v1/instances/second/start", {})
+    eventually(lambda: "to be guaranteed to it" in daemon.instance("second")["status"].get("message", ""), what="its reason")
+    daemon.act("second", "stop")
     daemon.create("third", start=True, kind="fake", memory=part, allocation="hybrid", memory_reservation="64M")
     reply = daemon.request("PATCH", "/v1/instances/third?wait=60s", {"spec": {"memory_reservation": part}})
     assert reply.status == 507 and reply.code == "no-room", reply

@@ -459,7 +459,7 @@ def test_decisions_are_told_and_made_again(make_daemon):
     daemon.act("holder", "stop")
     wait_for(daemon, "short", "running")
     decision = daemon.get("/v1/instances/short/why")["decision"]
-    assert (decision["verdict"], decision["name"], decision["policy"], decision["engine"]) == ("start", "short", "sjf", 3)
+    assert (decision["verdict"], decision["name"], decision["policy"], decision["engine"]) == ("start", "short", "sjf", 4)
     assert [row["name"] for row in decision["candidates"]] == ["short", "long"]
     assert [row["score"] for row in decision["candidates"]] == [60, 7200] and decision["waiting"] == 2
     assert "release holder" in decision["input"]["delta"]
@@ -548,7 +548,7 @@ def test_an_older_engines_decisions_are_refused_by_name(make_daemon):
     number = daemon.get("/v1/instances/a/why")["decision"]["decision"]
     daemon.stop()
     newest = sorted((daemon.state / "ledger").glob("*.jsonl"))[-1]
-    newest.write_text(newest.read_text().replace('{"checkpoint":3', '{"checkpoint":0', 1))
+    newest.write_text(newest.read_text().replace('{"checkpoint":4', '{"checkpoint":0', 1))
     daemon.start()
     assert "engine version 0" in daemon.problem(422, "GET", f"/v1/decisions/{number}?replay=true")["detail"]
     assert daemon.get(f"/v1/decisions/{number}")["decision"]["name"] == "a"
@@ -597,7 +597,7 @@ def test_the_record_is_replayed_and_tuned(make_daemon, tmp_path):
     daemon = record_of_a_day(make_daemon)
     log = tmp_path / "record"
     polder(daemon, "queue", "--ledger", log)
-    assert polder(daemon, "queue", "--ledger", "-").stdout.startswith('{"checkpoint":3')
+    assert polder(daemon, "queue", "--ledger", "-").stdout.startswith('{"checkpoint":4')
     rows = json.loads(polder(daemon, "simulate", "queue", "-o", "json", "--per-job", "--policy", "fcfs,sjf", "--backfill", "none",
                              "--estimates", "requested", log).stdout)
     assert [row["count"] for row in rows] == [5, 5] and [row["processors"] for row in rows] == [CPUS, CPUS]
@@ -631,7 +631,7 @@ def test_the_record_is_replayed_and_tuned(make_daemon, tmp_path):
 
 
 @pytest.mark.parametrize("change,line,word", [
-    (lambda lines: [lines[0].replace('"checkpoint":3', '"checkpoint":1')] + lines[1:], 1, "engine version 1"),
+    (lambda lines: [lines[0].replace('"checkpoint":4', '"checkpoint":1')] + lines[1:], 1, "engine version 1"),
     (lambda lines: lines[1:], 1, "does not begin with a checkpoint"),
     (lambda lines: lines[:2] + ["{"] + lines[2:], 3, "no JSON object"),
     (lambda lines: lines[:2] + ["[]"], 3, "no JSON object"),

@@ -472,6 +472,129 @@ static void test_at_random(void **state) {
     assert_true(barred > 1000);
 }
 
+/* --- what is guaranteed ----------------------------------------------------------------------------------------------- */
+
+static struct engine_request promised(const char *id, enum kind kind, struct engine_guarantee guarantee) {
+    return (struct engine_request){ .id = id, .kind = kind, .cpus = 1000, .memory = GIB, .userdata = (void *) id,
+                                    .guarantee = guarantee };
+}
+
+static void submit_promised(struct engine *engine, const char *id, enum kind kind, struct engine_guarantee guarantee) {
+    struct engine_request request = promised(id, kind, guarantee);
+
+    assert_int_equal(engine_submit(engine, &request, 5), 0);
+}
+
+/* Four processors, of which three can be owned; 64 GiB. */
+static void test_guarantees(void **state) {
+    struct engine *engine = engine_of(4000);
+    struct engine_explanation why;
+    struct engine_request request;
+
+    submit_promised(engine, "owner", KIND_VM, (struct engine_guarantee){ 2000, GIB, true });
+    submit_promised(engine, "second", KIND_VM, (struct engine_guarantee){ 2000, GIB, true });
+    submit_promised(engine, "floor", KIND_VM, (struct engine_guarantee){ .cpus = 1000 });
+    submit_promised(engine, "plain", KIND_VM, (struct engine_guarantee){ 0 });
+    submit_promised(engine, "fake", KIND_FAKE, (struct engine_guarantee){ 3000, 64 * GIB, true });
+    expect_starts(engine, "owner plain fake"); /* fake ones are counted apart */
+    assert_int_equal(refusal_of(engine, "second").filter, FILTER_CPU);
+    assert_int_equal(refusal_of(engine, "second").wanted, 2000);
+    assert_int_equal(refusal_of(engine, "second").free, 1000);
+    assert_string_equal(refusal_of(engine, "second").other, "owner");
+    /* There would be enough for it, but it does not go ahead. */
+    assert_true(refusal_of(engine, "floor").ahead);
+    assert_string_equal(refusal_of(engine, "floor").other, "second");
+    /* Asking for less, it may start. */
+    request = promised("second", KIND_VM, (struct engine_guarantee){ 1000, GIB, true });
+    assert_int_equal(engine_change(engine, &request, 20, NULL), 0);
+    expect_starts(engine, "second");
+    engine_explain(engine, "floor", &why);
+    assert_false(why.barred);
+    assert_string_equal(why.resource, "cpus"); /* four run, of one processor each */
+    engine_release(engine, "owner", true, 30);
+    expect_starts(engine, "floor");
+    engine_free(engine);
+}
+
+static void test_guarantee_of_memory(void **state) {
+    struct engine *engine = engine_of(8000);
+
+    submit_promised(engine, "most", KIND_VM, (struct engine_guarantee){ .memory = 60 * GIB });
+    submit_promised(engine, "more", KIND_CONTAINER, (struct engine_guarantee){ .memory = 5 * GIB });
+    expect_starts(engine, "most");
+    assert_int_equal(refusal_of(engine, "more").filter, FILTER_MEMORY);
+    assert_int_equal(refusal_of(engine, "more").free, 4 * GIB);
+    engine_release(engine, "most", false, 20);
+    expect_starts(engine, "more");
+    engine_free(engine);
+}
+
+struct promised_one {
+    struct engine_guarantee guarantee;
+    bool present, runs;
+    uint64_t since;
+};
+
+/* The sums stay within the node, and of two that ask for some the later never starts while the earlier waits for it. */
+static void check_promises(const struct promised_one *ones, uint64_t last_started) {
+    uint64_t cpus = 0, memory = 0, owned = 0;
+
+    for (size_t i = 0; i < CROWD; i++) {
+        const struct promised_one *one = &ones[i];
+        cpus += one->present && one->runs ? one->guarantee.cpus : 0;
+        memory += one->present && one->runs ? one->guarantee.memory : 0;
+        owned += one->present && one->runs && one->guarantee.owned ? one->guarantee.cpus : 0;
+        if (one->present && !one->runs && one->guarantee.cpus + one->guarantee.memory > 0)
+            assert_true(one->since > last_started);
+    }
+    assert_true(cpus <= 8000 && memory <= 64 * GIB && owned <= 7000);
+}
+
+static void test_guarantees_at_random(void **state) {
+    for (uint64_t seed = 1; seed <= 40; seed++) {
+        struct promised_one ones[CROWD] = { 0 };
+        struct engine *engine = engine_of(8000);
+        _cleanup_buffer_ struct buffer checkpoint = BUFFER_INIT;
+        _cleanup_free_ char *journal = NULL;
+        uint64_t random = seed, last = 0;
+        size_t size;
+
+        for (size_t i = 0; i < CROWD; i++)
+            snprintf(ids[i], sizeof(ids[i]), "i%zu", i);
+        assert_int_equal(engine_record(engine, 1), 0);
+        for (uint64_t now = 1; now < 300; now++) {
+            size_t i = (size_t) dice(&random, CROWD);
+            struct engine_decision decision;
+            if (now == 150) {
+                assert_int_equal(engine_take_journal(engine, &journal, &size), 0);
+                free(journal);
+                assert_int_equal(engine_checkpoint(engine, &checkpoint), 0);
+            }
+            if (ones[i].present) {
+                engine_release(engine, ids[i], true, now);
+                ones[i].present = false;
+            } else {
+                struct engine_guarantee guarantee = { dice(&random, 5) * 1000, dice(&random, 20) * GIB, dice(&random, 2) };
+                struct engine_request request = promised(ids[i], KIND_VM, guarantee);
+                request.cpus = request.memory = 1; /* nobody waits for room */
+                ones[i] = (struct promised_one){ guarantee, true, false, now };
+                assert_int_equal(engine_submit(engine, &request, now), 0);
+            }
+            assert_int_equal(engine_run(engine, now), 0);
+            while (engine_next(engine, &decision)) {
+                struct promised_one *one = &ones[atoi((const char *) decision.userdata + 1)];
+                one->runs = true;
+                if (one->guarantee.cpus + one->guarantee.memory > 0 && one->since > last)
+                    last = one->since;
+            }
+            check_promises(ones, last);
+        }
+        assert_int_equal(engine_take_journal(engine, &journal, &size), 0);
+        check_again(&checkpoint, journal, size);
+        engine_free(engine);
+    }
+}
+
 /* --- terms ------------------------------------------------------------------------------------------------------------ */
 
 static void expect_contradiction(struct instance_spec spec, const char *field, const char *reason) {
@@ -534,6 +657,9 @@ int main(void) {
         cmocka_unit_test(test_order_of_those_that_exclude_each_other),
         cmocka_unit_test(test_spread),
         cmocka_unit_test(test_supposed_nodes),
+        cmocka_unit_test(test_guarantees),
+        cmocka_unit_test(test_guarantee_of_memory),
+        cmocka_unit_test(test_guarantees_at_random),
         cmocka_unit_test(test_at_random),
         cmocka_unit_test(test_contradictions),
         cmocka_unit_test(test_terms),
