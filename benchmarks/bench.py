@@ -256,16 +256,14 @@ def report_used(daemon, report):
 
 def bench_machines(daemon, polder, report, runs, scratch, disk):
     here = sys.modules[__name__]
-    kernels = os.environ.get("POLDER_TEST_KERNEL_DIR")
+    kernels = machines.kernel_directory()
     if kernels:
         (daemon.directory / "state/kernels").mkdir(exist_ok=True)
         (daemon.directory / "state/kernels" / os.path.basename(kernels)).symlink_to(kernels)
     with report.attempt("microVM", "≤ 1.10×"):
-        machines.measure_microvm(here, daemon, polder, report, max(5, runs // 3), scratch)
+        machines.measure_microvm(here, daemon, polder, report, runs, scratch)
     with report.attempt("VM", "≤ 1.10×"):
-        if not disk:
-            raise RuntimeError("no disk image was given (--disk)")
-        machines.measure_vm(here, daemon, polder, report, max(5, runs // 6), scratch, disk)
+        machines.measure_vm(here, daemon, polder, report, runs, scratch, disk)
 
 
 # --- the daemon ----------------------------------------------------------------------------------------------------------
@@ -315,12 +313,15 @@ def main():
     parser.add_argument("--build", default="build-bench")
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--only", choices=["containers", "machines", "daemon", "placing", "queueing", "waiting"])
-    parser.add_argument("--disk", default=os.environ.get("POLDER_BENCH_DISK"), help="disk image of a VM (or POLDER_BENCH_DISK)")
+    parser.add_argument("--disk", default=os.environ.get("POLDER_BENCH_DISK"),
+                        help="disk image of a VM (or POLDER_BENCH_DISK); else a Debian of the tests' cache, built when it is missing")
     parser.add_argument("--pages", type=pathlib.Path, help="write plots of how the cost of placing and of the queue grows into this directory")
     parser.add_argument("--no-write", action="store_true")
     arguments = parser.parse_args()
     build = (ROOT / arguments.build).resolve()
     polder = str(build / "src/cli/polder")
+    if arguments.only in (None, "machines") and not arguments.disk:
+        arguments.disk = str(machines.debian_disk())  # which may need the host's network
     # Nothing of this reaches the host: own mounts (crun refuses the hybrid cgroup layout) and own network.
     if libc.unshare(CLONE_NEWNS | CLONE_NEWNET) < 0:
         sys.exit("bench must run as root")
@@ -360,7 +361,7 @@ def main():
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
     if not arguments.no_write:
         report.write(ROOT / "docs" / "benchmarks.md", f"Machine: {os.cpu_count()} cores ({cpu}), software emulation for machines, "
-                     f"{arguments.runs} runs (microVM {max(5, arguments.runs // 3)}, VM {max(5, arguments.runs // 6)}), {load}, "
+                     f"{arguments.runs} runs ({min(arguments.runs, machines.WHOLE_RUNS)} of the whole boot of a VM), {load}, "
                      f"{time.strftime('%Y-%m-%d')}.")
 
 

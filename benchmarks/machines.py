@@ -17,12 +17,13 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests" / "system"))
+from guestlib import debian_disk, kernel_directory  # noqa: E402, F401
 import guestwire  # noqa: E402
 
 CONSOLE_OUT, CONSOLE_IN, QMP, AGENT = 5, 6, 3, 4  # enum machine_fd
 FIRST_LINE = b"GRUB loading"  # from the disk; later lines are mixed with those of a second terminal
 PROMPT = b"login:"  # the whole boot: its kernel is quiet until then
-WHOLE_RUNS = 3  # a boot takes a minute under software emulation
+WHOLE_RUNS = 10  # a boot takes a minute under software emulation
 MARK = re.compile(r"instance '([^']+)': (.+), ([0-9.]+) s after boot$")
 
 
