@@ -115,6 +115,7 @@ struct driver_facts {
     uint64_t control_waits; /* how often it had to wait for its budget of them */
     bool measured;     /* the next two are known although it has no control group: the fake driver's */
     uint64_t cpu_us, memory; /* processor time used so far, bytes in use */
+    const char *vnc;     /* path of the socket where VNC viewers may connect, or NULL; the driver's, until the next wait */
     const char *trouble; /* why the driver's own process does not answer, or NULL when it does; static */
 };
 

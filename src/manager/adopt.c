@@ -152,6 +152,7 @@ static void adopted_absent(struct instance *instance, enum state recorded, const
     }
     instance->status.queue_position = 0;
     instance->status.pid = 0;
+    instance_set_vnc(instance, NULL);
     if (run_release(instance, NULL) < 0)
         run_release_later(instance);
 }

@@ -166,6 +166,7 @@ static void end_note(struct instance *instance, const struct driver_exit *ended)
     status->out_of_memory = ended->out_of_memory;
     status->finished = clock_wall();
     status->pid = 0;
+    instance_set_vnc(instance, NULL);
     status->unresponsive = false;
     (void) instance_advance(instance, good || asked ? EVENT_EXITED : EVENT_CRASHED, NULL);
     instance_set_reason(instance, NULL);

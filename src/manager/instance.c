@@ -341,6 +341,11 @@ void instance_set_state(struct instance *instance, enum state state) {
     advance_publish(instance, before);
 }
 
+void instance_set_vnc(struct instance *instance, const char *path) {
+    free(instance->status.vnc);
+    instance->status.vnc = path ? strdup(path) : NULL;
+}
+
 void instance_set_reason(struct instance *instance, const struct error *error) {
     free(instance->status.reason);
     free(instance->status.message);

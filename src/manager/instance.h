@@ -130,5 +130,7 @@ int instance_process(struct instance *instance, const struct image *image, struc
 int instance_advance(struct instance *instance, enum lifecycle_event event, struct error *error);
 /* The same for what was found rather than what happened: no table is asked. */
 void instance_set_state(struct instance *instance, enum state state);
+/* Where VNC viewers may connect, or NULL. `path` is copied. */
+void instance_set_vnc(struct instance *instance, const char *path);
 /* Sets reason and message from an error (or clears them). */
 void instance_set_reason(struct instance *instance, const struct error *error);

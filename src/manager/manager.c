@@ -98,6 +98,7 @@ static void on_changed(struct driver_instance *view) {
     if (facts.pid > 0)
         instance->status.pid = facts.pid;
     free(facts.hostname);
+    instance_set_vnc(instance, facts.vnc);
     take_trouble(instance, facts.trouble);
     instance_touch(instance);
 }

@@ -165,6 +165,7 @@ static void start_note(struct instance *instance) {
     if (instance->driver->facts)
         instance->driver->facts(instance->driver_data, &instance->view, &facts);
     instance->status.pid = facts.pid;
+    instance_set_vnc(instance, facts.vnc);
     free(facts.hostname);
     list_free(facts.addresses);
     instance->status.started = clock_wall();
@@ -457,6 +458,7 @@ int run_suspend(struct instance *instance, struct error *error) {
     (void) instance_advance(instance, EVENT_SUSPENDED, NULL);
     instance->control.worked += (int64_t) (clock_now() - instance->ran_since);
     instance->status.pid = 0;
+    instance_set_vnc(instance, NULL);
     manager_mark_dirty(instance->manager, instance);
     r = instance_flush(instance, error);
     FAILPOINT("suspend-before-release");

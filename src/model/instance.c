@@ -411,5 +411,7 @@ static const struct field status_fields[] = {
     STATUS("hostname", FIELD_TEXT, hostname, .maximum = 255, .help = "What the guest says it is called."),
     STATUS("addresses", FIELD_LIST, addresses, .maximum = 256,
            .help = "Addresses that the guest says it has."),
+    STATUS("vnc", FIELD_TEXT, vnc,
+           .help = "Socket on the host for VNC viewers, while a vm with graphics runs; root may connect."),
 };
 const struct table instance_status_table = TABLE("instance status", struct instance_status, status_fields);

@@ -162,6 +162,7 @@ struct instance_status {
     int64_t preemptions; /* how often it gave way to others */
     char *hostname;     /* what the guest says it is called, escaped */
     char **addresses;   /* what the guest says */
+    char *vnc;          /* path of the socket for VNC viewers while it runs with graphics, or NULL */
 };
 extern const struct table instance_status_table;
 

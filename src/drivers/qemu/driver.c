@@ -16,6 +16,7 @@
 #include "base/text.h"
 #include "drivers/driver.h"
 #include "drivers/qemu/agent.h"
+#include "drivers/qemu/display.h"
 #include "drivers/qemu/guestrequest.h"
 #include "drivers/qemu/identity.h"
 #include "drivers/qemu/launch.h"
@@ -670,17 +671,11 @@ static int driver_vnc(void *data _unused_, struct driver_instance *instance, int
     if (!is_vm(instance) || !instance->spec->graphics)
         return error_set(error, ERROR_NOT_SUPPORTED, "this instance", "VNC",
                          "it was created without --graphics");
-    if (!qmp_is_open(machine->qmp))
-        return error_set(error, ERROR_BUSY, "QEMU", "it does not answer");
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
         return error_errno(error, -errno, "connecting to the display");
     ours = pair[0];
     theirs = pair[1];
-    r = qmp_call(machine->qmp, "getfd", "{\"fdname\":\"vnc\"}", theirs, deadline_in(QMP_DEADLINE), NULL,
-                 error);
-    if (r >= 0)
-        r = machine_call(machine, "add_client", "{\"protocol\":\"vnc\",\"fdname\":\"vnc\",\"skipauth\":true}",
-                         NULL, error);
+    r = display_hand(machine, theirs, error);
     if (r < 0)
         return r;
     *ret_fd = STEAL_FD(ours);
@@ -698,6 +693,7 @@ static void driver_facts(void *data _unused_, const struct driver_instance *inst
         return;
     ret->pid = machine->process.pid;
     ret->trouble = machine->trouble;
+    ret->vnc = display_path(machine->display);
     if (machine_budget(machine)) {
         ret->control_calls = machine_budget(machine)->calls;
         ret->control_waits = machine_budget(machine)->waits;

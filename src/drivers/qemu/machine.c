@@ -24,6 +24,7 @@
 #include "base/text.h"
 #include "drivers/qemu/agent.h"
 #include "drivers/qemu/arguments.h"
+#include "drivers/qemu/display.h"
 #include "drivers/qemu/guestrequest.h"
 #include "drivers/qemu/identity.h"
 #include "drivers/qemu/socket.h"
@@ -105,6 +106,7 @@ int machine_new(struct qemu *qemu, struct driver_instance *instance, struct mach
 
 void machine_detach(struct machine *machine) {
     machine->quiet = true;
+    display_free(STEAL_PTR(machine->display));
     qmp_free(STEAL_PTR(machine->qmp));
     guestport_free(STEAL_PTR(machine->port));
     agent_free(STEAL_PTR(machine->agent));
@@ -583,6 +585,7 @@ static void machine_ended(struct machine *machine) {
     machine->ended = true;
     machine->paused = false;
     (void) identity_remove(machine->directory);
+    display_free(STEAL_PTR(machine->display));
     qmp_free(STEAL_PTR(machine->qmp));
     guestport_free(STEAL_PTR(machine->port));
     agent_free(STEAL_PTR(machine->agent));
@@ -660,6 +663,11 @@ static int guest_connect(struct machine *machine) {
     return r;
 }
 
+/* What is broken for good does not keep a machine from being taken over; what is short will be there later. */
+static bool is_in_the_way(int r, bool adopted) {
+    return r < 0 && (!adopted || r == -ENOMEM || r == -EMFILE || r == -ENFILE);
+}
+
 int machine_connect(struct machine *machine, bool adopted, struct error *error) {
     bool is_vm = machine->instance->assigned->kind == KIND_VM;
     int r;
@@ -673,9 +681,11 @@ int machine_connect(struct machine *machine, bool adopted, struct error *error) 
     /* Without a log the machine runs all the same: a full disk must not stop it. */
     (void) log_file_open(machine->instance->state_path, machine->instance->spec->log_size, &machine->log);
     r = console_open(machine->directory, is_vm ? on_serial_output : NULL, machine, &machine->console);
-    /* What is broken for good does not keep a machine from being taken over; what is short will be there later. */
-    if (r < 0 && (!adopted || r == -ENOMEM || r == -EMFILE || r == -ENFILE))
+    if (is_in_the_way(r, adopted))
         return error_errno(error, r, "opening the console");
+    r = is_vm && machine->instance->spec->graphics ? display_open(machine, &machine->display) : 0;
+    if (is_in_the_way(r, adopted))
+        return error_errno(error, r, "listening for VNC viewers");
     r = guest_connect(machine);
     if (r < 0)
         return error_errno(error, r, "connecting to the guest");

@@ -13,6 +13,7 @@
 #include "drivers/qemu/qmp.h"
 
 struct agent;
+struct display;
 
 /* The driver's own state. */
 struct qemu {
@@ -45,6 +46,8 @@ struct machine {
     struct guestport *port; /* microvm */
     struct agent *agent;    /* vm */
     struct console *console;
+    struct display *display; /* vm with graphics */
+    unsigned viewers;        /* handed to QEMU so far */
     struct log_file *log;
     struct fiber *watcher;
     struct fiber *connector; /* takes up QMP again after a break */

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What can be asked of VMs that are no more than a boot sector which counts on its serial line (guestlib.ticker) or an empty
+disk: the socket for VNC viewers."""
+import os
+import pathlib
+import socket
+import stat
+
+import pytest
+
+import guestlib
+from polderlib import DEADLINE, eventually
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="polderd needs root")
+BANNER = b"RFB 003.008\n"
+
+
+@pytest.fixture(scope="module")
+def host(request):
+    with guestlib.host_daemon(request) as daemon:
+        daemon.polder("image", "build", "busybox")
+        daemon.polder("image", "import", guestlib.ticker(daemon.directory), "--name", "ticker")
+        blank = daemon.directory / "blank.raw"
+        with open(blank, "wb") as file:
+            file.truncate(1 << 20)
+        daemon.polder("image", "import", blank, "--name", "blank")
+        yield daemon
+
+
+@pytest.fixture
+def machine(host):
+    """machine(name, options…, image="blank"): a running VM, removed at the end."""
+    made = []
+
+    def start(name, *options, image="blank"):
+        made.append(name)
+        host.polder("run", "--kind", "vm", "--name", name, "--memory", "64M", "--network", "none", *options, image)
+        return name
+
+    yield start
+    for name in made:
+        host.polder("rm", "--force", "--purge", name, status=None)
+
+
+# ---- VNC on a unix socket ----
+
+def look(path):
+    """A viewer that has got as far as the first picture's size: its connection and that size."""
+    viewer = socket.socket(socket.AF_UNIX)
+    viewer.settimeout(DEADLINE)
+    viewer.connect(str(path))
+
+    def read(size):
+        data = viewer.recv(size, socket.MSG_WAITALL)
+        assert len(data) == size, data
+        return data
+    assert read(12) == BANNER
+    viewer.sendall(BANNER)
+    assert b"\x01" in read(read(1)[0])  # no password: who may reach the socket is root
+    viewer.sendall(b"\x01")
+    assert read(4) == bytes(4)
+    viewer.sendall(b"\x01")
+    head = read(24)
+    read(int.from_bytes(head[20:24], "big"))
+    return viewer, (int.from_bytes(head[0:2], "big"), int.from_bytes(head[2:4], "big"))
+
+
+def asks_for_a_picture(viewer):
+    """The answer to a request for the picture comes on a connection that has begun."""
+    viewer.sendall(b"\x03\0\0\0\0\0\0\x10\0\x10")
+    return viewer.recv(1) == b"\0"
+
+
+def vnc_of(host, name):
+    return host.instance(name)["status"].get("vnc")
+
+
+def test_vnc_viewers_connect_to_a_socket(host, machine):
+    machine("seen", "--graphics")
+    path = pathlib.Path(vnc_of(host, "seen"))
+    assert path == host.run / "i" / host.instance("seen")["assigned"]["uuid"] / "vnc"
+    assert str(path) in host.polder("show", "seen").stdout
+    mode = path.stat()
+    assert stat.S_ISSOCK(mode.st_mode) and mode.st_mode & 0o777 == 0o600 and mode.st_uid == 0
+    # Several at once; one stays while the others come and go.
+    first, size = look(path)
+    others = [look(path) for _ in range(6)]
+    assert size[0] >= 640 and size[1] >= 400 and {other[1] for other in others} == {size}
+    for other, _ in others:
+        other.close()
+    assert asks_for_a_picture(first)
+    # It is QEMU's: it stays when polderd is killed. The next one listens at the same place.
+    host.kill9()
+    host.start()
+    assert host.state_of("seen") == "running"
+    assert asks_for_a_picture(first)
+    assert pathlib.Path(vnc_of(host, "seen")) == path and path.stat().st_mode & 0o777 == 0o600
+    again, size = look(path)
+    assert asks_for_a_picture(again)
+    guestlib.check_jail(host, "seen")
+    host.polder("stop", "--force", "seen")
+    assert not path.exists() and not vnc_of(host, "seen")
+    assert first.recv(1) in (b"", b"\0") and again.recv(1) in (b"", b"\0")
+    first.close()
+    again.close()
+
+
+def test_vnc_socket_goes_with_polderd_and_qemu(host, machine):
+    machine("seen", "--graphics")
+    machine("unseen")
+    path = pathlib.Path(vnc_of(host, "seen"))
+    assert not vnc_of(host, "unseen")
+    assert not (host.run / "i" / host.instance("unseen")["assigned"]["uuid"] / "vnc").exists()
+    host.stop()
+    assert not path.exists()
+    host.start()
+    look(path)[0].close()
+    os.kill(host.instance("seen")["status"]["pid"], 9)
+    host.wait_state("seen", "failed")
+    eventually(lambda: not path.exists(), what="the socket to go")
+    assert not vnc_of(host, "seen")
+    # Suspended to disk and back it is there as before.
+    host.polder("start", "seen")
+    host.polder("suspend", "seen")
+    assert not path.exists() and not vnc_of(host, "seen")
+    host.polder("resume", "seen")
+    viewer, _ = look(path)
+    assert asks_for_a_picture(viewer)
+    viewer.close()
