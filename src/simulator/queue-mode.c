@@ -9,6 +9,7 @@
 #include "base/buffer.h"
 #include "base/json.h"
 #include "base/text.h"
+#include "engine/engine.h"
 #include "simulator/ledger-log.h"
 #include "simulator/mode.h"
 #include "simulator/queue-apply.h"
@@ -213,6 +214,17 @@ static void choose_part(const struct request *request, const struct swf_log *log
     }
 }
 
+/* What polderd refuses is refused here as well. */
+static int check_rules(const struct queue_run *run, struct error *error) {
+    struct engine_options options;
+
+    engine_options_init(&options);
+    options.policy = run->policy;
+    options.parameters = run->parameters;
+    options.backfill = run->backfill;
+    return engine_options_check(&options, error);
+}
+
 static int add_cell(struct request *request, size_t log, const char *policy, const char *backfill,
                     const char *estimates, struct error *error) {
     struct cell *cell = &request->cells[request->cell_count];
@@ -231,6 +243,9 @@ static int add_cell(struct request *request, size_t log, const char *policy, con
     cell->run.estimate = (enum estimate) r;
     cell->run.semantics = request->semantics;
     cell->run.parameters = request->parameters;
+    r = check_rules(&cell->run, error);
+    if (r < 0)
+        return r;
     queue_run_on(&cell->run, &request->logs[log]);
     choose_part(request, &request->logs[log], &cell->run);
     cell->path = request->paths[log];
@@ -514,7 +529,8 @@ const struct mode queue_mode = {
             "  --part PART          whole, first, second half of the jobs\n"
             "  --processors N       of the machine, instead of the log's header\n"
             "  --set NAME=VALUE     a parameter of a policy: rr.quantum, alarm, polder.time, ...\n"
-            "  --tune GOAL          bsld, wait, p95, fairness: choose among these and search for parameters on first halves\n"
+            "  --tune GOAL          bsld, wait, p95, fairness, moves (how often somebody is taken off): choose among these and\n"
+            "                       search for parameters on first halves\n"
             "  --tune-steps N       of that search (100)\n"
             "  --apply              what --tune proposes becomes the rules of the node, by 'polder node set'\n"
             "  --workers N          threads; the result does not depend on it\n"

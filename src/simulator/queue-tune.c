@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* The value of a choice on a log is the logarithm of its goal over that of EASY in the order of arrival with requested
- * times, so that logs of any scale count alike; a maximum wait above 1.5 times that one's costs ten times its excess. */
+ * times, so that logs of any scale count alike; a maximum wait above 1.5 times that one's costs ten times its excess. Equal values go to the smaller bounded slowdown: under a
+ * policy that takes nobody off all moves are 0, and the cheapest would otherwise be whoever stands first. */
 #include "simulator/queue-tune.h"
 
 #include <errno.h>
@@ -14,14 +15,23 @@
 #define WAIT_FACTOR 1.5
 #define EXCESS_COST 10
 
-const char *const tune_goals[TUNE_GOAL_COUNT + 1] = { "bsld", "wait", "p95", "fairness", NULL };
+const char *const tune_goals[TUNE_GOAL_COUNT + 1] = { "bsld", "wait", "p95", "fairness", "moves", NULL };
 
 enum part { PART_FIRST, PART_SECOND, PART_WHOLE, PART_COUNT };
 static const char *const part_names[PART_COUNT] = { "first", "second", "whole" };
 
 struct measure {
-    double goal, longest;
+    double goal, longest, slowdown;
 };
+
+/* The smaller the better. */
+struct value {
+    double goal, slowdown;
+};
+
+static bool is_better(struct value a, struct value b) {
+    return a.goal != b.goal ? a.goal < b.goal : a.slowdown < b.slowdown;
+}
 
 static double goal_of(const struct queue_outcome *outcome, enum tune_goal goal) {
     switch (goal) {
@@ -31,6 +41,8 @@ static double goal_of(const struct queue_outcome *outcome, enum tune_goal goal) 
         return (double) outcome->wait_95;
     case TUNE_FAIRNESS:
         return outcome->root_square_bsld;
+    case TUNE_MOVES:
+        return (double) outcome->preemptions;
     default:
         return outcome->bsld;
     }
@@ -48,7 +60,7 @@ static int simulate(const struct tune *tune, const struct queue_run *choice, siz
     if (run.count == 0)
         return -ENOMEM;
     int r = queue_simulate(&run, &outcome);
-    *ret = (struct measure){ goal_of(&outcome, tune->goal), (double) outcome.wait_maximum };
+    *ret = (struct measure){ goal_of(&outcome, tune->goal), (double) outcome.wait_maximum, outcome.bsld };
     return r;
 }
 
@@ -65,9 +77,10 @@ static double logarithm(double value, double base) {
     return fixed_log2((value + 1e-3) / (base + 1e-3));
 }
 
-/* The smaller the better; baselines: of the first halves. */
-static int value_of(const struct tune *tune, const struct queue_run *choice, const struct measure *baselines, double *ret) {
-    double sum = 0;
+/* baselines: of the first halves. */
+static int value_of(const struct tune *tune, const struct queue_run *choice, const struct measure *baselines,
+                    struct value *ret) {
+    struct value sum = { 0 };
 
     for (size_t log = 0; log < tune->log_count; log++) {
         struct measure measure;
@@ -75,24 +88,26 @@ static int value_of(const struct tune *tune, const struct queue_run *choice, con
         if (r < 0)
             return r;
         double excess = logarithm(measure.longest, baselines[log].longest * WAIT_FACTOR);
-        sum += logarithm(measure.goal, baselines[log].goal) + (excess > 0 ? EXCESS_COST * excess : 0);
+        sum.goal += logarithm(measure.goal, baselines[log].goal) + (excess > 0 ? EXCESS_COST * excess : 0);
+        sum.slowdown += logarithm(measure.slowdown, baselines[log].slowdown);
     }
-    *ret = sum / (double) tune->log_count;
+    *ret = (struct value){ sum.goal / (double) tune->log_count, sum.slowdown / (double) tune->log_count };
     return 0;
 }
 
-static int compare(const struct tune *tune, const struct measure *baselines, struct queue_run *best, double *ret) {
-    *ret = INFINITY;
+static int compare(const struct tune *tune, const struct measure *baselines, struct queue_run *best,
+                   struct value *ret) {
+    *ret = (struct value){ INFINITY, INFINITY };
     printf("%-20s %-13s %-10s %10s\n", "POLICY", "BACKFILL", "ESTIMATES", "VALUE");
     for (size_t i = 0; i < tune->candidate_count; i++) {
         const struct queue_run *choice = &tune->candidates[i];
-        double value;
+        struct value value;
         int r = value_of(tune, choice, baselines, &value);
         if (r < 0)
             return r;
         printf("%-20s %-13s %-10s %10.4f\n", choice->policy->name, backfill_names[choice->backfill],
-               estimate_names[choice->estimate], value);
-        if (value < *ret) {
+               estimate_names[choice->estimate], value.goal);
+        if (is_better(value, *ret)) {
             *best = *choice;
             *ret = value;
         }
@@ -115,7 +130,8 @@ static double *parameter_of(struct policy_parameters *parameters, const struct p
 }
 
 /* Pattern search: each parameter in turn up and down by a factor, which shrinks when a whole round found nothing better. */
-static int search(const struct tune *tune, const struct measure *baselines, struct queue_run *best, double *value) {
+static int search(const struct tune *tune, const struct measure *baselines, struct queue_run *best,
+                  struct value *value) {
     double factor = 2;
     uint64_t step = 0;
 
@@ -125,7 +141,8 @@ static int search(const struct tune *tune, const struct measure *baselines, stru
         for (const struct policy_parameter_row *row = policy_parameter_rows; row->name; row++)
             for (int direction = 0; direction < 2 && queue_tune_has(best, row) && step < tune->steps; direction++) {
                 struct queue_run choice = *best;
-                double *parameter = parameter_of(&choice.parameters, row), found;
+                double *parameter = parameter_of(&choice.parameters, row);
+                struct value found;
                 *parameter = *parameter == 0 ? (direction ? -.1 : .1) : direction ? *parameter / factor : *parameter * factor;
                 if (*parameter < row->minimum || *parameter > row->maximum)
                     continue;
@@ -133,7 +150,7 @@ static int search(const struct tune *tune, const struct measure *baselines, stru
                 int r = value_of(tune, &choice, baselines, &found);
                 if (r < 0)
                     return r;
-                if (found < *value) {
+                if (is_better(found, *value)) {
                     *value = found;
                     *best = choice;
                     better = true;
@@ -175,7 +192,7 @@ static int report(const struct tune *tune, const struct queue_run *best, double 
 int queue_tune(const struct tune *tune, struct queue_run *ret) {
     _cleanup_free_ struct measure *baselines = calloc(tune->log_count, sizeof(*baselines));
     struct queue_run best = tune->candidates[0], baseline = baseline_of(&tune->candidates[0]);
-    double value;
+    struct value value;
     int r = baselines ? 0 : -ENOMEM;
 
     for (size_t log = 0; r >= 0 && log < tune->log_count; log++)
@@ -185,7 +202,7 @@ int queue_tune(const struct tune *tune, struct queue_run *ret) {
     if (r >= 0)
         r = search(tune, baselines, &best, &value);
     if (r >= 0)
-        r = report(tune, &best, value);
+        r = report(tune, &best, value.goal);
     if (r >= 0)
         *ret = best;
     return r;

@@ -11,6 +11,7 @@ enum tune_goal {
     TUNE_WAIT,     /* mean wait */
     TUNE_P95,      /* 95th percentile of waits */
     TUNE_FAIRNESS, /* root of the mean squared bounded slowdown: what treats few very badly is dear */
+    TUNE_MOVES,    /* how often somebody was taken off; of equals the one with the smaller bounded slowdown */
     TUNE_GOAL_COUNT,
 };
 extern const char *const tune_goals[TUNE_GOAL_COUNT + 1];
