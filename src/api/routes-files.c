@@ -138,7 +138,7 @@ static const enum image_source_type upload_sources[] = { SOURCE_DISK, SOURCE_ISO
 
 struct upload_query {
     int type;
-    char *alias, *checksum, *format;
+    char *alias, *checksum, *format, *platform;
     uint64_t wait;
 };
 #define UPLOAD_TEXT(member, most, sentence)                                                                  \
@@ -150,6 +150,7 @@ static const struct field upload_query_fields[] = {
     UPLOAD_TEXT(alias, 255, "The image's name."),
     UPLOAD_TEXT(checksum, 71, "What the bytes must hash to: sha256:…"),
     UPLOAD_TEXT(format, 16, "Declared disk format: qcow2, raw, vmdk, vdi, vhdx. Default: by its header."),
+    UPLOAD_TEXT(platform, 64, "Which image of an archive for several platforms: linux/amd64. Default: this host's."),
     { .name = "wait", .type = FIELD_DURATION, .offset = offsetof(struct upload_query, wait), .change = CHANGE_LIVE,
       .maximum = WAIT_MAX_MS, .help = "Answer when the operation is over, or after this long." },
 };
@@ -224,7 +225,8 @@ static int start_import(struct request *request, const char *path, struct operat
     const struct upload_query *query = request->query;
     struct image_request image = {
         .source = upload_sources[query->type], .reference = upload_types[query->type], .file = path,
-        .alias = query->alias, .checksum = query->checksum, .format = query->format, .tls_verify = true,
+        .alias = query->alias, .checksum = query->checksum, .format = query->format,
+        .platform = query->platform, .tls_verify = true,
     };
 
     return manager_image_add(request->manager, request->actor, &image, ret, error);

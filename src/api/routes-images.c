@@ -17,8 +17,16 @@ enum add_type {
 };
 static const char *const add_types[] = { "auto", "pull", "build", "import", NULL };
 
+enum add_content {
+    CONTENT_AUTO,
+    CONTENT_DISK,
+    CONTENT_ISO,
+    CONTENT_ROOTFS,
+};
+static const char *const add_contents[] = { "auto", "disk", "iso", "rootfs", NULL };
+
 struct add_body {
-    int type;
+    int type, content;
     char *source, *alias, *platform, *checksum, *format, *kernel, *variant, *auth;
     bool tls_verify;
 };
@@ -31,6 +39,8 @@ static const struct field add_body_fields[] = {
       .help = "docker://host/name:tag, https://…/disk.qcow2, busybox, debian:bookworm." },
     { .name = "type", .type = FIELD_ENUM, .offset = offsetof(struct add_body, type), .change = CHANGE_LIVE,
       .names = add_types, .initial = "auto", .help = "How the source is brought in; auto: by its form." },
+    { .name = "content", .type = FIELD_ENUM, .offset = offsetof(struct add_body, content), .change = CHANGE_LIVE,
+      .names = add_contents, .initial = "auto", .help = "What a downloaded file is; auto: by the URL's end." },
     ADD_TEXT(alias, 255, "The image's name; default: made from the source."),
     ADD_TEXT(platform, 64, "For images of several platforms: linux/amd64. Default: this host's."),
     ADD_TEXT(checksum, 71, "What a downloaded file must hash to: sha256:…"),
@@ -74,6 +84,16 @@ static int handle_image(struct request *request, struct error *error) {
     return manager_image_emit(request->manager, request->parameters[0], &emitter, error);
 }
 
+/* A download is a disk unless somebody, or its name, says otherwise. */
+static enum image_source_type download_source(const struct add_body *body) {
+    static const enum image_source_type sources[] = { [CONTENT_DISK] = SOURCE_DISK, [CONTENT_ISO] = SOURCE_ISO,
+                                                      [CONTENT_ROOTFS] = SOURCE_ROOTFS };
+
+    if (body->content != CONTENT_AUTO)
+        return sources[body->content];
+    return text_ends(body->source, ".iso") ? SOURCE_ISO : strstr(body->source, ".tar") ? SOURCE_ROOTFS : SOURCE_DISK;
+}
+
 /* "docker://x" is pulled, "https://x" downloaded, a plain name built. */
 static int source_type(const struct add_body *body, enum image_source_type *ret, struct error *error) {
     bool docker = text_starts(body->source, "docker://");
@@ -81,15 +101,14 @@ static int source_type(const struct add_body *body, enum image_source_type *ret,
     int type = body->type != ADD_AUTO ? body->type : docker ? ADD_PULL : url ? ADD_IMPORT : ADD_BUILD;
 
     if (type == ADD_PULL && !docker)
-        return error_set(error, ERROR_BAD_SOURCE, body->source, "what is pulled starts with docker://");
+        return error_set(error, ERROR_BAD_SOURCE, body->source, "what is pulled starts with docker://; archives are sent to "
+                                                                "/v1/images/upload");
     if (type == ADD_IMPORT && !url)
         return error_set(error, ERROR_BAD_SOURCE, body->source, "give a URL, or send the file to /v1/images/upload");
-    *ret = type == ADD_PULL ? SOURCE_DOCKER : type == ADD_BUILD ? SOURCE_BUILD : SOURCE_DISK;
-    /* A download is a disk unless its name says otherwise. */
-    if (type == ADD_IMPORT && text_ends(body->source, ".iso"))
-        *ret = SOURCE_ISO;
-    else if (type == ADD_IMPORT && strstr(body->source, ".tar"))
-        *ret = SOURCE_ROOTFS;
+    if (type != ADD_IMPORT && body->content != CONTENT_AUTO)
+        return error_set(error, ERROR_NOT_SUPPORTED, type == ADD_PULL ? "a registry" : "a build", "content",
+                         "it says what a downloaded file is");
+    *ret = type == ADD_PULL ? SOURCE_DOCKER : type == ADD_BUILD ? SOURCE_BUILD : download_source(body);
     return 0;
 }
 

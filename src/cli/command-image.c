@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <json-c/json.h>
 #include <limits.h>
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -108,7 +109,7 @@ static int run_image_show(struct invocation *invocation, struct error *error) {
     return r;
 }
 
-/* --- pull, build, import ---------------------------------------------------------------------------------------------- */
+/* --- build, import ---------------------------------------------------------------------------------------------- */
 
 /* The name that was asked for, else all that the image has. */
 static int show_result(const struct invocation *invocation, const struct response *response, const char *name) {
@@ -175,6 +176,7 @@ static int add_image(struct invocation *invocation, const char *type, const char
     emit_key_text(&emitter, "type", type);
     emit_optional(&emitter, "alias", options->name);
     emit_optional(&emitter, "platform", options->platform);
+    emit_optional(&emitter, "content", options->type);
     emit_optional(&emitter, "checksum", options->checksum);
     emit_optional(&emitter, "format", options->format);
     emit_optional(&emitter, "kernel", options->kernel);
@@ -187,25 +189,6 @@ static int add_image(struct invocation *invocation, const char *type, const char
         return error_set(error, ERROR_NO_MEMORY, "");
     r = change_run(invocation, "POST", "/v1/images", body.data, source, &response, error);
     return r < 0 ? r : show_result(invocation, &response, options->name);
-}
-
-/* A bare name is taken as docker takes it. */
-static int run_image_pull(struct invocation *invocation, struct error *error) {
-    const char *source = invocation->arguments[0];
-    _cleanup_free_ char *full = NULL;
-
-    if (text_starts(source, "oci:") || text_starts(source, "docker-archive:"))
-        return error_set(error, ERROR_USAGE, "local archives are brought in by 'polder image import'");
-    if (!strstr(source, "://")) {
-        const char *slash = strchr(source, '/');
-        bool has_host = slash && memchr(source, '.', (size_t) (slash - source));
-        full = has_host ? text_format("docker://%s", source)
-               : slash  ? text_format("docker://docker.io/%s", source)
-                        : text_format("docker://docker.io/library/%s", source);
-        if (!full)
-            return error_set(error, ERROR_NO_MEMORY, "");
-    }
-    return add_image(invocation, "pull", full ? full : source, error);
 }
 
 static int run_image_build(struct invocation *invocation, struct error *error) {
@@ -257,6 +240,7 @@ static int upload(struct invocation *invocation, const char *type, const char *n
     add_query(&path, "alias", name);
     add_query(&path, "checksum", options->checksum);
     add_query(&path, "format", options->format);
+    add_query(&path, "platform", options->platform);
     if (r == 0)
         r = client_upload_begin(client, "POST", path.data, "application/octet-stream", error);
     if (r == 0)
@@ -297,41 +281,126 @@ static int upload_directory(struct invocation *invocation, const char *directory
     return r;
 }
 
-/* "/tmp/disk.qcow2" -> "disk" */
+/* "/tmp/disk.qcow2" -> "disk", "layout/" -> "layout" */
 static char *default_name(const char *path) {
-    const char *base = strrchr(path, '/');
+    size_t end = strlen(path), start;
 
-    base = base ? base + 1 : path;
-    return strndup(base, strcspn(base, "."));
+    while (end > 1 && path[end - 1] == '/')
+        end--;
+    for (start = end; start > 0 && path[start - 1] != '/'; start--)
+        ;
+    return strndup(path + start, strcspn(path + start, "./"));
 }
 
-static int run_image_import(struct invocation *invocation, struct error *error) {
+static int refuse_usage(struct error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static int refuse_usage(struct error *error, const char *format, ...) {
+    _cleanup_free_ char *text = NULL;
+    va_list arguments;
+    int n;
+
+    va_start(arguments, format);
+    n = vasprintf(&text, format, arguments);
+    va_end(arguments);
+    if (n < 0)
+        text = NULL;
+    return error_set(error, n < 0 ? ERROR_NO_MEMORY : ERROR_USAGE, n < 0 ? "" : text);
+}
+
+/* What the source says of itself: "oci:DIRECTORY", "docker-archive:FILE", over which *source moves. NULL: nothing. */
+static const char *archive_type(const char **source) {
+    static const char *const archives[] = { "oci", "docker-archive" };
+
+    for (size_t i = 0; i < ELEMENTS(archives); i++) {
+        size_t length = strlen(archives[i]);
+        if (text_starts(*source, archives[i]) && (*source)[length] == ':') {
+            *source += length + 1;
+            return archives[i];
+        }
+    }
+    return NULL;
+}
+
+/* Of a directory there is only one reading; a second word about a source must not contradict the first. */
+static int check_type(const struct image_options *options, const char *source, const char *said, bool is_directory,
+                      struct error *error) {
+    if (said && options->type && !text_equal(said, options->type))
+        return refuse_usage(error, "--type %s contradicts '%s:'", options->type, said);
+    if (!is_directory)
+        return 0;
+    if (!text_equal(said ? said : options->type ? options->type : "oci", "oci"))
+        return refuse_usage(error, "%s is a directory, which can only be an OCI layout (--type oci); %s is one file", source,
+                            said ? said : options->type);
+    return options->checksum ? refuse_usage(error, "--checksum is of a file, and %s is a directory", source) : 0;
+}
+
+static int import_local(struct invocation *invocation, const char *source, const char *said, struct error *error) {
     const struct image_options *options = invocation->options;
-    const char *source = invocation->arguments[0], *type = options->type;
-    _cleanup_free_ char *name = NULL;
+    const char *type = said ? said : options->type;
+    _cleanup_free_ char *name = options->name ? strdup(options->name) : default_name(source);
     _cleanup_close_ int fd = -EBADF;
     struct stat status;
+    int r;
 
-    if (text_starts(source, "https://") || text_starts(source, "http://"))
-        return add_image(invocation, "import", source, error);
-    if (text_starts(source, "docker-archive:")) {
-        source += strlen("docker-archive:");
-        type = "docker-archive";
-    } else if (text_starts(source, "oci:")) {
-        source += strlen("oci:");
-        type = "oci";
-    }
-    name = options->name ? strdup(options->name) : default_name(source);
     if (!name)
         return error_set(error, ERROR_NO_MEMORY, "");
     if (stat(source, &status) < 0)
         return error_errno(error, -errno, "reading %s", source);
+    r = check_type(options, source, said, S_ISDIR(status.st_mode), error);
+    if (r < 0)
+        return r;
     if (S_ISDIR(status.st_mode))
         return upload_directory(invocation, source, name, error);
     fd = open(source, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return error_errno(error, -errno, "reading %s", source);
     return upload(invocation, type ? type : type_of_file(source), name, fd, error);
+}
+
+static int run_image_import(struct invocation *invocation, struct error *error) {
+    const struct image_options *options = invocation->options;
+    const char *source = invocation->arguments[0], *said;
+
+    if (text_starts(source, "https://") || text_starts(source, "http://")) {
+        if (text_equal(options->type, "oci") || text_equal(options->type, "docker-archive"))
+            return refuse_usage(error, "--type %s: a URL brings a disk, iso or rootfs; download the archive and import the "
+                                "file", options->type);
+        if (options->platform)
+            return refuse_usage(error, "--platform chooses within an archive, and a URL brings a disk, iso or rootfs");
+        return add_image(invocation, "import", source, error);
+    }
+    said = archive_type(&source);
+    return import_local(invocation, source, said, error);
+}
+
+/* --- pull ------------------------------------------------------------------------------------------------------------------ */
+
+static int pull_archive(struct invocation *invocation, const char *source, const char *said, struct error *error) {
+    const struct image_options *options = invocation->options;
+    const char *option = options->auth_file ? "authfile" : options->credentials ? "creds"
+                         : options->no_tls_verify ? "no-tls-verify" : NULL;
+
+    if (option)
+        return refuse_usage(error, "--%s is for registries, and %s:%s is a local archive", option, said, source);
+    return import_local(invocation, source, said, error);
+}
+
+/* A bare name is taken as docker takes it. */
+static int run_image_pull(struct invocation *invocation, struct error *error) {
+    const char *source = invocation->arguments[0], *said = archive_type(&source);
+    _cleanup_free_ char *full = NULL;
+
+    if (said)
+        return pull_archive(invocation, source, said, error);
+    if (!strstr(source, "://")) {
+        const char *slash = strchr(source, '/');
+        bool has_host = slash && memchr(source, '.', (size_t) (slash - source));
+        full = has_host ? text_format("docker://%s", source)
+               : slash  ? text_format("docker://docker.io/%s", source)
+                        : text_format("docker://docker.io/library/%s", source);
+        if (!full)
+            return error_set(error, ERROR_NO_MEMORY, "");
+    }
+    return add_image(invocation, "pull", full ? full : source, error);
 }
 
 /* --- rm, tag, prune ------------------------------------------------------------------------------------------------------ */
@@ -412,6 +481,7 @@ static const struct flag pull_flags[] = {
 };
 static const struct flag import_flags[] = {
     IMAGE_TEXT("name", name, "NAME", "Its name here; default: the file's."),
+    IMAGE_TEXT("platform", platform, "OS/ARCHITECTURE", "Which image of an archive for several platforms; default: this host's."),
     IMAGE_TEXT("checksum", checksum, "sha256:DIGITS", "What the file must hash to."),
     IMAGE_TEXT("format", format, "FORMAT", "Disk format: qcow2, raw, vmdk, vdi, vhdx or vpc; default: by the header."),
     { .name = "type", .type = FLAG_TEXT, .offset = offsetof(struct image_options, type), .value = "TYPE",
@@ -434,10 +504,12 @@ static const struct command image_ls = {
     .common = COMMON_OUTPUT | COMMON_QUIET, .run = run_image_ls,
 };
 static const struct command image_pull = {
-    .name = "pull", .group = GROUP_IMAGES, .summary = "Pull an image from a registry", .usage = "NAME|docker://NAME",
+    .name = "pull", .group = GROUP_IMAGES, .summary = "Pull an image from a registry or a local archive",
+    .usage = "NAME|docker://NAME|oci:DIRECTORY|docker-archive:FILE",
     .flags = pull_flags, .flag_count = ELEMENTS(pull_flags), .options_size = sizeof(struct image_options),
     .common = COMMON_WAIT | COMMON_QUIET, .minimum = 1, .maximum = 1, .run = run_image_pull,
-    .examples = "  polder image pull docker://docker.io/library/nginx:stable --name nginx\n",
+    .examples = "  polder image pull docker://docker.io/library/nginx:stable --name nginx\n"
+                "  polder image pull oci:./layout --platform linux/arm64 --name nginx-arm\n",
 };
 static const struct command image_import = {
     .name = "import", .group = GROUP_IMAGES, .summary = "Bring in a disk, ISO, root file system or archive",

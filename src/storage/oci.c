@@ -210,6 +210,20 @@ static int image_layers(struct image *image, const struct oci *oci) {
 
 /* --- all of it -------------------------------------------------------------------------------------------------------------- */
 
+/* An index is chosen from by skopeo; what is one image alone is taken by it whatever its platform is. */
+static int check_platform(const struct image_request *request, const struct image *image, struct error *error) {
+    const char *architecture = request->platform ? strchr(request->platform, '/') + 1 : NULL;
+    _cleanup_free_ char *reason = NULL;
+    size_t length = architecture ? strcspn(architecture, "/") : 0;
+
+    if (!architecture || (image->architecture && strlen(image->architecture) == length &&
+                          strncmp(image->architecture, architecture, length) == 0))
+        return 0;
+    reason = text_format("it is for linux/%s alone, and %s was asked for",
+                         image->architecture ? image->architecture : "an unnamed processor", request->platform);
+    return error_set(error, ERROR_BAD_IMAGE, reason ? reason : "it is for another platform");
+}
+
 static int take_image(struct storage *storage, struct oci *oci, const struct image_request *request, const char *alias,
                       const struct storage_progress *progress, const struct image **ret, struct error *error) {
     struct image image;
@@ -218,6 +232,8 @@ static int take_image(struct storage *storage, struct oci *oci, const struct ima
     if (r < 0)
         return error_errno(error, r, "adding the image");
     r = oci_read_image(oci, &image, error);
+    if (r >= 0)
+        r = check_platform(request, &image, error);
     oci->keeps_blobs = r >= 0 && request->source == SOURCE_DOCKER && resume_has_room(storage, blob_bytes(oci));
     if (r >= 0)
         r = unpack_all(storage, oci, request->maximum, progress, error);

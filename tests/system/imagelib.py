@@ -130,6 +130,22 @@ def index_bytes(images, docker=False):
          "platform": {"architecture": image.config["architecture"], "os": "linux"}} for image in images]}).encode()
 
 
+def write_layout(directory, images):
+    """An OCI layout in a directory: one index with all of them, as builders for several platforms write it."""
+    inner = index_bytes(images)
+    blobs = {digest(inner): inner}
+    for image in images:
+        blobs.update(image.blobs())
+        blobs[image.digest] = image.manifest_bytes
+    place = pathlib.Path(directory) / "blobs/sha256"
+    place.mkdir(parents=True)
+    for name, data in blobs.items():
+        (place / name.split(":")[1]).write_bytes(data)
+    (place.parent.parent / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    (place.parent.parent / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [
+        {"mediaType": OCI_INDEX, "digest": digest(inner), "size": len(inner)}]}))
+
+
 # ---- the real registry ----
 
 def free_port():

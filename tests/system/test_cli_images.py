@@ -129,6 +129,48 @@ def test_import_of_archives(polder, busybox, tmp_path):
     polder("image", "rm", "layout", "tree")
 
 
+def architecture(polder, name):
+    return json.loads(polder.out("image", "show", name, "-o", "json"))["architecture"]
+
+
+def test_pull_of_archives(polder, busybox, tmp_path):
+    """oci:DIRECTORY and docker-archive:FILE, with a choice among platforms; what fits none of them is refused by its name."""
+    layout, saved = tmp_path / "layout", tmp_path / "saved.tar"
+    other = imagelib.Image(busybox.layers, busybox.config["config"], architecture="arm64")
+    imagelib.write_layout(layout, [other, busybox])
+    saved.write_bytes(busybox.docker_archive())
+    polder("image", "pull", f"oci:{layout}/")
+    assert architecture(polder, "layout") == "amd64"
+    assert polder.out("run", "--rm", "layout") == "from the registry\n"
+    polder("image", "pull", f"oci:{layout}", "--platform", "linux/arm64", "--name", "arm")
+    assert architecture(polder, "arm") == "arm64"
+    polder("image", "import", layout, "--platform", "linux/arm64", "--name", "arm-too")
+    assert architecture(polder, "arm-too") == "arm64"
+    assert "s390x" in polder.error("image", "pull", f"oci:{layout}", "--platform", "linux/s390x")
+    polder("image", "pull", f"docker-archive:{saved}", "--platform", "linux/amd64")
+    assert polder.out("run", "--rm", "saved") == "from the registry\n"
+    # One image alone is of one platform.
+    refused = polder.error("image", "pull", f"docker-archive:{saved}", "--platform", "linux/arm64", "--name", "wrong")
+    assert "linux/amd64" in refused and "linux/arm64" in refused, refused
+    assert names(polder) == {"layout", "arm", "arm-too", "saved"}
+    polder("image", "rm", *names(polder))
+
+
+@pytest.mark.parametrize("words, told", [
+    (["pull", "oci:{layout}", "--authfile", "/etc/hostname"], "--authfile"), (["pull", "oci:{layout}", "--creds", "a:b"], "--creds"),
+    (["pull", "docker-archive:{file}", "--no-tls-verify"], "--no-tls-verify"),
+    (["pull", "docker-archive:{layout}"], "docker-archive"), (["import", "docker-archive:{file}", "--type", "disk"], "--type disk"),
+    (["import", "{layout}", "--type", "disk"], "disk is one file"), (["import", "{layout}", "--checksum", "sha256:" + "0" * 64], "--checksum"),
+    (["import", "https://example.org/x", "--type", "oci"], "--type oci"),
+    (["import", "https://example.org/x", "--platform", "linux/arm64"], "--platform")])
+def test_options_without_effect_are_refused(polder, busybox, tmp_path, words, told):
+    imagelib.write_layout(tmp_path / "layout", [busybox])
+    (tmp_path / "file").write_bytes(busybox.docker_archive())
+    places = {"layout": tmp_path / "layout", "file": tmp_path / "file"}
+    assert told in polder.error("image", *(word.format(**places) for word in words), status=2)
+    assert names(polder) == set()
+
+
 def test_console_of_what_has_none(polder, busybox, tmp_path):
     tree = tmp_path / "rootfs.tar"
     tree.write_bytes(busybox.layers[0].tar)

@@ -148,7 +148,8 @@ def test_archives(daemon, kind):
     ({"format": "json:{}"}, "bad-value"), ({"alias": "../x"}, "bad-value"), ({"alias": "sha256:" + "0" * 64}, "bad-value"),
     ({"type": "floppy"}, "bad-value"), ({"colour": "red"}, "unknown-field"),
     ({"type": "rootfs", "format": "raw"}, "not-supported"), ({"type": "iso", "format": "raw"}, "not-supported"),
-    ({"type": "oci", "format": "qcow2"}, "not-supported")])
+    ({"type": "oci", "format": "qcow2"}, "not-supported"), ({"type": "disk", "platform": "linux/amd64"}, "not-supported"),
+    ({"type": "oci", "platform": "amd64"}, "bad-value")])
 def test_options_are_checked(daemon, tmp_path, query, code):
     upload_refused(daemon, disk(tmp_path).read_bytes(), code, **query)
 
@@ -162,7 +163,9 @@ def test_options_are_checked(daemon, tmp_path, query, code):
     ({"source": "oci:/etc"}, "bad-source"), ({}, "missing-field"), ({"source": 5}, "bad-type"),
     ({"source": "busybox", "type": "import"}, "bad-source"), ({"source": "busybox", "type": "pull"}, "bad-source"),
     ({"source": "docker://x/y", "checksum": "sha256:" + "0" * 64}, "not-supported"),
-    ({"source": "https://example.org/x", "tls_verify": False}, "not-supported")])
+    ({"source": "https://example.org/x", "tls_verify": False}, "not-supported"),
+    ({"source": "https://example.org/x", "content": "oci"}, "bad-value"), ({"source": "busybox", "content": "iso"}, "not-supported"),
+    ({"source": "docker://x/y", "content": "disk"}, "not-supported")])
 def test_requests_are_checked(daemon, body, code):
     refuse(daemon, body, (code,))
 
@@ -313,9 +316,11 @@ class Namespaced(Daemon):
 @pytest.fixture(scope="module")
 def downloader(tmp_path_factory):
     files = tmp_path_factory.mktemp("web")
-    for name in ("disk", "short", "disk.img"):
+    for name in ("disk", "short", "disk.img", "disk.tar"):
         shutil.copy(disk(files, "qcow2", name="made"), files / name)
     (files / "root.tar").write_bytes(tar_of({"bin/": ("dir",), "f": b"from the web"}))
+    shutil.copy(files / "root.tar", files / "root")
+    (files / "medium").write_bytes(iso(files))
     holders = [subprocess.Popen(["unshare", "--net", "sleep", "infinity"]) for _ in range(2)]
     own = os.readlink("/proc/self/ns/net")
     for holder in holders:
@@ -355,6 +360,11 @@ def test_downloads(downloader):
     assert image["type"] == "disk" and image["aliases"] == ["disk.img"] and "secret" not in json.dumps(image)
     assert fetch(downloader, "/moved/disk.img", alias="moved")["result"]["digest"] == image["digest"]
     assert fetch(downloader, "/root.tar")["result"]["type"] == "oci"
+    wipe(downloader)
+    # What it is may be said where its name does not say so, and against its name.
+    assert fetch(downloader, "/medium", content="iso", alias="cd")["result"]["type"] == "iso"
+    assert fetch(downloader, "/root", content="rootfs", alias="tree")["result"]["type"] == "oci"
+    assert fetch(downloader, "/disk.tar", content="disk", alias="bytes")["result"]["type"] == "disk"
     wipe(downloader)
     for path, word in (("/to-loopback", "this host"), ("/to-file", "http"), ("/round", "too often"), ("/missing", "404"),
                        ("/to-metadata", "this host"), ("/short", "")):
