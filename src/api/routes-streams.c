@@ -68,6 +68,14 @@ static const struct field exec_body_fields[] = {
 };
 static const struct table exec_body_table = TABLE("exec", struct exec_body, exec_body_fields);
 
+/* What has no name, or no value, is a program's argument to some of those who set it. It is not told: it may be secret. */
+static int check_environment(char *const *environment, struct error *error) {
+    for (char *const *pair = environment; pair && *pair; pair++)
+        if (**pair == '=' || !strchr(*pair, '='))
+            return error_set(error, ERROR_BAD_VALUE, "environment", "one of its entries", "each is NAME=VALUE");
+    return 0;
+}
+
 static int exec_decode(struct socket *socket, struct exec_body *body, struct error *error) {
     _cleanup_json_ struct json_object *json = NULL;
     int r = socket_receive_json(socket, &json, error);
@@ -76,7 +84,7 @@ static int exec_decode(struct socket *socket, struct exec_body *body, struct err
         r = table_decode(&exec_body_table, json, DECODE_REPLACE, body, error);
     if (r == 0 && list_count(body->command) == 0)
         r = error_set(error, ERROR_MISSING_FIELD, "command");
-    return r;
+    return r == 0 ? check_environment(body->environment, error) : r;
 }
 
 static int exec_start(struct request *request, const struct exec_body *body, struct stream **ret,

@@ -1,15 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* version, completion, man, help: what the program tells about itself. */
+#include <json-c/json.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/text.h"
 #include "cli/client.h"
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/operation.h"
 #include "cli/output.h"
+
+static const struct column version_columns[] = {
+    { .title = "PROGRAM", .path = "program" },
+    { .title = "VERSION", .path = "version" },
+};
+static const struct view version_view = { .columns = version_columns, .count = ELEMENTS(version_columns),
+                                          .name = "version" };
+
+static int show_versions(const struct invocation *invocation, const char *server, struct error *error) {
+    _cleanup_json_ struct json_object *document = json_object_new_object(), *rows = json_object_new_array();
+    const char *const programs[][2] = { { "polder", POLDER_VERSION }, { "polderd", server } };
+    bool failed = !document || !rows ||
+                  json_object_object_add(document, "client", json_object_new_string(POLDER_VERSION)) < 0 ||
+                  json_object_object_add(document, "server", json_object_new_string(server)) < 0;
+
+    for (size_t i = 0; !failed && i < ELEMENTS(programs); i++) {
+        struct json_object *row = json_object_new_object();
+        failed = !row || json_object_array_add(rows, row) < 0 ||
+                 json_object_object_add(row, "program", json_object_new_string(programs[i][0])) < 0 ||
+                 json_object_object_add(row, "version", json_object_new_string(programs[i][1])) < 0;
+    }
+    return failed ? error_set(error, ERROR_NO_MEMORY, "") : output_list(invocation, &version_view, rows, document, error);
+}
 
 static int run_version(struct invocation *invocation, struct error *error) {
     _cleanup_response_ struct response response = RESPONSE_INIT;
@@ -21,10 +46,9 @@ static int run_version(struct invocation *invocation, struct error *error) {
         return r;
     /* The command's own version is known whether the daemon runs or not. */
     (void) client_request(client, "GET", "/v1/version", NULL, &response, &ignored);
-    if (invocation->output == OUTPUT_JSON)
-        printf("{ \"client\": \"%s\", \"server\": \"%s\" }\n", POLDER_VERSION, json_text(response.json, "version", ""));
-    else
-        printf("polder %s\npolderd %s\n", POLDER_VERSION, json_text(response.json, "version", "does not answer"));
+    if (invocation->output != OUTPUT_TABLE)
+        return show_versions(invocation, json_text(response.json, "version", ""), error);
+    printf("polder %s\npolderd %s\n", POLDER_VERSION, json_text(response.json, "version", "does not answer"));
     return 0;
 }
 

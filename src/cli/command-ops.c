@@ -26,20 +26,43 @@ struct event_options {
 
 /* --- events ----------------------------------------------------------------------------------------------------------- */
 
+static const struct column event_columns[] = {
+    { .title = "ID", .path = "id" },         { .title = "TIME", .path = "time" }, { .title = "TYPE", .path = "type" },
+    { .title = "OBJECT", .path = "object" }, { .title = "STATE", .path = "state" },
+};
+static const struct view event_view = { .columns = event_columns, .count = ELEMENTS(event_columns), .name = "object" };
+
+static void print_event(const struct invocation *invocation, const char *type, struct json_object *event) {
+    const char *object = json_text(event, "object", ""), *state = json_text(event, "state", "");
+
+    if (invocation->output == OUTPUT_WIDE) /* with what --since takes */
+        printf("%lld  ", (long long) json_integer(event, "id", 0));
+    printf("%s  %-22s ", json_text(event, "time", ""), json_text(event, "type", type));
+    print_escaped(stdout, object, strlen(object), false);
+    printf("%s%s\n", *state ? "  " : "", state);
+}
+
+/* One after the other, as they happen: lines of JSON, documents of YAML, rows of CSV. */
 static void show_event(const struct invocation *invocation, const char *type, const char *text) {
     _cleanup_json_ struct json_object *event = NULL;
-    const char *object, *state;
 
     if (invocation->output == OUTPUT_JSON) {
         puts(text);
     } else if (!strcmp(type, "lagged")) {
         show_note("some events were missed");
-    } else if (json_parse(text, strlen(text), &event, NULL) == 0) {
-        object = json_text(event, "object", "");
-        state = json_text(event, "state", "");
-        printf("%s  %-22s ", json_text(event, "time", ""), json_text(event, "type", type));
+    } else if (json_parse(text, strlen(text), &event, NULL) < 0) {
+        return;
+    } else if (invocation->output == OUTPUT_YAML) {
+        puts("---");
+        (void) output_yaml(event);
+    } else if (invocation->output == OUTPUT_CSV) {
+        output_csv_row(&event_view, event);
+    } else if (invocation->output == OUTPUT_NAME) {
+        const char *object = json_text(event, "object", "");
         print_escaped(stdout, object, strlen(object), false);
-        printf("%s%s\n", *state ? "  " : "", state);
+        putchar('\n');
+    } else {
+        print_event(invocation, type, event);
     }
     fflush(stdout);
 }
@@ -89,6 +112,8 @@ static int run_events(struct invocation *invocation, struct error *error) {
 
     if (r == 0)
         r = path ? client_stream_begin(client, path, error) : error_set(error, ERROR_NO_MEMORY, "");
+    if (r == 0 && invocation->output == OUTPUT_CSV)
+        output_csv_titles(&event_view);
     while (r == 0 && (n = client_stream_read(client, data, sizeof(data), error)) != 0) {
         buffer_add(&lines, data, n > 0 ? (size_t) n : 0);
         r = n < 0 ? (int) n : take_lines(invocation, &reader, &lines, error);

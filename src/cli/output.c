@@ -192,17 +192,24 @@ static void csv_cell(const char *text, bool first) {
     putchar('"');
 }
 
-static int output_csv(const struct view *view, struct json_object *rows) {
+void output_csv_titles(const struct view *view) {
     for (size_t i = 0; i < view->count; i++)
         csv_cell(view->columns[i].title, i == 0);
     putchar('\n');
-    for (size_t i = 0; i < json_object_array_length(rows); i++) {
-        for (size_t j = 0; j < view->count; j++) {
-            _cleanup_free_ char *text = cell_text(&view->columns[j], json_object_array_get_idx(rows, i));
-            csv_cell(text ? text : "", j == 0);
-        }
-        putchar('\n');
+}
+
+void output_csv_row(const struct view *view, struct json_object *row) {
+    for (size_t i = 0; i < view->count; i++) {
+        _cleanup_free_ char *text = cell_text(&view->columns[i], row);
+        csv_cell(text ? text : "", i == 0);
     }
+    putchar('\n');
+}
+
+static int output_csv(const struct view *view, struct json_object *rows) {
+    output_csv_titles(view);
+    for (size_t i = 0; i < json_object_array_length(rows); i++)
+        output_csv_row(view, json_object_array_get_idx(rows, i));
     return 0;
 }
 

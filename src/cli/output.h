@@ -32,6 +32,9 @@ struct view {
 /* rows: a JSON array; document: what -o json and yaml print (NULL: rows). */
 int output_list(const struct invocation *invocation, const struct view *view, struct json_object *rows,
                 struct json_object *document, struct error *error);
+/* The same as CSV bit by bit, for what comes one after the other. */
+void output_csv_titles(const struct view *view);
+void output_csv_row(const struct view *view, struct json_object *row);
 /* One object: JSON unless another format was asked. */
 int output_object(const struct invocation *invocation, struct json_object *object, const char *name_path,
                   struct error *error);

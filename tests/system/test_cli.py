@@ -302,6 +302,24 @@ def test_events(polder):
     assert "instance.running" in shown and "web-1" in shown
     event = json.loads(polder.out("events", "--since", "0", "-n", "1", "-o", "json"))
     assert event["id"] and event["type"]
+    first = ("events", "--since", "0", "-n", "2", "-o")
+    events = [json.loads(line) for line in polder.out(*first, "json").splitlines()]
+    ids = [str(event["id"]) for event in events]
+    assert [line.split(": ", 1)[1] for line in polder.out(*first, "yaml").splitlines() if line.startswith("id: ")] == ids
+    rows = list(csv.DictReader(io.StringIO(polder.out(*first, "csv"))))
+    assert [(row["ID"], row["TYPE"]) for row in rows] == [(str(event["id"]), event["type"]) for event in events]
+    assert polder.out(*first, "name").splitlines() == [event["object"] for event in events]
+    assert [line.split()[0] for line in polder.out(*first, "wide").splitlines()] == ids
+
+
+def test_versions(polder):
+    both = json.loads(polder.out("version", "-o", "json"))
+    assert both["client"] == both["server"]
+    assert f"client: \"{both['client']}\"" in polder.out("version", "-o", "yaml")
+    rows = list(csv.DictReader(io.StringIO(polder.out("version", "-o", "csv"))))
+    assert rows == [{"PROGRAM": name, "VERSION": both["server"]} for name in ("polder", "polderd")]
+    assert polder.out("version", "-o", "name").split() == [both["server"]] * 2
+    assert polder.out("version", "-o", "wide").split()[:2] == ["PROGRAM", "VERSION"]
 
 
 def test_audit(polder):

@@ -172,7 +172,7 @@ def test_copy(polder, tmp_path):
     assert (tmp_path / "other.html").read_text() == "hello"
     done = subprocess.run(polder.words("cp", "w:/tmp/site", "-"), env=polder.environment, capture_output=True, check=True)
     assert "site/index.html" in tarfile.open(fileobj=io.BytesIO(done.stdout)).getnames()
-    assert "No such file" in polder.error("cp", "w:/nothing", tmp_path) or True
+    assert "/nothing" in polder.error("cp", "w:/nothing", tmp_path)
     assert "one side" in polder.error("cp", "a", "b", status=2)
     assert "there is no file" in polder.error("cp", tmp_path / "nothing", "w:/tmp")
     assert "there is no instance" in polder.error("cp", "none:/x", tmp_path)

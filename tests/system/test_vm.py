@@ -68,6 +68,9 @@ def test_boots_under_seabios_and_runs_commands(host, debian):
     assert host.execute(debian, "sh", "-c", "test -d /sys/firmware/efi && echo efi || echo bios") == "bios\n"
     done = host.polder("exec", debian, "--", "sh", "-c", "echo out; echo err >&2; exit 9", status=9)
     assert (done.stdout, done.stderr) == ("out\n", "err\n")
+    # A variable's name may look like an option.
+    shown = host.polder("exec", "-e", "-X=1", "-e", "A=b", debian, "--", "env").stdout.splitlines()
+    assert {"-X=1", "A=b"} <= set(shown), shown
     assert host.polder("exec", "--interactive", debian, "--", "wc", "-c", stdin=None, input="x" * 10000).stdout.strip() == "10000"
 
 

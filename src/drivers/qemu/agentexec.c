@@ -494,12 +494,13 @@ static int arguments_make(const struct exec_request *request, char ***ret) {
         if (r >= 0)
             r = list_add(&list, "--");
     }
-    /* The agent's own way to set variables would replace the whole environment. */
+    /* The agent's own way to set variables would replace the whole environment. "--": a name may begin with a dash. */
     if (r >= 0 && request->environment && *request->environment)
         r = list_add(&list, "env");
+    if (r >= 0 && request->environment && *request->environment)
+        r = list_add(&list, "--");
     for (char *const *pair = request->environment; r >= 0 && pair && *pair; pair++)
-        if (**pair != '-')
-            r = list_add(&list, *pair);
+        r = list_add(&list, *pair);
     for (char *const *argument = request->arguments; r >= 0 && argument && *argument; argument++)
         r = list_add(&list, *argument);
     if (r >= 0)
