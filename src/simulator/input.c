@@ -9,7 +9,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/buffer.h"
 #include "base/text.h"
+
+#define UNUSED_NAMES 8
+#define UNUSED_LENGTH 40
 
 struct input {
     struct archive *archive;
@@ -219,6 +223,34 @@ size_t input_split(char *line, char separator, char **fields, size_t maximum) {
             return count;
         *at++ = '\0';
     }
+}
+
+/* Names are foreign: as much of them as a line shows, and nothing that a terminal obeys. */
+static void append_name(struct buffer *text, const char *name) {
+    size_t length = strnlen(name, UNUSED_LENGTH);
+
+    for (size_t i = 0; i < length; i++)
+        buffer_add(text, (unsigned char) name[i] < ' ' || name[i] == 0x7f ? "?" : name + i, 1);
+    if (name[length] != '\0')
+        buffer_add_text(text, "...");
+}
+
+void input_tell_unused(const struct input *input, char *const *fields, const bool *used, size_t count) {
+    _cleanup_buffer_ struct buffer text = BUFFER_INIT;
+    size_t found = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        if (used[i] || found++ >= UNUSED_NAMES)
+            continue;
+        buffer_add_text(&text, found > 1 ? ", " : "");
+        append_name(&text, fields[i]);
+    }
+    if (found == 0 || text.failed)
+        return;
+    fprintf(stderr, "%s: columns not used: %s", input->path, text.data);
+    if (found > UNUSED_NAMES)
+        fprintf(stderr, " and %zu more", found - UNUSED_NAMES);
+    fputc('\n', stderr);
 }
 
 int input_integer(const struct input *input, const char *name, const char *text, int64_t minimum, int64_t maximum,

@@ -45,6 +45,9 @@ int input_refuse(const struct input *input, struct error *error, const char *fie
  * those that read CSV. */
 size_t input_split(char *line, char separator, char **fields, size_t maximum);
 
+/* Says once, on standard error, which columns of a header nothing asks for: "FILE: columns not used: a, b and 3 more". */
+void input_tell_unused(const struct input *input, char *const *fields, const bool *used, size_t count);
+
 /* Numbers of a field: BAD_INPUT when it is empty, no number, not finite or out of [minimum, maximum]. */
 int input_integer(const struct input *input, const char *name, const char *text, int64_t minimum, int64_t maximum,
                   int64_t *ret, struct error *error);

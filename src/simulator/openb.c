@@ -25,6 +25,7 @@ void openb_done(struct openb *openb) {
 static int find_columns(struct input *input, const char *const *names, size_t count, size_t needed,
                         size_t *ret, struct error *error) {
     char *line, *fields[COLUMNS_MAX];
+    bool used[COLUMNS_MAX] = { false };
     int r = input_line(input, &line, error);
 
     if (r < 0)
@@ -32,15 +33,20 @@ static int find_columns(struct input *input, const char *const *names, size_t co
     if (r == 0)
         return input_refuse(input, error, "file", "it is empty");
     size_t found = input_split(line, ',', fields, COLUMNS_MAX);
+    if (found > COLUMNS_MAX)
+        return input_refuse(input, error, "header", "it has more than %d columns", COLUMNS_MAX);
     for (size_t i = 0; i < count; i++) {
         ret[i] = COLUMNS_MAX;
-        for (size_t j = 0; j < found && j < COLUMNS_MAX; j++)
+        for (size_t j = 0; j < found; j++)
             if (text_equal(fields[j], names[i]))
                 ret[i] = j;
         if (ret[i] == COLUMNS_MAX && i < needed)
             return input_refuse(input, error, names[i], "there is no such column");
+        if (ret[i] != COLUMNS_MAX)
+            used[ret[i]] = true;
     }
-    return (int) (found < COLUMNS_MAX ? found : COLUMNS_MAX);
+    input_tell_unused(input, fields, used, found);
+    return (int) found;
 }
 
 struct reader {

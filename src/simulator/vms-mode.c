@@ -48,8 +48,10 @@ static int run_policy(struct work *work, size_t which, struct error *error) {
                                  .cpus = settings->cpus,
                                  .memory = settings->memory,
                                  .lifetimes = settings->scores[which]->adjust && !settings->blind };
+    struct vm_columns columns = settings->columns;
+    columns.tells = which == 0;
     int r = settings->generator.vms > 0 ? vm_trace_generate(&settings->generator, &trace)
-                                        : vm_trace_open(settings->path, &settings->columns, &trace, error);
+                                        : vm_trace_open(settings->path, &columns, &trace, error);
 
     if (r == -ENOMEM)
         return error_errno(error, r, "reading VMs");

@@ -113,9 +113,10 @@ static int number_columns(struct vm_trace *trace, char *const *names, struct err
     return numbers > 0;
 }
 
-static int find_columns(struct vm_trace *trace, char *const *names, bool optional_class,
+static int find_columns(struct vm_trace *trace, char *const *names, const struct vm_columns *wanted,
                         struct error *error) {
     char *line, *fields[COLUMNS_MAX];
+    bool used[COLUMNS_MAX] = { false };
     int r = input_line(trace->input, &line, error);
 
     if (r < 0)
@@ -129,10 +130,14 @@ static int find_columns(struct vm_trace *trace, char *const *names, bool optiona
         for (size_t j = 0; names[i] && j < trace->width; j++)
             if (text_equal(fields[j], names[i]))
                 trace->columns[i] = j;
-        bool spare = !column_needed[i] && optional_class;
+        bool spare = !column_needed[i] && !wanted->mapping;
         if (names[i] && trace->columns[i] == COLUMNS_MAX && !spare)
             return input_refuse(trace->input, error, names[i], "there is no such column");
+        if (trace->columns[i] != COLUMNS_MAX)
+            used[trace->columns[i]] = true;
     }
+    if (wanted->tells)
+        input_tell_unused(trace->input, fields, used, trace->width);
     return 0;
 }
 
@@ -164,7 +169,7 @@ int vm_trace_open(const char *path, const struct vm_columns *columns, struct vm_
     if (r >= 0)
         r = input_open(path, &trace->input, error);
     if (r >= 0 && !headless)
-        r = find_columns(trace, names, !columns->mapping, error);
+        r = find_columns(trace, names, columns, error);
     for (size_t i = 0; i < COLUMN_COUNT; i++)
         free(names[i]);
     if (r < 0)

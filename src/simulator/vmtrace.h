@@ -33,6 +33,7 @@ struct vm_columns {
     const char *mapping;
     double time_unit;    /* of create and delete, in seconds */
     double memory_unit;  /* in bytes */
+    bool tells;          /* on standard error, which columns of the header are not used */
 };
 /* NOT_FOUND, BAD_VALUE for the mapping, BAD_INPUT. */
 int vm_trace_open(const char *path, const struct vm_columns *columns, struct vm_trace **ret,

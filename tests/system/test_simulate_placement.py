@@ -164,6 +164,24 @@ def test_bad_rows_are_named(tmp_path, nodes, pods, named):
     assert re.search(named, simulate("placement", *openb_files(tmp_path, nodes, pods), status=2).stderr)
 
 
+def test_unknown_columns_are_told(tmp_path):
+    """Once for each file, however many runs there are, and no more of the names than a line shows."""
+    strange = [f"more{i}" for i in range(9)]
+    nodes = "".join(line + (",colour" if i == 0 else ",red") + "\n" for i, line in enumerate(NODES.splitlines()))
+    pods = "".join(line + "," + ",".join(strange + ["x" * 99] if i == 0 else ["1"] * 10) + "\n" for i, line in enumerate(PODS.splitlines()))
+    words = openb_files(tmp_path, nodes, pods)
+    done = simulate("placement", *words, "--score", "first,best", "--arrivals", "25", "--seeds", 2)
+    assert done.stderr.splitlines() == [f"{words[1]}: columns not used: colour",
+                                        f"{words[3]}: columns not used: {', '.join(strange[:8])} and 2 more"]
+    plain = simulate("placement", *openb_files(tmp_path), "--score", "first,best", "--arrivals", "25", "--seeds", 2)
+    assert plain.stderr == "" and plain.stdout == done.stdout
+    words = openb_files(tmp_path, NODES.replace("model", "model,\033[31m" + "y" * 50).replace("G2\n", "G2,1\n").replace("T4\n", "T4,1\n"))
+    told = simulate("placement", *words, "--score", "first", "--arrivals", "25", "--seeds", 1).stderr
+    assert told == f"{words[1]}: columns not used: ?[31m{'y' * 35}...\n"
+    many = NODES.replace("model", "model" + ",z" * 40)
+    assert "line 1: header: it has more than 32 columns" in simulate("placement", *openb_files(tmp_path, many), status=2).stderr
+
+
 def test_truncated_packing_of_pods(tmp_path):
     words = openb_files(tmp_path)
     rows = "".join(f"p{i},{4000 + i % 97},1024,1,{1 + i % 1000},\n" for i in range(20000))

@@ -75,6 +75,15 @@ def test_numbered_columns_and_units(tmp_path):
     assert (found["nodes"], found["node_hours"]) == (2, 6.0)
 
 
+def test_unknown_columns_are_told(tmp_path):
+    """Once, though each policy reads the file; also those that a mapping leaves out."""
+    path = trace(tmp_path, [("a", 0, 10, 2, 1, "", "eu", 7)], head=HEAD.replace("class", "class,region,rank"))
+    assert simulate("vms", "--workers", 3, path).stderr == f"{path}: columns not used: region, rank\n"
+    done = simulate("vms", "--columns", "create=create,delete=delete,cpus=cpus,memory=memory", path)
+    assert done.stderr == f"{path}: columns not used: id, class, region, rank\n"
+    assert simulate("vms", trace(tmp_path, [("a", 0, 10, 2, 1, "")])).stderr == ""
+
+
 @pytest.mark.parametrize("rows,named", [
     ([("a", 0, 10, 2)], r"vms\.csv, line 2: row: it has 4 fields"),
     ([("a", 0, 10, 2, 1, ""), ("b", "x", 10, 2, 1, "")], r"line 3: create: 'x'"),
