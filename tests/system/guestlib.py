@@ -89,6 +89,35 @@ def kernel_files():
     return pytest.skip("no kernel with modules")
 
 
+def kernel_image(host, place, name, break_it=False):
+    """Imports a root file system of busybox that brings a kernel with its modules."""
+    image, modules = kernel_files()
+    root = place / name
+    subprocess.run([ROOT / "libexec/polder-build-busybox", "--output", place], check=True, capture_output=True)
+    root.mkdir()
+    subprocess.run(["tar", "-C", root, "-xf", place / "rootfs.tar"], check=True)
+    (root / "boot").mkdir(exist_ok=True)
+    shutil.copy(image, root / "boot" / image.name)
+    (root / "usr/lib").mkdir(parents=True, exist_ok=True)
+    where = root / ("lib" if (root / "lib").is_dir() and not (root / "lib").is_symlink() else "usr/lib")
+    if not (root / "lib").exists():
+        (root / "lib").symlink_to("usr/lib")
+    shutil.copytree(modules, where / "modules" / modules.name, symlinks=True, ignore=shutil.ignore_patterns("build", "source", "sound", "gpu"))
+    if break_it:
+        (where / "modules" / modules.name / "modules.dep.bin").write_bytes(b"no index")
+    archive = place / f"{name}.tar"
+    subprocess.run(["tar", "-C", root, "-cf", archive, "."], check=True)
+    host.polder("image", "import", archive, "--name", name, timeout=600)
+    return modules.name
+
+
+def made_files(host):
+    """What was made of kernels and images for microVMs: path, inode and time of change."""
+    places = [host.state / "kernels/.made", host.state / "images/erofs", host.state / "images/kernels"]
+    found = {path: path.stat() for place in places for path in place.rglob("*") if path.is_file()}
+    return {path: (status.st_ino, status.st_mtime_ns) for path, status in found.items()}
+
+
 class HostDaemon(polderlib.Daemon):
     """polderd with its drivers and its network, in a mount and a network namespace that outlive it, as a host's do.
 

@@ -69,10 +69,13 @@ class Walk:
 
     # ---- steps ----
 
+    def specification(self):
+        return specification(self.kind)
+
     def prepare(self):
         for step in self.request.setup:
             if step == "create":
-                self.daemon.create("web", **specification(self.kind))
+                self.daemon.create("web", **self.specification())
             else:
                 self.daemon.act("web", step, wait=WAIT)
             if step == "start":
@@ -96,7 +99,7 @@ class Walk:
         assert numbers == sorted(numbers), f"killed at {where}: it counted {numbers}"
 
     def send(self):
-        body = {"name": "web", "spec": specification(self.kind)} if self.request.body == "create" else self.request.body
+        body = {"name": "web", "spec": self.specification()} if self.request.body == "create" else self.request.body
         return self.daemon.request(self.request.method, f"{self.request.path}wait={WAIT}s", body)
 
     def remove(self):
@@ -272,3 +275,56 @@ def test_sample_of_the_network(lonely, failpoints, name, points):  # noqa: F811
 @pytest.mark.parametrize("name", ["run", "rm"])
 def test_walk_of_the_network(lonely, failpoints, name):  # noqa: F811
     visit(lonely, name, lambda point, again: point.startswith("network-"), LonelyWalk)
+
+
+# ---- the first microVM of an image ----
+
+class FreshWalk(Walk):
+    """Nothing was made of images and kernels yet: the root image, the initramfs, and what the image's own kernel becomes."""
+
+    def specification(self):
+        return {**super().specification(), "image": self.daemon.image, "network": "none"}
+
+    def prepare(self):
+        for place in ("images/erofs", "images/kernels", "kernels/.made"):
+            for path in (self.daemon.state / place).glob("*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        super().prepare()
+
+    def passes(self):
+        found = super().passes()
+        self.made = set(guestlib.made_files(self.daemon))
+        return found
+
+    def check(self, where, acknowledged):
+        super().check(where, acknowledged)
+        made = set(guestlib.made_files(self.daemon))
+        assert made == self.made, f"killed at {where}: sent again it made {made}, not {self.made}"
+        places = [self.daemon.state / "images" / place for place in ("staging", "discarded")]
+        eventually(lambda: not [path for place in places for path in place.iterdir()], WAIT, f"killed at {where}: what it left to go")
+
+
+@pytest.fixture(scope="module")
+def fresh(request, tmp_path_factory):
+    if not guestlib.kernel_directory():
+        pytest.skip("no kernel for microVMs")
+    with guestlib.host_daemon(request, log_level="info") as daemon:
+        daemon.polder("image", "build", "busybox")
+        guestlib.kernel_image(daemon, tmp_path_factory.mktemp("image"), "own-kernel")
+        daemon.kind = "microvm"
+        yield daemon
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("image, points", [("busybox", ("erofs-before-rename", "kernel-between")),
+                                           ("own-kernel", ("image-kernel-before-publish",))])
+def test_what_is_made_once_for_microvms(fresh, failpoints, image, points):  # noqa: F811
+    seen = []
+
+    def chosen(point, again):
+        if point in points and not again:
+            seen.append(point)
+        return point in points and not again
+    fresh.image = image
+    visit(fresh, "run", chosen, FreshWalk)
+    assert sorted(seen) == sorted(points)

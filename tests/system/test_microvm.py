@@ -6,7 +6,6 @@ import os
 import pathlib
 import pty
 import select
-import shutil
 import signal
 import subprocess
 import termios
@@ -372,44 +371,15 @@ def test_no_network(host, microvm):
 
 # ---- what it starts from ----
 
-def made_files(host):
-    """What was made of kernels and images for microVMs: path, inode and time of change."""
-    places = [host.state / "kernels/.made", host.state / "images/erofs", host.state / "images/kernels"]
-    found = {path: path.stat() for place in places for path in place.rglob("*") if path.is_file()}
-    return {path: (status.st_ino, status.st_mtime_ns) for path, status in found.items()}
-
-
 def test_initramfs_and_root_are_made_once(host, microvm):
     microvm("first", "--network", "none")
-    made = made_files(host)
+    made = guestlib.made_files(host)
     assert [path.suffix for path in made if path.parent.name == ".made"].count(".cpio") == 1
     assert len([path for path in made if path.parent.name == "erofs"]) == 1
     microvm("second", "--network", "none")
     host.restart()
     microvm("third", "--network", "none")
-    assert made_files(host) == made
-
-
-def kernel_image(host, tmp_path, name, break_it=False):
-    """Imports a root file system of busybox that brings a kernel with its modules."""
-    image, modules = guestlib.kernel_files()
-    root = tmp_path / name
-    subprocess.run([guestlib.ROOT / "libexec/polder-build-busybox", "--output", tmp_path], check=True, capture_output=True)
-    root.mkdir()
-    subprocess.run(["tar", "-C", root, "-xf", tmp_path / "rootfs.tar"], check=True)
-    (root / "boot").mkdir(exist_ok=True)
-    shutil.copy(image, root / "boot" / image.name)
-    (root / "usr/lib").mkdir(parents=True, exist_ok=True)
-    where = root / ("lib" if (root / "lib").is_dir() and not (root / "lib").is_symlink() else "usr/lib")
-    if not (root / "lib").exists():
-        (root / "lib").symlink_to("usr/lib")
-    shutil.copytree(modules, where / "modules" / modules.name, symlinks=True, ignore=shutil.ignore_patterns("build", "source", "sound", "gpu"))
-    if break_it:
-        (where / "modules" / modules.name / "modules.dep.bin").write_bytes(b"no index")
-    archive = tmp_path / f"{name}.tar"
-    subprocess.run(["tar", "-C", root, "-cf", archive, "."], check=True)
-    host.polder("image", "import", archive, "--name", name, timeout=600)
-    return modules.name
+    assert guestlib.made_files(host) == made
 
 
 def run_image(host, image, *words):
@@ -417,7 +387,7 @@ def run_image(host, image, *words):
 
 
 def test_kernel_of_the_image(host, tmp_path):
-    version = kernel_image(host, tmp_path, "own-kernel")
+    version = guestlib.kernel_image(host, tmp_path, "own-kernel")
     digest = json.loads(host.polder("image", "show", "own-kernel").stdout)["digest"].removeprefix("sha256:")
     place = host.state / "images/kernels" / digest
     kept = [(path, path.readlink()) for path in (host.state / "kernels").iterdir() if path.is_symlink()]
@@ -429,10 +399,10 @@ def test_kernel_of_the_image(host, tmp_path):
         assert host.execute("own", "uname", "-r") == f"{version}\n"
         assert (place / "version").read_text() == version
         guestlib.check_jail(host, "own")
-        made = made_files(host)
+        made = guestlib.made_files(host)
         host.polder("rm", "--force", "--purge", "own")
         assert run_image(host, "own-kernel", "uname", "-r").stdout == f"{version}\n"
-        assert made_files(host) == made
+        assert guestlib.made_files(host) == made
     finally:
         for path, target in kept:
             path.symlink_to(target)
@@ -444,7 +414,7 @@ def test_kernel_of_the_image(host, tmp_path):
 
 def test_unusable_kernel_of_the_image(host, tmp_path):
     """Then the host's serves, and the log tells why."""
-    kernel_image(host, tmp_path, "bad-kernel", break_it=True)
+    guestlib.kernel_image(host, tmp_path, "bad-kernel", break_it=True)
     assert run_image(host, "bad-kernel", "echo", "up").stdout == "up\n"
     digest = json.loads(host.polder("image", "show", "bad-kernel").stdout)["digest"].removeprefix("sha256:")
     assert (host.state / "images/kernels" / digest / "version").read_text() == ""
