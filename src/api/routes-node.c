@@ -5,6 +5,7 @@
 
 #include "api/internal.h"
 #include "api/openapi.h"
+#include "api/operations.h"
 #include "api/route.h"
 #include "base/cleanup.h"
 #include "manager/manager.h"
@@ -198,20 +199,29 @@ static int handle_advice(struct request *request, struct error *error) {
 }
 
 struct fsck_body {
-    bool deep, repair;
+    bool deep, repair, follow;
 };
 static const struct field fsck_body_fields[] = {
     { .name = "deep", .type = FIELD_BOOLEAN, .offset = offsetof(struct fsck_body, deep), .change = CHANGE_LIVE,
       .help = "Compare contents and host resources too, not records alone." },
     { .name = "repair", .type = FIELD_BOOLEAN, .offset = offsetof(struct fsck_body, repair), .change = CHANGE_LIVE,
       .help = "Remove what belongs to nothing." },
+    { .name = "follow", .type = FIELD_BOOLEAN, .offset = offsetof(struct fsck_body, follow), .change = CHANGE_LIVE,
+      .help = "Answer an operation (202), which tells how far it is and whose result is the answer." },
 };
 static const struct table fsck_body_table = TABLE("fsck", struct fsck_body, fsck_body_fields);
 
 static int handle_fsck(struct request *request, struct error *error) {
     const struct fsck_body *body = request->input;
+    const struct wait_query *query = request->query;
+    _cleanup_operation_ struct operation *operation = NULL;
     struct emitter emitter = reply_emitter(request);
+    int r;
 
+    if (body->follow) {
+        r = manager_fsck_start(request->manager, request->actor, body->deep, body->repair, &operation, error);
+        return r < 0 ? r : reply_operation(request, operation, query->wait, error);
+    }
     return manager_fsck_emit(request->manager, request->actor, body->deep, body->repair, &emitter, error);
 }
 
@@ -245,7 +255,7 @@ const struct route node_routes[] = {
       "Remove bridge, rules and name server; nothing may run in the network", NULL, &empty_body_table, NULL, 0 },
     { "GET", "/v1/audit", handle_audit, PERMISSION_AUDIT, "Who changed what, newest first", &audit_query_table, NULL,
       "AuditList", 0 },
-    { "POST", "/v1/fsck", handle_fsck, PERMISSION_ADMIN, "Check the invariants, and repair", NULL, &fsck_body_table,
+    { "POST", "/v1/fsck", handle_fsck, PERMISSION_ADMIN, "Check the invariants, and repair", &wait_query_table, &fsck_body_table,
       "Check", 0 },
     { 0 },
 };

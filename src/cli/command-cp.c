@@ -20,6 +20,7 @@
 #include "cli/client.h"
 #include "cli/commands.h"
 #include "cli/operation.h"
+#include "cli/terminal.h"
 
 #define PIECE_SIZE (64 * 1024)
 /* Offsets in a tar header, which is one block. Type '5' is a directory. */
@@ -75,6 +76,12 @@ static char *directory_name(const char *path) {
     return end == 0 ? strdup(".") : strndup(path, end);
 }
 
+/* One run of the command. */
+struct copy {
+    struct client *client;
+    struct transfer transfer;
+};
+
 /* --- the program tar -------------------------------------------------------------------------------------------------- */
 
 struct tar {
@@ -117,19 +124,21 @@ static int tar_end(struct tar *tar, struct error *error) {
 
 /* --- out of an instance ------------------------------------------------------------------------------------------------ */
 
-static int receive_archive(struct client *client, int fd, struct error *error) {
+static int receive_archive(struct copy *copy, int fd, struct error *error) {
     char data[PIECE_SIZE];
     long n;
 
-    while ((n = client_stream_read(client, data, sizeof(data), error)) > 0) {
+    while ((n = client_stream_read(copy->client, data, sizeof(data), error)) > 0) {
         int r = file_write_all(fd, data, (size_t) n);
+
+        transfer_add(&copy->transfer, (size_t) n);
         if (r < 0)
             return r == -EPIPE ? 0 : error_errno(error, r, "writing the files");
     }
     return (int) n;
 }
 
-static int unpack(struct client *client, const char *directory, struct error *error) {
+static int unpack(struct copy *copy, const char *directory, struct error *error) {
     char *arguments[] = { "tar", "-x", "-f", "-", "--no-same-owner", "--no-same-permissions", "--no-overwrite-dir",
                           "--warning=no-unknown-keyword", "-C", (char *) directory, NULL };
     struct tar tar;
@@ -137,7 +146,7 @@ static int unpack(struct client *client, const char *directory, struct error *er
 
     if (r < 0)
         return r;
-    r = receive_archive(client, tar.fd, error);
+    r = receive_archive(copy, tar.fd, error);
     ended = tar_end(&tar, r < 0 ? NULL : error);
     return r < 0 ? r : ended;
 }
@@ -149,7 +158,7 @@ static bool is_directory(const char *path) {
 }
 
 /* Under another name: unpacked into a directory beside it, then renamed. */
-static int unpack_as(struct client *client, const char *source, const char *target, struct error *error) {
+static int unpack_as(struct copy *copy, const char *source, const char *target, struct error *error) {
     _cleanup_free_ char *parent = directory_name(target), *name = base_name(source), *made = NULL, *temporary = NULL;
     int r;
 
@@ -158,7 +167,7 @@ static int unpack_as(struct client *client, const char *source, const char *targ
         return error_set(error, ERROR_NO_MEMORY, "");
     if (!mkdtemp(temporary))
         return error_errno(error, -errno, "making a directory in %s", parent);
-    r = unpack(client, temporary, error);
+    r = unpack(copy, temporary, error);
     made = text_format("%s/%s", temporary, name);
     if (r == 0 && (!made || rename(made, target) < 0))
         r = error_errno(error, made ? -errno : -ENOMEM, "making %s", target);
@@ -166,19 +175,19 @@ static int unpack_as(struct client *client, const char *source, const char *targ
     return r;
 }
 
-static int copy_out(struct client *client, const struct place *source, const char *target, struct error *error) {
+static int copy_out(struct copy *copy, const struct place *source, const char *target, struct error *error) {
     _cleanup_free_ char *path = files_path(source, source->path);
-    int r = path ? client_stream_begin(client, path, error) : error_set(error, ERROR_NO_MEMORY, "");
+    int r = path ? client_stream_begin(copy->client, path, error) : error_set(error, ERROR_NO_MEMORY, "");
 
     if (r < 0)
         return r;
     if (!strcmp(target, "-"))
-        return receive_archive(client, STDOUT_FILENO, error);
+        return receive_archive(copy, STDOUT_FILENO, error);
     if (is_directory(target))
-        return unpack(client, target, error);
+        return unpack(copy, target, error);
     if (text_ends(target, "/"))
         return error_set(error, ERROR_USAGE, "the target directory does not exist");
-    return unpack_as(client, source->path, target, error);
+    return unpack_as(copy, source->path, target, error);
 }
 
 /* --- into an instance --------------------------------------------------------------------------------------------------- */
@@ -235,12 +244,12 @@ static int is_directory_inside(struct invocation *invocation, const struct place
     return 0;
 }
 
-static int send_archive(struct client *client, const struct place *target, const char *directory, int fd,
+static int send_archive(struct copy *copy, const struct place *target, const char *directory, int fd,
                         struct error *error) {
     _cleanup_response_ struct response response = RESPONSE_INIT;
     _cleanup_free_ char *path = files_path(target, directory);
     char data[PIECE_SIZE];
-    int r = path ? client_upload_begin(client, "PUT", path, "application/x-tar", error)
+    int r = path ? client_upload_begin(copy->client, "PUT", path, "application/x-tar", error)
                  : error_set(error, ERROR_NO_MEMORY, "");
 
     while (r == 0) {
@@ -249,10 +258,11 @@ static int send_archive(struct client *client, const struct place *target, const
             return error_errno(error, -errno, "reading the files");
         if (n == 0)
             break;
-        if (n > 0 && client_upload_write(client, data, (size_t) n) < 0)
+        if (n > 0 && client_upload_write(copy->client, data, (size_t) n) < 0)
             break; /* the reply says why */
+        transfer_add(&copy->transfer, n > 0 ? (size_t) n : 0);
     }
-    return r < 0 ? r : client_upload_end(client, &response, error);
+    return r < 0 ? r : client_upload_end(copy->client, &response, error);
 }
 
 /* tar's substitution that names the entries anew: every character that means something is escaped. */
@@ -270,7 +280,7 @@ static char *rename_expression(const char *from, const char *to) {
     return buffer_take(&out, &ret) < 0 ? NULL : ret;
 }
 
-static int pack(struct client *client, const char *source, const struct place *target, const char *directory,
+static int pack(struct copy *copy, const char *source, const struct place *target, const char *directory,
                 const char *name, struct error *error) {
     _cleanup_free_ char *from = directory_name(source), *base = base_name(source), *expression = NULL;
     struct tar tar;
@@ -283,12 +293,12 @@ static int pack(struct client *client, const char *source, const struct place *t
     r = tar_start(arguments, false, &tar, error);
     if (r < 0)
         return r;
-    r = send_archive(client, target, directory, tar.fd, error);
+    r = send_archive(copy, target, directory, tar.fd, error);
     ended = tar_end(&tar, r < 0 ? NULL : error);
     return r < 0 ? r : ended;
 }
 
-static int copy_in(struct invocation *invocation, struct client *client, const char *source,
+static int copy_in(struct invocation *invocation, struct copy *copy, const char *source,
                    const struct place *target, struct error *error) {
     _cleanup_free_ char *parent = directory_name(target->path), *name = base_name(target->path);
     bool directory = false;
@@ -297,20 +307,27 @@ static int copy_in(struct invocation *invocation, struct client *client, const c
     if (!parent || !name)
         return error_set(error, ERROR_NO_MEMORY, "");
     if (!strcmp(source, "-"))
-        return send_archive(client, target, target->path, STDIN_FILENO, error);
+        return send_archive(copy, target, target->path, STDIN_FILENO, error);
     if (!file_exists(AT_FDCWD, source))
         return error_set(error, ERROR_NOT_FOUND, "file", source);
     r = is_directory_inside(invocation, target, &directory, error);
     if (r < 0)
         return r;
     if (directory || text_ends(target->path, "/"))
-        return pack(client, source, target, target->path, NULL, error);
-    return pack(client, source, target, parent, name, error);
+        return pack(copy, source, target, target->path, NULL, error);
+    return pack(copy, source, target, parent, name, error);
+}
+
+/* Of what else than one file is, nobody knows before. */
+static uint64_t regular_size(const char *path) {
+    struct stat status;
+
+    return stat(path, &status) == 0 && S_ISREG(status.st_mode) ? (uint64_t) status.st_size : 0;
 }
 
 static int run_cp(struct invocation *invocation, struct error *error) {
     struct place source = { 0 }, target = { 0 };
-    struct client *client;
+    struct copy copy = { 0 };
     int r = place_parse(invocation->arguments[0], &source, error);
 
     if (r == 0)
@@ -318,11 +335,13 @@ static int run_cp(struct invocation *invocation, struct error *error) {
     if (r == 0 && !source.instance == !target.instance)
         r = error_set(error, ERROR_USAGE, "one side is INSTANCE:/PATH, the other a local path");
     if (r == 0)
-        r = invocation_client(invocation, &client, error);
+        r = invocation_client(invocation, &copy.client, error);
+    transfer_begin(&copy.transfer, invocation->quiet, source.instance ? invocation->arguments[0] : invocation->arguments[1],
+                   "copying", !source.instance ? regular_size(source.path) : 0);
     (void) signal(SIGPIPE, SIG_IGN);
     if (r == 0)
-        r = source.instance ? copy_out(client, &source, target.path, error)
-                            : copy_in(invocation, client, source.path, &target, error);
+        r = source.instance ? copy_out(&copy, &source, target.path, error)
+                            : copy_in(invocation, &copy, source.path, &target, error);
     if (r < 0)
         suggest_instance(invocation, source.instance ? source.instance : target.instance ? target.instance : "", error);
     free(source.instance);
@@ -335,5 +354,5 @@ const struct command command_cp = {
     .usage = "INSTANCE:/PATH PATH | PATH INSTANCE:/PATH",
     .description = "'-' stands for a tar archive on standard output or input.",
     .examples = "  polder cp web:/etc/nginx ./nginx\n  polder cp ./site web:/var/www/\n",
-    .minimum = 2, .maximum = 2, .complete = COMPLETE_FILES, .run = run_cp,
+    .common = COMMON_QUIET, .minimum = 2, .maximum = 2, .complete = COMPLETE_FILES, .run = run_cp,
 };

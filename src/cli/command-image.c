@@ -205,7 +205,7 @@ static const char *type_of_file(const char *path) {
     return "disk";
 }
 
-static int send_file(struct client *client, int fd, struct error *error) {
+static int send_file(struct client *client, int fd, struct transfer *transfer, struct error *error) {
     _cleanup_free_ char *data = malloc(PIECE_SIZE);
 
     if (!data)
@@ -218,6 +218,7 @@ static int send_file(struct client *client, int fd, struct error *error) {
             return error_errno(error, -errno, "reading the file");
         if (n == 0 || client_upload_write(client, data, (size_t) n) < 0)
             return 0; /* the reply says why it was not taken */
+        transfer_add(transfer, (size_t) n);
     }
 }
 
@@ -232,7 +233,9 @@ static int upload(struct invocation *invocation, const char *type, const char *n
     const struct image_options *options = invocation->options;
     _cleanup_response_ struct response response = RESPONSE_INIT;
     _cleanup_buffer_ struct buffer path = BUFFER_INIT;
+    struct transfer transfer;
     struct client *client;
+    struct stat status;
     int r = invocation_client(invocation, &client, error);
 
     buffer_add_text(&path, "/v1/images/upload");
@@ -243,8 +246,11 @@ static int upload(struct invocation *invocation, const char *type, const char *n
     add_query(&path, "platform", options->platform);
     if (r == 0)
         r = client_upload_begin(client, "POST", path.data, "application/octet-stream", error);
+    transfer_begin(&transfer, invocation->quiet, name ? name : "image", "sending",
+                   fstat(fd, &status) == 0 && S_ISREG(status.st_mode) ? (uint64_t) status.st_size : 0);
     if (r == 0)
-        r = send_file(client, fd, error);
+        r = send_file(client, fd, &transfer, error);
+    transfer_end(&transfer);
     if (r == 0)
         r = client_upload_end(client, &response, error);
     if (r < 0)

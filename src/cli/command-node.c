@@ -388,28 +388,29 @@ static int run_lifecycle(struct invocation *invocation, struct error *error) {
 static int run_fsck(struct invocation *invocation, struct error *error) {
     const struct node_options *options = invocation->options;
     _cleanup_response_ struct response response = RESPONSE_INIT;
-    struct json_object *problems;
+    struct json_object *result, *problems;
     char body[64];
     int r;
 
-    snprintf(body, sizeof(body), "{\"deep\":%s,\"repair\":%s}", options->deep ? "true" : "false",
+    snprintf(body, sizeof(body), "{\"deep\":%s,\"repair\":%s,\"follow\":true}", options->deep ? "true" : "false",
              options->repair ? "true" : "false");
-    r = post(invocation, "/v1/fsck", body, &response, error);
+    r = change_run(invocation, "POST", "/v1/fsck", body, "fsck", &response, error);
     if (r < 0)
         return r;
-    problems = json_member(response.json, "problems");
+    result = json_member(response.json, "result");
+    problems = json_member(result, "problems");
     if (invocation->output_given && !wants_table(invocation)) {
-        r = output_object(invocation, response.json, "clean", error);
+        r = output_object(invocation, result, "clean", error);
     } else {
         for (size_t i = 0; json_object_is_type(problems, json_type_array) && i < json_object_array_length(problems); i++) {
             const char *text = json_object_get_string(json_object_array_get_idx(problems, i));
             print_escaped(stdout, text, strlen(text), false);
             putchar('\n');
         }
-        if (json_boolean(response.json, "clean", false) && !invocation->quiet)
+        if (json_boolean(result, "clean", false) && !invocation->quiet)
             puts("clean");
     }
-    return r < 0 ? r : !json_boolean(response.json, "clean", false);
+    return r < 0 ? r : !json_boolean(result, "clean", false);
 }
 
 static const struct column audit_columns[] = {

@@ -17,7 +17,6 @@
 
 #define FIRST_WAIT "1s"      /* what is over sooner shows no progress */
 #define FOLLOW_WAIT "30s"
-#define BAR_WIDTH 24
 #define NAMES_MAX 512
 
 /* What was shown last. */
@@ -124,24 +123,8 @@ void invocation_show_error(struct invocation *invocation, const struct error *er
 
 static void progress_clear(struct progress *progress) {
     if (progress->drawn && progress->terminal)
-        fputs("\r\033[K", stderr);
+        clear_bar();
     progress->drawn = false;
-}
-
-static void draw_bar(const struct progress *progress, const char *step, uint64_t done, uint64_t total) {
-    unsigned filled = total > 0 ? (unsigned) (done >= total ? BAR_WIDTH : done * BAR_WIDTH / total) : 0;
-
-    fputs("\r\033[K", stderr);
-    print_escaped(stderr, progress->subject, strlen(progress->subject), false);
-    fputs(": ", stderr);
-    print_escaped(stderr, step, strlen(step), false);
-    if (total > 0) {
-        fputs(" [", stderr);
-        for (unsigned i = 0; i < BAR_WIDTH; i++)
-            fputc(i < filled ? '=' : ' ', stderr);
-        fprintf(stderr, "] %u%%", (unsigned) (done >= total ? 100 : done * 100 / total));
-    }
-    fflush(stderr);
 }
 
 /* What an operation does, in words: operations of later daemons keep their type. */
@@ -152,6 +135,7 @@ static const struct {
     { "instance.restart", "restarting" }, { "instance.pause", "pausing" },     { "instance.resume", "resuming" },
     { "instance.suspend", "suspending" }, { "instance.delete", "deleting" },   { "instance.undelete", "undeleting" },
     { "instance.kill", "signalling" },    { "instance.change", "changing" },   { "image.add", "getting" },
+    { "node.check", "checking" },
 };
 
 static const char *activity_of(const char *type) {
@@ -170,8 +154,8 @@ static void progress_show(struct progress *progress, struct json_object *operati
     if (progress->quiet)
         return;
     if (progress->terminal) {
-        draw_bar(progress, step, (uint64_t) json_integer(counts, "done", 0),
-                 (uint64_t) json_integer(counts, "total", 0));
+        show_bar(progress->subject, step, (uint64_t) json_integer(counts, "done", 0),
+                 (uint64_t) json_integer(counts, "total", 0), false);
         progress->drawn = true;
     } else if (!text_equal(step, progress->step)) {
         show_note(text_equal(step, activity) ? "%s %s" : "%s %s: %s", activity, progress->subject, step);

@@ -9,7 +9,12 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/text.h"
+
+#define BAR_WIDTH 24
+#define FIRST_DRAWN CLOCK_SECOND /* what is over sooner shows nothing */
+#define DRAWN_EVERY (200 * CLOCK_MILLISECOND)
 
 /* What standard input was before raw mode; atexit handlers take no arguments. */
 static struct termios saved;
@@ -82,4 +87,55 @@ void show_note(const char *format, ...) {
     if (text)
         print_escaped(stderr, text, strlen(text), true);
     fputc('\n', stderr);
+}
+
+/* --- bars ---------------------------------------------------------------------------------------------------------- */
+
+void show_bar(const char *subject, const char *step, uint64_t done, uint64_t total, bool bytes) {
+    _cleanup_free_ char *some = bytes ? text_format_size(done) : NULL, *all = bytes ? text_format_size(total) : NULL;
+    unsigned filled = total > 0 ? (unsigned) (done >= total ? BAR_WIDTH : done * BAR_WIDTH / total) : 0;
+
+    clear_bar();
+    print_escaped(stderr, subject, strlen(subject), false);
+    fputs(": ", stderr);
+    print_escaped(stderr, step, strlen(step), false);
+    if (total > 0) {
+        fputs(" [", stderr);
+        for (unsigned i = 0; i < BAR_WIDTH; i++)
+            fputc(i < filled ? '=' : ' ', stderr);
+        fprintf(stderr, "] %u%%", (unsigned) (done >= total ? 100 : done * 100 / total));
+    }
+    if (some && all)
+        fprintf(stderr, total > 0 ? " %s of %s" : " %s", some, all);
+    fflush(stderr);
+}
+
+void clear_bar(void) {
+    fputs("\r\033[K", stderr);
+}
+
+void transfer_begin(struct transfer *transfer, bool quiet, const char *subject, const char *step, uint64_t total) {
+    *transfer = (struct transfer){
+        .subject = subject, .step = step, .total = total, .next = clock_now() + FIRST_DRAWN,
+        .shown = !quiet && isatty(STDERR_FILENO),
+    };
+}
+
+void transfer_add(struct transfer *transfer, size_t bytes) {
+    uint64_t now;
+
+    transfer->done += bytes;
+    if (!transfer->shown || (now = clock_now()) < transfer->next)
+        return;
+    transfer->next = now + DRAWN_EVERY;
+    show_bar(transfer->subject, transfer->step, transfer->done, transfer->total, true);
+    transfer->drawn = true;
+}
+
+void transfer_end(struct transfer *transfer) {
+    if (transfer->drawn) {
+        clear_bar();
+        fflush(stderr);
+    }
+    transfer->drawn = transfer->shown = false;
 }

@@ -213,7 +213,8 @@ static int check_instances(struct manager *manager, char ***problems) {
     return r;
 }
 
-static int check_all(struct manager *manager, bool deep, bool repair, char ***problems, struct error *error) {
+static int check_all(struct manager *manager, bool deep, bool repair, const struct storage_progress *progress,
+                     char ***problems, struct error *error) {
     int r = check_instances(manager, problems);
 
     if (r >= 0)
@@ -227,22 +228,22 @@ static int check_all(struct manager *manager, bool deep, bool repair, char ***pr
     if (r >= 0)
         r = orphans_sweep(manager, repair, problems, error);
     if (r >= 0)
-        r = storage_check(manager->storage, deep, problems, error);
+        r = storage_check(manager->storage, deep, progress, problems, error);
     if (r >= 0 && deep)
         r = check_store(manager, problems, error);
     return r;
 }
 
-int manager_fsck_emit(struct manager *manager, const struct actor *actor, bool deep, bool repair,
-                      struct emitter *emitter, struct error *error) {
+/* Authorised by its caller. */
+static int check_and_emit(struct manager *manager, const struct actor *actor, bool deep, bool repair,
+                          const struct storage_progress *progress, struct emitter *emitter, struct error *error) {
     _cleanup_list_ char **problems = NULL;
     _cleanup_error_ struct error ignored = ERROR_INIT;
-    int r = authorise(actor, "default", PERMISSION_ADMIN, "fsck", error);
+    int r;
 
-    if (r >= 0 && manager_flush(manager, deadline_in(FLUSH_DEADLINE), &ignored) < 0)
+    if (manager_flush(manager, deadline_in(FLUSH_DEADLINE), &ignored) < 0)
         log_debug("fsck: not everything observed is written yet");
-    if (r >= 0)
-        r = check_all(manager, deep, repair, &problems, error);
+    r = check_all(manager, deep, repair, progress, &problems, error);
     if (r < 0)
         return audit_refusal(manager, actor, "fsck", "node", error_is_set(error) ? r : error_errno(error, r, "checking"),
                              error);
@@ -252,4 +253,62 @@ int manager_fsck_emit(struct manager *manager, const struct actor *actor, bool d
     emit_key_list(emitter, "problems", problems);
     emit_object_end(emitter);
     return 0;
+}
+
+int manager_fsck_emit(struct manager *manager, const struct actor *actor, bool deep, bool repair,
+                      struct emitter *emitter, struct error *error) {
+    int r = authorise(actor, "default", PERMISSION_ADMIN, "fsck", error);
+
+    return r < 0 ? audit_refusal(manager, actor, "fsck", "node", r, error)
+                 : check_and_emit(manager, actor, deep, repair, NULL, emitter, error);
+}
+
+/* --- as an operation, which tells how far it is ------------------------------------------------------------------------ */
+
+struct fsck {
+    struct manager *manager;
+    struct actor actor;
+    char *actor_name;
+    bool deep, repair;
+};
+
+static void fsck_free(void *userdata) {
+    struct fsck *fsck = userdata;
+
+    free(fsck->actor_name);
+    free(fsck);
+}
+
+static void report(const char *step, uint64_t done, uint64_t total, void *userdata) {
+    operation_progress(userdata, step, done, total);
+}
+
+static int fsck_body(struct operation *operation, void *userdata, struct error *error) {
+    const struct storage_progress progress = { .report = report, .userdata = operation };
+    _cleanup_buffer_ struct buffer buffer = BUFFER_INIT;
+    struct emitter emitter = EMITTER_INIT(&buffer);
+    struct fsck *fsck = userdata;
+    int r = check_and_emit(fsck->manager, &fsck->actor, fsck->deep, fsck->repair, &progress, &emitter, error);
+
+    return r < 0 ? r : buffer_take(&buffer, &operation->result);
+}
+
+int manager_fsck_start(struct manager *manager, const struct actor *actor, bool deep, bool repair, struct operation **ret,
+                       struct error *error) {
+    struct fsck *fsck;
+    int r = authorise(actor, "default", PERMISSION_ADMIN, "fsck", error);
+
+    if (r < 0)
+        return audit_refusal(manager, actor, "fsck", "node", r, error);
+    fsck = calloc(1, sizeof(*fsck));
+    if (!fsck)
+        return error_errno(error, -ENOMEM, "checking");
+    *fsck = (struct fsck){ .manager = manager, .deep = deep, .repair = repair, .actor_name = strdup(actor->name) };
+    fsck->actor = (struct actor){ .name = fsck->actor_name, .origin = actor->origin, .role = actor->role };
+    if (!fsck->actor_name) {
+        fsck_free(fsck);
+        return error_errno(error, -ENOMEM, "checking");
+    }
+    r = operation_start(manager->operations, "node.check", "node", actor->name, fsck_body, fsck, fsck_free, ret);
+    return r < 0 ? error_errno(error, r, "checking") : 0;
 }

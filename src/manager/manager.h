@@ -203,6 +203,9 @@ int manager_advise_emit(struct manager *manager, const char *image, struct need 
 int manager_doctor_emit(struct manager *manager, struct emitter *emitter, struct error *error); /* fiber */
 int manager_fsck_emit(struct manager *manager, const struct actor *actor, bool deep, bool repair,
                       struct emitter *emitter, struct error *error); /* fiber */
+/* The same as an operation, whose result is what would be emitted and which tells how far it is. */
+int manager_fsck_start(struct manager *manager, const struct actor *actor, bool deep, bool repair, struct operation **ret,
+                       struct error *error);
 int manager_audit_emit(struct manager *manager, const struct actor *actor, const char *after, size_t limit,
                        struct emitter *emitter, struct error *error); /* fiber; newest first */
 /* Fiber: who sent how much to whom, and who had better stay together. */

@@ -240,7 +240,7 @@ static int load_one(struct storage *storage, const struct store_item *item, stru
 static void warn_of_problems(struct storage *storage) {
     _cleanup_list_ char **problems = NULL;
 
-    (void) storage_check(storage, false, &problems, NULL);
+    (void) storage_check(storage, false, NULL, &problems, NULL);
     for (char **problem = problems; problem && *problem; problem++)
         log_warning("%s", *problem);
 }

@@ -131,5 +131,6 @@ int storage_ask_instance(struct storage *storage, const char *path, uint64_t dea
 int storage_ask_images(struct storage *storage, uint64_t deadline, struct error *error);
 /* Fiber. The same for however long it takes; `progress` (or NULL) tells of it. -ECANCELED. */
 int storage_wait(struct storage *storage, const struct storage_progress *progress, struct error *error);
-/* Deep check: records against files, digests of disks; problems as sentences. */
-int storage_check(struct storage *storage, bool deep, char ***ret_problems, struct error *error);
+/* Records against files, and if `deep` the digests of disks, of which `progress` (or NULL) tells; problems as sentences. */
+int storage_check(struct storage *storage, bool deep, const struct storage_progress *progress, char ***ret_problems,
+                  struct error *error);

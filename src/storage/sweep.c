@@ -209,14 +209,49 @@ int sweep_at_start(struct storage *storage) {
 
 /* --- check ------------------------------------------------------------------------------------------------------------------ */
 
-static int hash_disk(struct storage *storage, const struct image *image, const char *path, char ***problems,
-                     struct error *error) {
-    _cleanup_free_ char *digest = NULL;
-    int r = file_digest(storage, path, -EBADF, "checking", NULL, &digest, error);
+/* Bytes of all files that are read, and how many of them were before this one. */
+struct reading {
+    const struct storage_progress *progress;
+    uint64_t done, total;
+};
 
+static void report_reading(const char *step, uint64_t done, uint64_t total _unused_, void *userdata) {
+    const struct reading *reading = userdata;
+
+    progress_step(reading->progress, step, reading->done + done, reading->total);
+}
+
+static int hash_disk(struct storage *storage, const struct image *image, const char *path, struct reading *reading,
+                     char ***problems, struct error *error) {
+    const struct storage_progress progress = { .report = report_reading, .userdata = reading };
+    _cleanup_free_ char *digest = NULL;
+    uint64_t size = 0;
+    int r;
+
+    (void) file_size(AT_FDCWD, path, &size);
+    progress_step(reading->progress, "reading images", reading->done, reading->total);
+    r = file_digest(storage, path, -EBADF, "reading images", &progress, &digest, error);
+    reading->done += size;
     if (r >= 0 && !text_equal(digest, image->digest))
         r = list_addf(problems, "image %s: its file has the digest %s", image->digest, digest);
     return r;
+}
+
+static char *single_file(struct storage *storage, const struct image *image) {
+    return image->type == IMAGE_OCI ? NULL
+                                    : image_path(storage, image->type == IMAGE_ISO ? "isos" : "disks", image->digest);
+}
+
+static uint64_t bytes_to_read(struct storage *storage) {
+    uint64_t bytes = 0;
+
+    for (size_t i = 0; i < storage->count; i++) {
+        _cleanup_free_ char *path = single_file(storage, &storage->list[i]->image);
+        uint64_t size;
+        if (path && file_size(AT_FDCWD, path, &size) >= 0)
+            bytes += size;
+    }
+    return bytes;
 }
 
 static int check_layers(struct storage *storage, const struct image *image, char ***problems) {
@@ -231,8 +266,9 @@ static int check_layers(struct storage *storage, const struct image *image, char
     return r;
 }
 
-/* `digest` is a copy: the image may go while its file is read. */
-static int check_image(struct storage *storage, const char *digest, bool deep, char ***problems, struct error *error) {
+/* `digest` is a copy: the image may go while its file is read. reading NULL: it is not. */
+static int check_image(struct storage *storage, const char *digest, struct reading *reading, char ***problems,
+                       struct error *error) {
     struct stored *stored = stored_find(storage, digest);
     const struct image *image = stored ? &stored->image : NULL;
     _cleanup_free_ char *path = NULL;
@@ -241,17 +277,19 @@ static int check_image(struct storage *storage, const char *digest, bool deep, c
         return 0;
     if (image->type == IMAGE_OCI)
         return check_layers(storage, image, problems);
-    path = image_path(storage, image->type == IMAGE_ISO ? "isos" : "disks", digest);
+    path = single_file(storage, image);
     if (!path || !file_exists(AT_FDCWD, path))
         return list_addf(problems, "image %s: its file is missing", digest);
-    return deep ? hash_disk(storage, image, path, problems, error) : 0;
+    return reading ? hash_disk(storage, image, path, reading, problems, error) : 0;
 }
 
 /* The directory for boot media and disks is never written after it was filled, so a digest that differs is damage. The
  * bytes of unpacked layers are not hashed: the digest of a layer is of its archive. */
-int storage_check(struct storage *storage, bool deep, char ***ret_problems, struct error *error) {
+int storage_check(struct storage *storage, bool deep, const struct storage_progress *progress, char ***ret_problems,
+                  struct error *error) {
     _cleanup_list_ char **found = NULL, **digests = NULL;
-    int r = storage_wait(storage, NULL, error);
+    struct reading reading = { .progress = progress };
+    int r = storage_wait(storage, progress, error);
 
     if (r < 0)
         return r;
@@ -260,8 +298,10 @@ int storage_check(struct storage *storage, bool deep, char ***ret_problems, stru
         return error_errno(error, r, "checking the images");
     for (size_t i = 0; r >= 0 && i < storage->count; i++)
         r = list_add(&digests, storage->list[i]->image.digest);
+    if (deep)
+        reading.total = bytes_to_read(storage);
     for (char **digest = digests; r >= 0 && digest && *digest; digest++)
-        r = check_image(storage, *digest, deep, ret_problems, error);
+        r = check_image(storage, *digest, deep ? &reading : NULL, ret_problems, error);
     if (deep)
         fiber_mutex_unlock(&storage->records);
     if (r >= 0)

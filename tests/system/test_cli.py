@@ -11,6 +11,7 @@ import select
 import shutil
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -286,6 +287,30 @@ def test_progress(polder):
     assert polder("start", "-q", "slow").stderr == ""
     fake(polder, "fast")
     assert polder("restart", "fast").stderr == ""
+
+
+def test_progress_of_an_upload(polder, tmp_path):
+    """Bytes sent and in all, once that takes a second."""
+    disk = tmp_path / "slow.raw"
+    disk.write_bytes(bytes(16 << 20))
+    process = polder.daemon.process
+    os.kill(process.pid, signal.SIGSTOP)  # a daemon that takes nothing for two seconds
+    going_on = threading.Timer(2, os.kill, (process.pid, signal.SIGCONT))
+    going_on.start()
+    try:
+        status, shown = polder.terminal("image", "import", disk, "--name", "slow")
+    finally:
+        going_on.join()
+    assert status == 0 and re.search(rb"slow: sending \[[= ]+\] \d+% .* of 16MiB", shown), shown
+    quick = polder("image", "import", disk, "--name", "again")
+    assert "\r" not in quick.stderr, quick.stderr
+    polder("image", "rm", "slow", "again")
+
+
+def test_check_is_an_operation(polder):
+    assert polder.out("fsck", "--deep") == "clean\n"
+    operation = json.loads(polder.out("ops", "ls", "-o", "json"))[0]
+    assert (operation["type"], operation["state"]) == ("node.check", "done") and operation["result"] == {"clean": True, "problems": []}
 
 
 def test_logs(polder):

@@ -3,6 +3,8 @@
 import io
 import os
 import pathlib
+import re
+import shutil
 import signal
 import subprocess
 import tarfile
@@ -176,6 +178,28 @@ def test_copy(polder, tmp_path):
     assert "one side" in polder.error("cp", "a", "b", status=2)
     assert "there is no file" in polder.error("cp", tmp_path / "nothing", "w:/tmp")
     assert "there is no instance" in polder.error("cp", "none:/x", tmp_path)
+
+
+def test_progress_of_a_copy(polder, tmp_path):
+    """What is copied so far, and of how much where that is known, once it takes a second."""
+    slow = tmp_path / "bin" / "tar"
+    slow.parent.mkdir()
+    # One tar pauses amid what it sends, the other before it takes anything.
+    slow.write_text(f"#!/bin/sh\ncase $1 in -c) {shutil.which('tar')} \"$@\" | (head -c 4096; sleep 2; cat);; "
+                    f"*) sleep 2; exec {shutil.which('tar')} \"$@\";; esac\n")
+    slow.chmod(0o755)
+    polder("run", "-d", "--name", "w", "busybox", "sleep", "1000")
+    source = tmp_path / "bytes"
+    source.write_bytes(bytes(1 << 20))
+    patient = Command(polder.daemon)
+    patient.environment["PATH"] = f"{slow.parent}:{patient.environment['PATH']}"
+    status, shown = patient.terminal("cp", source, "w:/tmp/bytes")
+    assert status == 0 and re.search(rb"w:/tmp/bytes: copying \[[= ]+\] \d+% .* of 1MiB", shown), shown
+    status, shown = patient.terminal("cp", "w:/tmp/bytes", tmp_path / "back")
+    assert status == 0 and re.search(rb"w:/tmp/bytes: copying [0-9.]+[KM]iB", shown), shown
+    assert (tmp_path / "back").read_bytes() == bytes(1 << 20)
+    assert b"copying" not in patient.terminal("cp", "-q", source, "w:/tmp/again")[1]
+    assert "\r" not in patient("cp", source, "w:/tmp/last").stderr
 
 
 def test_hostile_copy(polder, tmp_path):

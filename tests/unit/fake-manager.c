@@ -391,6 +391,12 @@ int manager_fsck_emit(struct manager *manager, const struct actor *actor, bool d
     return emit_nothing(emitter);
 }
 
+int manager_fsck_start(struct manager *manager, const struct actor *actor, bool deep, bool repair, struct operation **ret,
+                       struct error *error) {
+    manager->calls++;
+    return error_set(error, ERROR_NOT_SUPPORTED, "this manager", "checks", "it is a fake");
+}
+
 int manager_audit_emit(struct manager *manager, const struct actor *actor, const char *after, size_t limit,
                        struct emitter *emitter, struct error *error) {
     return emit_nothing(emitter);
