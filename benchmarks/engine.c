@@ -32,7 +32,7 @@ static void need(int r) {
 }
 
 struct times {
-    double run, walk, yielders, trial_new, trial_run, snapshot, write;
+    double run, walk, yielders, copy, excerpt, trial, foresee, suppose, snapshot, write;
 };
 
 static void longest(double *worst, double since) {
@@ -76,6 +76,18 @@ static void drain(struct engine *engine, uint64_t now) {
         ;
 }
 
+/* The memory is got on another thread. */
+static struct engine_copy *take(struct engine *engine, size_t most, double *worst) {
+    struct engine_copy *copy = NULL;
+    double since;
+
+    need(engine_copy_prepare(engine_copy_size(engine, most), &copy));
+    since = cpu_ms();
+    need(engine_copy_take(copy, engine, most));
+    longest(worst, since);
+    return copy;
+}
+
 static void measure_walk(struct engine *engine, struct times *worst) {
     struct engine_cursor cursor = { 0 };
     struct engine_explanation why;
@@ -88,18 +100,36 @@ static void measure_walk(struct engine *engine, struct times *worst) {
 }
 
 static void measure_why(struct engine *engine, const char *id, uint64_t now, struct times *worst) {
+    _cleanup_copy_ struct engine_copy *copy = NULL;
     _cleanup_trial_ struct engine_trial *trial = NULL;
     struct engine_yielders yielders;
     double since = cpu_ms();
 
     need(engine_find_yielders(engine, id, now, &yielders));
     longest(&worst->yielders, since);
-    since = cpu_ms();
-    need(engine_trial_new(engine, id, now, &trial));
-    longest(&worst->trial_new, since);
+    copy = take(engine, SIZE_MAX, &worst->copy);
+    need(engine_trial_new(copy, engine, id, now, &trial));
     since = cpu_ms();
     need(engine_trial_run(trial));
-    longest(&worst->trial_run, since);
+    longest(&worst->trial, since);
+}
+
+/* What is asked of a copy: a forecast of the first, and of all under another policy. */
+static void measure_questions(struct engine *engine, uint64_t now, struct times *worst) {
+    _cleanup_copy_ struct engine_copy *some = take(engine, ENGINE_FORESEEN, &worst->excerpt);
+    _cleanup_copy_ struct engine_copy *all = take(engine, SIZE_MAX, &worst->copy);
+    _cleanup_free_ struct engine_prospect *prospects = NULL;
+    struct engine_options options = *engine_options(engine);
+    struct engine_supposition supposition = { .options = &options };
+    struct engine_forecast first[ENGINE_FORESEEN];
+    double since = cpu_ms();
+
+    need(engine_foresee(engine_copy_view(some), now, first, ENGINE_FORESEEN) == ENGINE_FORESEEN ? 0 : -1);
+    longest(&worst->foresee, since);
+    need(policy_find("sjf", &options.policy, NULL));
+    since = cpu_ms();
+    need((int) engine_suppose(engine_copy_view(all), &supposition, now, &prospects));
+    longest(&worst->suppose, since);
 }
 
 static void measure_checkpoint(struct engine *engine, struct times *worst) {
@@ -128,11 +158,12 @@ int main(void) {
         measure_walk(engine, &worst);
         need(engine_foresee(engine, now, first, ENGINE_FORESEEN) == ENGINE_FORESEEN ? 0 : -1);
         measure_why(engine, first[ENGINE_FORESEEN - 1].id, now, &worst);
+        measure_questions(engine, now, &worst);
         measure_checkpoint(engine, &worst);
     }
-    printf("{\"waiting\": %d, \"running\": %d, \"run\": %.2f, \"walk\": %.2f, \"yielders\": %.2f, \"trial_new\": %.2f,\n"
-           " \"trial_run\": %.2f, \"snapshot\": %.2f, \"write\": %.2f}\n", WAITING, RUNNING, worst.run, worst.walk, worst.yielders,
-           worst.trial_new, worst.trial_run, worst.snapshot, worst.write);
+    printf("{\"waiting\": %d, \"running\": %d, \"run\": %.2f, \"walk\": %.2f, \"yielders\": %.2f, \"copy\": %.2f, \"excerpt\": %.2f,\n"
+           " \"trial\": %.2f, \"foresee\": %.2f, \"suppose\": %.2f, \"snapshot\": %.2f, \"write\": %.2f}\n", WAITING, RUNNING, worst.run,
+           worst.walk, worst.yielders, worst.copy, worst.excerpt, worst.trial, worst.foresee, worst.suppose, worst.snapshot, worst.write);
     engine_free(engine);
     return 0;
 }

@@ -19,8 +19,12 @@ static const struct table queue_query_table = TABLE("queue-query", struct queue_
 static int handle_queue(struct request *request, struct error *error) {
     const struct queue_query *query = request->query;
     struct emitter emitter = reply_emitter(request);
+    int r;
 
-    return manager_queue_emit(request->manager, (size_t) query->limit, &emitter, error);
+    request_cancelable(request, true); /* who is gone need not wait for his turn */
+    r = manager_queue_emit(request->manager, (size_t) query->limit, &emitter, error);
+    request_cancelable(request, false);
+    return r;
 }
 
 #define WHAT_IF(row_name, row_type, row_help, ...)                                                           \
@@ -49,8 +53,12 @@ static const struct table what_if_table = TABLE("what-if", struct what_if, what_
 
 static int handle_what_if(struct request *request, struct error *error) {
     struct emitter emitter = reply_emitter(request);
+    int r;
 
-    return manager_what_if_emit(request->manager, request->query, &emitter, error);
+    request_cancelable(request, true);
+    r = manager_what_if_emit(request->manager, request->query, &emitter, error);
+    request_cancelable(request, false);
+    return r;
 }
 
 static int handle_ledger(struct request *request, struct error *error) {
@@ -79,13 +87,17 @@ static int handle_decision(struct request *request, struct error *error) {
 
 static int handle_why(struct request *request, struct error *error) {
     struct emitter emitter = reply_emitter(request);
+    int r;
 
-    return manager_why_emit(request->manager, request->parameters[0], &emitter, error);
+    request_cancelable(request, true);
+    r = manager_why_emit(request->manager, request->parameters[0], &emitter, error);
+    request_cancelable(request, false);
+    return r;
 }
 
 const struct route queue_routes[] = {
     { "GET", "/v1/queue", handle_queue, PERMISSION_VIEW, "Who waits for room: order, expected start, reason",
-      &queue_query_table, NULL, "Queue", ROUTE_QUICK },
+      &queue_query_table, NULL, "Queue", 0 },
     { "GET", "/v1/what-if", handle_what_if, PERMISSION_VIEW, "Expected starts if it were otherwise: more instances, another policy, another node",
       &what_if_table, NULL, "WhatIf", 0 },
     { "GET", "/v1/instances/{name}/why", handle_why, PERMISSION_VIEW, "Why it waits or runs, and what would let it start now",

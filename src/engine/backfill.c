@@ -212,7 +212,9 @@ static int plan_running(struct queue *queue, int64_t now) {
         int64_t end = queue->running[i].end > now ? queue->running[i].end : now + 1;
         r = profile_take(&queue->plan, now, end, queue->wants[queue->running[i].handle].demand);
     }
-    return r >= 0 && queue->held_count > 0 ? queue_hold(queue, &queue->plan, now) : r;
+    if (r >= 0 && queue->held > 0)
+        r = profile_take(&queue->plan, now, TIME_FOREVER, (struct demand){ .memory = queue->held });
+    return r;
 }
 
 /* All reservations anew, or, where something only ended early, each in turn moved to its earliest moment. One that moved may

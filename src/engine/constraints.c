@@ -41,34 +41,21 @@ static bool repels(const struct engine_entry *entry) {
     return entry->wishes[WISH_ANTI_AFFINITY] && entry->wishes[WISH_ANTI_AFFINITY][0];
 }
 
-void constraints_forget(struct engine *engine, struct engine_entry *entry) {
+void constraints_forget(struct engine *engine, const struct engine_entry *entry) {
     engine->constrained -= asks(entry);
     engine->repelling -= repels(entry);
-    for (int i = 0; i < WISH_COUNT; i++) {
-        list_free(entry->wishes[i]);
-        entry->wishes[i] = NULL;
-    }
-    entry->guarantee = (struct engine_guarantee){ 0 };
 }
 
 int constraints_note(struct engine *engine, struct engine_entry *entry, const struct engine_request *request) {
-    const struct engine_wishes *wishes = &request->wishes;
-    char **lists[WISH_COUNT] = { 0 };
-    int r = 0;
+    bool asked = asks(entry), repelled = repels(entry);
+    int r = entry_set_wishes(entry, &request->wishes);
 
-    for (int i = 0; r >= 0 && i < WISH_COUNT; i++)
-        r = wishes->lists[i] && wishes->lists[i][0] ? list_copy(wishes->lists[i], &lists[i]) : 0;
-    if (r >= 0) {
-        constraints_forget(engine, entry);
-        memcpy(entry->wishes, lists, sizeof(lists));
-        entry->guarantee = request->guarantee;
-        engine->constrained += asks(entry);
-        engine->repelling += repels(entry);
-        return 0;
-    }
-    for (int i = 0; i < WISH_COUNT; i++)
-        list_free(lists[i]);
-    return r;
+    if (r < 0)
+        return r;
+    entry->guarantee = request->guarantee;
+    engine->constrained += (size_t) asks(entry) - asked;
+    engine->repelling += (size_t) repels(entry) - repelled;
+    return 0;
 }
 
 int engine_set_place(struct engine *engine, char *const *traits, char *const *taints, uint64_t now) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
+#include <stdatomic.h>
+
 #include "base/map.h"
 #include "engine/engine.h"
 #include "engine/yielding.h"
@@ -8,6 +10,16 @@
 struct ledger;
 
 /* Shared by engine.c (who is there, and decisions) and what explains, records and tries them. */
+
+/* What does not change once it is made: copies of the engine share it with the engine, on whatever thread they are looked at. */
+struct engine_texts {
+    atomic_uint users;
+    char texts[];
+};
+struct engine_lists {
+    atomic_uint users;
+    char **lists[WISH_COUNT];
+};
 
 struct engine_entry {
     const char *id, *name; /* within `texts` */
@@ -20,11 +32,12 @@ struct engine_entry {
     int64_t since;         /* when it was admitted last */
     unsigned corrections;
     bool service, admitted, paused; /* paused: waits and keeps its memory */
-    char **wishes[WISH_COUNT];
+    char **wishes[WISH_COUNT]; /* those of `lists` */
     struct engine_guarantee guarantee;
     uint32_t handle;
     void *userdata;
-    char texts[];
+    struct engine_texts *texts;
+    struct engine_lists *lists; /* NULL: it has no wishes */
 };
 
 struct engine_place {
@@ -58,6 +71,17 @@ struct engine {
     size_t promises;       /* how often one was admitted */
 };
 
+/* --- entries.c --- */
+/* Its texts, of none before. -ENOMEM. */
+int entry_set_texts(struct engine_entry *entry, const char *id, const char *name);
+/* Its wishes from now on. -ENOMEM: as they were. */
+int entry_set_wishes(struct engine_entry *entry, const struct engine_wishes *wishes);
+/* A copy that shares texts and wishes with it. */
+void entry_share(const struct engine_entry *entry, struct engine_entry *ret);
+/* Its part of texts and wishes; on any thread. */
+void entry_done(struct engine_entry *entry);
+
+/* --- engine.c --- */
 /* A new entry with the names and numbers of the request, in the map. -ENOMEM. */
 int engine_entry_new(struct engine *engine, const struct engine_request *request, struct engine_entry **ret);
 struct engine_entry *engine_entry_at(const struct engine *engine, uint32_t handle);
@@ -74,11 +98,15 @@ void engine_spare(struct engine *engine, int64_t now);
 /* Members "pause", "suspend" and "measured" for one that runs. */
 void engine_emit_costs(const struct engine *engine, const struct engine_entry *entry, int64_t now, struct emitter *emitter);
 /* What the queue is told of a request. */
-void engine_queue_request(struct engine *engine, const struct engine_request *request, uint64_t now,
+void engine_queue_request(const struct engine *engine, const struct engine_request *request, uint64_t now,
                           struct queue_request *ret);
+/* Where it is known how long it will run. */
+void engine_queue_predicted(const struct engine *engine, const struct engine_request *request,
+                            const struct prediction *prediction, uint64_t now, struct queue_request *ret);
 
 /* --- constraints.c --- */
-void constraints_forget(struct engine *engine, struct engine_entry *entry);
+/* It is about to go. */
+void constraints_forget(struct engine *engine, const struct engine_entry *entry);
 /* What it asks for beside room, from now on. -ENOMEM: as it was. */
 int constraints_note(struct engine *engine, struct engine_entry *entry, const struct engine_request *request);
 /* Bars those that the node does not take, and nobody else, in the order of the queue: who is barred for the sake of one that

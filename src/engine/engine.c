@@ -133,6 +133,7 @@ uint64_t engine_hash(const char *text) {
 
 static void entry_free(struct engine *engine, struct engine_entry *entry) {
     constraints_forget(engine, entry);
+    entry_done(entry);
     free(entry);
 }
 
@@ -261,16 +262,21 @@ static struct prediction predict(const struct engine *engine, const struct run_t
     return predictor_predict(engine->predictor, traits, limit);
 }
 
-void engine_queue_request(struct engine *engine, const struct engine_request *request, uint64_t now,
+void engine_queue_request(const struct engine *engine, const struct engine_request *request, uint64_t now,
                           struct queue_request *ret) {
     struct run_traits traits = traits_of(request->owner, request->class, request->limit);
     struct prediction prediction = predict(engine, &traits, request->expected, request->service);
 
+    engine_queue_predicted(engine, request, &prediction, now, ret);
+}
+
+void engine_queue_predicted(const struct engine *engine, const struct engine_request *request,
+                            const struct prediction *prediction, uint64_t now, struct queue_request *ret) {
     *ret = (struct queue_request){
         .owner = request->owner,
         .submitted = (int64_t) (now - request->waited),
-        .estimate = prediction.time,
-        .urgency = prediction.urgency,
+        .estimate = prediction->time,
+        .urgency = prediction->urgency,
         .demand = engine_take(engine, request->kind, request->cpus, request->memory),
         .priority = request->priority,
         .weight = (double) engine_cpu_weight(request->priority) / WEIGHT_NORMAL * engine->options.parameters.weight,
@@ -281,14 +287,11 @@ void engine_queue_request(struct engine *engine, const struct engine_request *re
 
 int engine_entry_new(struct engine *engine, const struct engine_request *request, struct engine_entry **ret) {
     const char *name = request->name ? request->name : request->id;
-    size_t id_size = strlen(request->id) + 1, name_size = strlen(name) + 1;
-    struct engine_entry *entry = calloc(1, sizeof(*entry) + id_size + name_size);
+    struct engine_entry *entry = calloc(1, sizeof(*entry));
     int r;
 
     if (!entry)
         return -ENOMEM;
-    entry->id = memcpy(entry->texts, request->id, id_size);
-    entry->name = memcpy(entry->texts + id_size, name, name_size);
     entry->kind = request->kind;
     entry->cpus = request->cpus;
     entry->memory = request->memory;
@@ -298,7 +301,9 @@ int engine_entry_new(struct engine *engine, const struct engine_request *request
     entry->limit = request->limit;
     entry->service = request->service;
     entry->userdata = request->userdata;
-    r = constraints_note(engine, entry, request);
+    r = entry_set_texts(entry, request->id, name);
+    if (r >= 0)
+        r = constraints_note(engine, entry, request);
     if (r >= 0)
         r = map_put(engine->entries, entry->id, entry);
     if (r < 0) {
@@ -707,6 +712,12 @@ void engine_explain(const struct engine *engine, const char *id, struct engine_e
     explain(engine, entry, ret);
 }
 
+bool engine_waits_for_room(const struct engine *engine, const char *id) {
+    const struct engine_entry *entry = map_get(engine->entries, id);
+
+    return entry && !entry->admitted && queue_entry(engine->queue, entry->handle)->state != QUEUE_BARRED;
+}
+
 bool engine_walk(const struct engine *engine, struct engine_cursor *cursor, void **ret_userdata,
                  struct engine_explanation *ret_why) {
     const struct engine_entry *entry;
@@ -719,10 +730,12 @@ bool engine_walk(const struct engine *engine, struct engine_cursor *cursor, void
         return false;
     else
         apart = ++cursor->apart_count;
+    *ret_userdata = entry->userdata;
+    if (!ret_why)
+        return true;
     *ret_why = (struct engine_explanation){ .position = apart ? queue_waiting(engine->queue) + apart
                                                               : queue_position(engine->queue, handle) };
     explain(engine, entry, ret_why);
-    *ret_userdata = entry->userdata;
     return true;
 }
 
@@ -733,7 +746,7 @@ static void foresee(const struct engine *engine, const struct engine_entry *entr
     explain(engine, entry, &ret->why);
 }
 
-ssize_t engine_foresee(struct engine *engine, uint64_t now, struct engine_forecast *ret, size_t limit) {
+ssize_t engine_foresee(const struct engine *engine, uint64_t now, struct engine_forecast *ret, size_t limit) {
     size_t waiting = queue_waiting(engine->queue);
     size_t most = limit < waiting ? limit : waiting;
     _cleanup_free_ struct queue_forecast *forecasts = calloc(most + 1, sizeof(*forecasts));

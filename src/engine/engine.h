@@ -167,8 +167,11 @@ struct engine_explanation {
 };
 void engine_explain(const struct engine *engine, const char *id, struct engine_explanation *ret);
 
-/* Walks the queue in order, for those who explain all of it: from a zeroed cursor on, *ret_userdata and *ret_why until it returns
- * false. What is told of each is right; if the queue changes meanwhile, some may be left out or told twice. */
+/* Does it wait for room or its turn, and not for the node to take it at all? */
+bool engine_waits_for_room(const struct engine *engine, const char *id);
+
+/* Walks the queue in order, for those who explain all of it: from a zeroed cursor on, *ret_userdata and *ret_why (or NULL, which is
+ * quicker) until it returns false. What is told of each is right; if the queue changes meanwhile, some may be left out or told twice. */
 struct engine_cursor {
     struct queue_cursor cursor;
     uint32_t apart; /* the next of those that wait apart, and how many of them were told */
@@ -189,7 +192,7 @@ struct engine_forecast {
     uint64_t start; /* UINT64_MAX: not before somebody without a known end leaves */
 };
 /* The first `limit` of the queue. Returns how many, or -ENOMEM. */
-ssize_t engine_foresee(struct engine *engine, uint64_t now, struct engine_forecast *ret, size_t limit);
+ssize_t engine_foresee(const struct engine *engine, uint64_t now, struct engine_forecast *ret, size_t limit);
 
 /* Each that runs or waits, by the order in which it came: what keeps it from a node of these traits and taints, beside those
  * that run. `gone`: there is no node. False at the end; *position starts at 0. */

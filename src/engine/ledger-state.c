@@ -7,6 +7,7 @@
 
 #include "base/bits.h"
 #include "base/text.h"
+#include "engine/copy-internal.h"
 #include "engine/ledger-internal.h"
 #include "engine/queue-internal.h"
 
@@ -122,13 +123,10 @@ static void emit_measured(const struct engine *engine, struct emitter *emitter) 
 }
 
 struct engine_snapshot {
-    struct engine engine;          /* as it was, with a queue and entries of its own; nothing else of it may be followed */
-    struct engine_entry *entries;
-    size_t entry_count;
-    char *texts;
+    struct engine_copy *copy;
     int64_t (*histories)[PREDICTOR_VALUES];
     size_t history_count;
-    uint64_t next;                 /* decision */
+    uint64_t next; /* decision */
 };
 
 static void emit_histories(const struct engine_snapshot *snapshot, struct emitter *emitter) {
@@ -140,7 +138,7 @@ static void emit_histories(const struct engine_snapshot *snapshot, struct emitte
 }
 
 int engine_snapshot_write(const struct engine_snapshot *snapshot, struct buffer *out) {
-    const struct engine *engine = &snapshot->engine;
+    const struct engine *engine = &snapshot->copy->engine;
     struct emitter emitter = EMITTER_INIT(out);
 
     emit_object(&emitter);
@@ -180,59 +178,6 @@ static int copy_histories(const struct engine *engine, struct engine_snapshot *s
     return 0;
 }
 
-static char *copy_text(char **at, const char *text) {
-    char *copy = *at;
-
-    *at = stpcpy(copy, text) + 1;
-    return copy;
-}
-
-static int copy_lists(const struct engine_entry *entry, struct engine_entry *copy) {
-    int r = 0;
-
-    for (int i = 0; r >= 0 && i < WISH_COUNT; i++)
-        r = entry->wishes[i] ? list_copy(entry->wishes[i], &copy->wishes[i]) : 0;
-    return r;
-}
-
-static int copy_place(const struct engine *engine, struct engine_snapshot *snapshot) {
-    struct engine_place *copy = &snapshot->engine.place;
-    int r = engine->place.traits ? list_copy(engine->place.traits, &copy->traits) : 0;
-
-    return r >= 0 && engine->place.taints ? list_copy(engine->place.taints, &copy->taints) : r;
-}
-
-/* Who is in the copied queue, as entries of the snapshot's own. */
-static int copy_entries(struct engine_snapshot *snapshot) {
-    struct queue *queue = snapshot->engine.queue;
-    size_t size = 0, count = 0;
-    char *at;
-    int r = 0;
-
-    for (size_t i = 0; i < queue->entry_count; i++)
-        if (queue->entries[i].state != QUEUE_ABSENT) {
-            const struct engine_entry *entry = queue->entries[i].userdata;
-            size += strlen(entry->id) + strlen(entry->name) + 2;
-            count++;
-        }
-    snapshot->texts = at = malloc(size + 1);
-    snapshot->entries = calloc(count + 1, sizeof(*snapshot->entries));
-    if (!snapshot->texts || !snapshot->entries)
-        return -ENOMEM;
-    for (size_t i = 0; r >= 0 && i < queue->entry_count; i++)
-        if (queue->entries[i].state != QUEUE_ABSENT) {
-            const struct engine_entry *entry = queue->entries[i].userdata;
-            struct engine_entry *copy = &snapshot->entries[snapshot->entry_count++];
-            memcpy(copy, entry, sizeof(*copy));
-            memset(copy->wishes, 0, sizeof(copy->wishes));
-            r = copy_lists(entry, copy);
-            copy->id = copy_text(&at, copy->id);
-            copy->name = copy_text(&at, copy->name);
-            queue->entries[i].userdata = copy;
-        }
-    return r;
-}
-
 int engine_snapshot_take(struct engine *engine, struct engine_snapshot **ret) {
     _cleanup_snapshot_ struct engine_snapshot *snapshot = calloc(1, sizeof(*snapshot));
     int r;
@@ -240,15 +185,8 @@ int engine_snapshot_take(struct engine *engine, struct engine_snapshot **ret) {
     if (!snapshot)
         return -ENOMEM;
     engine->queue->plan_lost = true; /* reservations are made anew here and there alike */
-    snapshot->engine = *engine;
-    snapshot->engine.queue = NULL;
-    snapshot->engine.place = (struct engine_place){ 0 };
     snapshot->next = engine->ledger ? engine->ledger->next : 1;
-    r = queue_copy(engine->queue, &snapshot->engine.queue);
-    if (r >= 0)
-        r = copy_entries(snapshot);
-    if (r >= 0)
-        r = copy_place(engine, snapshot);
+    r = engine_copy_new(engine, SIZE_MAX, &snapshot->copy);
     if (r >= 0)
         r = copy_histories(engine, snapshot);
     if (r < 0)
@@ -262,14 +200,7 @@ int engine_snapshot_take(struct engine *engine, struct engine_snapshot **ret) {
 void engine_snapshot_free(struct engine_snapshot *snapshot) {
     if (!snapshot)
         return;
-    queue_free(snapshot->engine.queue);
-    list_free(snapshot->engine.place.traits);
-    list_free(snapshot->engine.place.taints);
-    for (size_t i = 0; i < snapshot->entry_count; i++)
-        for (int list = 0; list < WISH_COUNT; list++)
-            list_free(snapshot->entries[i].wishes[list]);
-    free(snapshot->entries);
-    free(snapshot->texts);
+    engine_copy_free(snapshot->copy);
     free(snapshot->histories);
     free(snapshot);
 }
@@ -447,7 +378,7 @@ static int place_entry(struct engine *engine, struct engine_entry *entry) {
         return 0;
     }
     if (!entry->admitted) {
-        queue->held_count += queued->held > 0;
+        queue->held += queued->held;
         queue->free.memory -= queued->held;
         return queue_join(queue, entry->handle);
     }

@@ -32,7 +32,7 @@ struct queue {
     uint64_t sequence;
     void *scratch;
     size_t scratch_size;
-    size_t held_count; /* waiting ones that keep memory */
+    uint64_t held; /* memory that waiting ones keep */
     size_t barred_count;
     struct demand coming; /* room of those that are asked to give way */
     uint32_t asked_for;   /* in the last pass; UINT32_MAX: for nobody */
@@ -67,8 +67,6 @@ int queue_stop(struct queue *queue, uint32_t handle, int64_t now);
 int64_t queue_left(const struct queue *queue, uint32_t handle);
 /* What the policy is told of it. */
 void queue_input(const struct queue *queue, uint32_t handle, int64_t now, struct policy_input *ret);
-/* Takes what waiting ones keep out of the profile. */
-int queue_hold(const struct queue *queue, struct profile *profile, int64_t now);
 int64_t queue_key(const struct queue *queue, uint32_t handle, int64_t now);
 /* Computes the part of its score that stays; before queue_key, whenever what that depends on has changed. */
 void queue_weigh(struct queue *queue, uint32_t handle, int64_t now);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* What a queue needs that lives beside real instances, and a simulation does not: those that run already, requests that
- * change, giving way step by step, other rules in the middle, and copies to try things on. */
+ * change, giving way step by step, and other rules in the middle. */
 #include <errno.h>
 #include <string.h>
 
@@ -95,7 +95,7 @@ int queue_change(struct queue *queue, uint32_t handle, const struct queue_reques
         return change_running(queue, handle, request);
     if (entry->held) { /* what is kept follows at once */
         queue->free.memory += entry->held - demand.memory;
-        queue->held_count -= demand.memory == 0;
+        queue->held += demand.memory - entry->held;
         entry->held = demand.memory;
         demand.memory = 0;
     }
@@ -153,7 +153,7 @@ int queue_yield(struct queue *queue, uint32_t handle, enum queue_yield how, int6
     if (how == QUEUE_YIELD_PAUSE) {
         queue_unask(queue, handle);
         entry->held = demand->memory;
-        queue->held_count += entry->held > 0;
+        queue->held += entry->held;
         queue->free.memory -= entry->held;
         r = queue_stop(queue, handle, now); /* gives all of it back */
     } else {
@@ -210,59 +210,6 @@ int queue_configure(struct queue *queue, const struct queue_options *options, in
     return order_anew(queue, now);
 }
 
-static void *copy_of(const void *source, size_t used, size_t room) {
-    void *copy = malloc(room ? room : 1);
-
-    if (copy && used)
-        memcpy(copy, source, used);
-    return copy;
-}
-
-static int copy_order(const struct order *source, struct order *target) {
-    *target = (struct order){ 0 };
-    target->blocks = calloc(source->block_count + 1, sizeof(*target->blocks));
-    if (!target->blocks)
-        return -ENOMEM;
-    target->block_room = source->block_count + 1;
-    for (; target->block_count < source->block_count; target->block_count++) {
-        struct order_block *block = copy_of(source->blocks[target->block_count], sizeof(*block), sizeof(*block));
-        if (!block)
-            return -ENOMEM;
-        target->blocks[target->block_count] = block;
-    }
-    target->count = source->count;
-    return 0;
-}
-
-int queue_copy(const struct queue *queue, struct queue **ret) {
-    _cleanup_queue_ struct queue *copy = malloc(sizeof(*copy));
-    size_t entries = queue->entry_count, room = queue->entry_room, steps = queue->plan.room * sizeof(*queue->plan.steps);
-
-    if (!copy)
-        return -ENOMEM;
-    *copy = *queue;
-    copy->scratch = NULL;
-    copy->scratch_size = 0;
-    copy->entries = copy_of(queue->entries, entries * sizeof(*copy->entries), room * sizeof(*copy->entries));
-    copy->wants = copy_of(queue->wants, entries * sizeof(*copy->wants), room * sizeof(*copy->wants));
-    copy->vacant = copy_of(queue->vacant, queue->vacant_count * sizeof(*copy->vacant), room * sizeof(*copy->vacant));
-    copy->running = copy_of(queue->running, queue->running_count * sizeof(*copy->running),
-                            queue->running_room * sizeof(*copy->running));
-    copy->usage.accounts = copy_of(queue->usage.accounts, queue->usage.size * sizeof(*copy->usage.accounts),
-                                   queue->usage.size * sizeof(*copy->usage.accounts));
-    copy->plan.steps = copy_of(queue->plan.steps, steps, steps);
-    if (copy_order(&queue->waiting, &copy->waiting) < 0 || !copy->entries || !copy->wants || !copy->vacant ||
-        !copy->running || !copy->usage.accounts || !copy->plan.steps)
-        return -ENOMEM;
-    *ret = STEAL_PTR(copy);
-    return 0;
-}
-
-bool queue_is_same(const struct queue *queue, const struct queue *copy, uint32_t handle) {
-    return handle < queue->entry_count && queue->entries[handle].state != QUEUE_ABSENT &&
-           queue->entries[handle].id == copy->entries[handle].id;
-}
-
 bool queue_next_waiting(const struct queue *queue, struct queue_cursor *cursor, uint32_t *ret_handle) {
     struct order_position position = { cursor->block, cursor->slot };
     const struct order_slot *slot = order_at(&queue->waiting, &position);
@@ -291,15 +238,4 @@ struct demand queue_demand(const struct queue *queue, uint32_t handle) {
 
 int64_t queue_estimate(const struct queue *queue, uint32_t handle) {
     return queue->wants[handle].time;
-}
-
-int queue_hold(const struct queue *queue, struct profile *profile, int64_t now) {
-    struct queue_cursor cursor = { 0 };
-    uint32_t handle;
-    int r = 0;
-
-    while (r >= 0 && queue_next_waiting(queue, &cursor, &handle))
-        if (queue->entries[handle].held > 0)
-            r = profile_take(profile, now, TIME_FOREVER, (struct demand){ .memory = queue->entries[handle].held });
-    return r;
 }

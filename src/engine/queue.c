@@ -278,8 +278,8 @@ int queue_start(struct queue *queue, uint32_t handle, int64_t now) {
     queue->free = demand_difference(queue->free, queue->wants[handle].demand);
     if (entry->held) {
         queue->wants[handle].demand.memory += entry->held;
+        queue->held -= entry->held;
         entry->held = 0;
-        queue->held_count--;
     }
     if (entry->tag > queue->virtual_time)
         queue->virtual_time = entry->tag;
@@ -327,7 +327,7 @@ int queue_remove(struct queue *queue, uint32_t handle, int64_t now) {
     if (entry->state == QUEUE_WAITING) {
         order_remove(&queue->waiting, entry->key, entry->rank);
         queue->free.memory += entry->held;
-        queue->held_count -= entry->held > 0;
+        queue->held -= entry->held;
         if (conservative)
             backfill_unplan(queue, handle);
     } else if (entry->state == QUEUE_RUNNING) {
@@ -479,8 +479,8 @@ ssize_t queue_forecast(const struct queue *queue, int64_t now, struct queue_fore
         int64_t end = queue->running[i].end > now ? queue->running[i].end : now + (queue->options.expires ? 0 : 1);
         r = profile_take(&profile, now, end, queue->wants[queue->running[i].handle].demand);
     }
-    if (r >= 0 && queue->held_count > 0)
-        r = queue_hold(queue, &profile, now);
+    if (r >= 0 && queue->held > 0)
+        r = profile_take(&profile, now, TIME_FOREVER, (struct demand){ .memory = queue->held });
     for (; r >= 0 && count < limit && (slot = order_at(&queue->waiting, &position)); position.slot++) {
         const struct order_least *want = &queue->wants[slot->handle];
         int64_t left = queue_left(queue, slot->handle);

@@ -162,6 +162,14 @@ size_t queue_handles(const struct queue *queue);
  * the middle, the order is the old one. */
 int queue_configure(struct queue *queue, const struct queue_options *options, int64_t now);
 int queue_copy(const struct queue *queue, struct queue **ret);
+/* A copy in memory that is there already, which must be aligned and large enough, and is freed instead of it. Nothing of it may be
+ * changed: it is for looking, and to be copied. Where more than `most` wait, only the first `most` of them and those that run are
+ * in it, with other handles: enough for a forecast, and to look at these. */
+#define QUEUE_IMAGE_ALIGN 16
+size_t queue_image_size(const struct queue *queue, size_t most);
+struct queue *queue_image(const struct queue *queue, size_t most, void *memory);
+/* In an image: what its entry hands back. */
+void queue_set_userdata(struct queue *image, uint32_t handle, void *userdata);
 /* Is the handle there, and of the same one as in the copy that was made before? */
 bool queue_is_same(const struct queue *queue, const struct queue *copy, uint32_t handle);
 /* The waiting in order: from a zeroed cursor on, until it returns false. The queue must not change meanwhile. */

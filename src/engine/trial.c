@@ -12,11 +12,11 @@
 /* --- what would let it start ------------------------------------------------------------------------------------------ */
 
 struct engine_trial {
-    struct engine view;        /* with a queue of its own; entries and what else it points to may not be followed */
+    const struct engine *engine; /* of the copy */
+    const struct engine_entry *entry;
     int64_t now;
-    struct engine_flip flip;   /* without the names */
-    uint32_t gone, ahead;      /* handles; UINT32_MAX: none */
-    struct engine_entry entry; /* of the one it is about; its texts may not be followed either */
+    struct engine_flip flip;     /* without the names */
+    uint32_t gone, ahead;        /* handles; UINT32_MAX: none */
 };
 
 struct watch {
@@ -106,8 +106,8 @@ static uint32_t next_larger(const struct engine *engine, struct demand lacking, 
 }
 
 static int try_without(struct engine_trial *trial) {
-    const struct engine *engine = &trial->view;
-    struct demand wanted = queue_demand(engine->queue, trial->entry.handle), room = queue_free_room(engine->queue, trial->now);
+    const struct engine *engine = trial->engine;
+    struct demand wanted = queue_demand(engine->queue, trial->entry->handle), room = queue_free_room(engine->queue, trial->now);
     struct demand lacking = { wanted.cpus - room.cpus, wanted.memory - room.memory };
     uint64_t share = 0;
     uint32_t last = UINT32_MAX;
@@ -117,7 +117,7 @@ static int try_without(struct engine_trial *trial) {
         struct change change = { NULL, next_larger(engine, lacking, &share, &last) };
         if (change.removed == UINT32_MAX)
             return 0;
-        r = would_start(engine, trial->entry.handle, &change, trial->now);
+        r = would_start(engine, trial->entry->handle, &change, trial->now);
         if (r > 0)
             trial->gone = change.removed;
     }
@@ -129,9 +129,9 @@ static int try_ahead(struct engine_trial *trial) {
     struct change change = { NULL, UINT32_MAX };
     int r;
 
-    if (!queue_next_waiting(trial->view.queue, &cursor, &change.removed) || change.removed == trial->entry.handle)
+    if (!queue_next_waiting(trial->engine->queue, &cursor, &change.removed) || change.removed == trial->entry->handle)
         return 0;
-    r = would_start(&trial->view, trial->entry.handle, &change, trial->now);
+    r = would_start(trial->engine, trial->entry->handle, &change, trial->now);
     if (r > 0)
         trial->ahead = change.removed;
     return r;
@@ -139,48 +139,39 @@ static int try_ahead(struct engine_trial *trial) {
 
 /* Further back than ENGINE_FORESEEN nobody can tell cheaply. */
 static int foresee(struct engine_trial *trial) {
-    size_t wanted = queue_position(trial->view.queue, trial->entry.handle);
+    size_t wanted = queue_position(trial->engine->queue, trial->entry->handle);
     _cleanup_free_ struct queue_forecast *forecasts = NULL;
     ssize_t count;
 
     if (wanted > ENGINE_FORESEEN)
         return 0;
     forecasts = calloc(wanted + 1, sizeof(*forecasts));
-    count = forecasts ? queue_forecast(trial->view.queue, trial->now, forecasts, wanted) : -ENOMEM;
+    count = forecasts ? queue_forecast(trial->engine->queue, trial->now, forecasts, wanted) : -ENOMEM;
     if (count == (ssize_t) wanted && forecasts[wanted - 1].start < TIME_FOREVER)
         trial->flip.start = (uint64_t) forecasts[wanted - 1].start;
     return count < 0 ? (int) count : 0;
 }
 
-int engine_trial_new(const struct engine *engine, const char *id, uint64_t now, struct engine_trial **ret) {
+int engine_trial_new(const struct engine_copy *copy, const struct engine *engine, const char *id, uint64_t now,
+                     struct engine_trial **ret) {
     const struct engine_entry *entry = map_get(engine->entries, id);
-    _cleanup_trial_ struct engine_trial *trial = NULL;
-    int r;
+    struct engine_trial *trial;
 
-    if (!entry || entry->admitted)
+    if (!engine_waits_for_room(engine, id))
         return -ENOENT;
-    if (queue_entry(engine->queue, entry->handle)->state == QUEUE_BARRED)
-        return -ENOENT; /* it is not for room that it waits */
     trial = calloc(1, sizeof(*trial));
     if (!trial)
         return -ENOMEM;
-    trial->view = *engine;
-    trial->view.queue = NULL;
-    memcpy(&trial->entry, entry, sizeof(trial->entry));
+    trial->engine = engine_copy_view(copy);
+    trial->entry = engine_entry_at(trial->engine, entry->handle);
     trial->now = (int64_t) now;
     trial->gone = trial->ahead = UINT32_MAX;
     trial->flip.start = UINT64_MAX;
-    r = queue_copy(engine->queue, &trial->view.queue);
-    if (r < 0)
-        return r;
-    *ret = STEAL_PTR(trial);
+    *ret = trial;
     return 0;
 }
 
 void engine_trial_free(struct engine_trial *trial) {
-    if (!trial)
-        return;
-    queue_free(trial->view.queue);
     free(trial);
 }
 
@@ -188,7 +179,7 @@ int engine_trial_run(struct engine_trial *trial) {
     int r = foresee(trial);
 
     if (r >= 0)
-        r = try_less(&trial->view, &trial->entry, trial->now, &trial->flip);
+        r = try_less(trial->engine, trial->entry, trial->now, &trial->flip);
     if (r >= 0)
         r = try_without(trial);
     if (r >= 0)
@@ -198,7 +189,7 @@ int engine_trial_run(struct engine_trial *trial) {
 
 /* The name of one of the copy's, if it still is what it was: handles are used again, ids never. */
 static const char *name_of(const struct engine_trial *trial, const struct engine *engine, uint32_t handle) {
-    if (handle == UINT32_MAX || !queue_is_same(engine->queue, trial->view.queue, handle))
+    if (handle == UINT32_MAX || !queue_is_same(engine->queue, trial->engine->queue, handle))
         return NULL;
     return engine_entry_at(engine, handle)->name;
 }
@@ -210,9 +201,12 @@ void engine_trial_flip(const struct engine_trial *trial, const struct engine *en
 }
 
 int engine_find_flip(const struct engine *engine, const char *id, uint64_t now, struct engine_flip *ret) {
+    _cleanup_copy_ struct engine_copy *copy = NULL;
     _cleanup_trial_ struct engine_trial *trial = NULL;
-    int r = engine_trial_new(engine, id, now, &trial);
+    int r = engine_copy_new(engine, SIZE_MAX, &copy);
 
+    if (r >= 0)
+        r = engine_trial_new(copy, engine, id, now, &trial);
     *ret = (struct engine_flip){ .start = UINT64_MAX };
     if (r >= 0)
         r = engine_trial_run(trial);
@@ -234,12 +228,13 @@ static void supposed_done(struct supposed *supposed) {
     free(supposed->added);
 }
 
-static int supposed_add(struct supposed *supposed, const struct engine_request *request, uint64_t now) {
+static int supposed_add(struct supposed *supposed, const struct engine_supposition *supposition, uint64_t now) {
+    const struct engine_request *request = supposition->request;
     struct engine *engine = &supposed->engine;
     struct queue_request queued;
     int r = 0;
 
-    engine_queue_request(engine, request, now, &queued);
+    engine_queue_predicted(engine, request, &supposition->prediction, now, &queued);
     for (size_t i = 0; r >= 0 && i < supposed->count; i++) {
         struct engine_entry *entry = &supposed->added[i];
         *entry = (struct engine_entry){ .name = "", .kind = request->kind, .cpus = request->cpus, .memory = request->memory };
@@ -273,7 +268,7 @@ static int supposed_make(const struct engine *engine, const struct engine_suppos
     if (supposition->otherwise) /* borrowed, and only read */
         ret->engine.place = (struct engine_place){ (char **) supposition->traits, (char **) supposition->taints };
     if (r >= 0 && ret->count > 0)
-        r = supposed_add(ret, supposition->request, now);
+        r = supposed_add(ret, supposition, now);
     if (r >= 0)
         r = constraints_bar(&ret->engine, (int64_t) now);
     return r < 0 ? r : 0;
@@ -287,7 +282,7 @@ static struct engine_prospect *prospect_of(struct engine_prospect *prospects, si
     return map_get(places, forecast->id);
 }
 
-static int compare(struct engine *engine, struct supposed *supposed, bool gone, uint64_t now, size_t waiting,
+static int compare(const struct engine *engine, struct supposed *supposed, bool gone, uint64_t now, size_t waiting,
                    struct engine_prospect *prospects) {
     size_t all = waiting + supposed->count;
     _cleanup_free_ struct engine_forecast *forecasts = calloc(all + 1, sizeof(*forecasts));
@@ -318,7 +313,15 @@ static int compare(struct engine *engine, struct supposed *supposed, bool gone, 
     return count < 0 ? (int) count : 0;
 }
 
-ssize_t engine_suppose(struct engine *engine, const struct engine_supposition *supposition, uint64_t now,
+void engine_supposition_predict(struct engine_supposition *supposition, const struct engine *engine) {
+    struct queue_request queued = { 0 };
+
+    if (supposition->add > 0)
+        engine_queue_request(engine, supposition->request, 0, &queued);
+    supposition->prediction = (struct prediction){ queued.estimate, queued.urgency };
+}
+
+ssize_t engine_suppose(const struct engine *engine, const struct engine_supposition *supposition, uint64_t now,
                        struct engine_prospect **ret) {
     _cleanup_(supposed_done) struct supposed supposed = { 0 };
     size_t queued = queue_waiting(engine->queue) + queue_barred(engine->queue), waiting = queued < ENGINE_FORESEEN ? queued : ENGINE_FORESEEN;

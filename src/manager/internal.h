@@ -81,6 +81,9 @@ struct manager {
     struct fiber *explainer; /* tells those who wait for room why */
     struct fiber_queue explain_queue;
     bool explain_stale;
+    unsigned thoughts; /* that have a turn */
+    struct fiber_mutex thought_lock; /* held by who is next */
+    struct fiber_queue thought_queue;
     bool admission_failed, occupation_failed; /* for want of memory, to be tried again */
     struct fiber *reaper;    /* works off ends that no memory was there for */
     struct fiber_queue reaper_queue;
@@ -233,6 +236,20 @@ char *queue_sentence(const struct manager *manager, const struct engine_explanat
 /* An expected start of the engine's scale: members "start" and "starts_in". */
 void queue_emit_start(struct emitter *emitter, uint64_t start, uint64_t now);
 int explainer_start(struct manager *manager);
+/* A question about the queue that takes time: on a copy of the engine as it is when thought_begin returns (copy.h), of all or of
+ * the first `most`; `more` are supposed beside these. Waits for its turn: BUSY, CANCELED. What is small is done at once and does
+ * not wait at all. */
+struct thought {
+    struct manager *manager;
+    struct engine_copy *copy;
+    bool small, turn;
+};
+int thought_begin(struct thought *thought, struct manager *manager, size_t most, size_t more, struct error *error);
+/* The function's value; it runs on another thread, and may look at nothing that changes but the copy. */
+int thought_run(struct thought *thought, int (*function)(void *userdata), void *userdata);
+/* Waits: what is borrowed from the engine is void afterwards. */
+void thought_done(struct thought *thought);
+#define _cleanup_thought_ _cleanup_(thought_done)
 void room_request(struct instance *instance, struct engine_request *ret);
 
 /* --- where ------------------------------------------------------------------------------------------------------ */
@@ -257,8 +274,10 @@ struct supposed_node {
 /* NOT_FOUND: there is no such node to be without; BAD_VALUE. */
 int supposed_node_make(struct manager *manager, const struct what_if *what_if, struct supposed_node *ret, struct error *error);
 void supposed_node_done(struct supposed_node *node);
-/* Member "placement": who could not start there, now and then; null where nothing of the node is supposed. */
-void supposed_node_emit(const struct manager *manager, const struct supposed_node *node, struct emitter *emitter);
+/* Member "placement": who could not start there, now and then; null where nothing of the node is supposed. On any thread, of an
+ * engine that does not change. */
+void supposed_node_emit(const struct manager *manager, const struct engine *engine, const struct supposed_node *node,
+                        struct emitter *emitter);
 /* Fiber. Until it is known what the host can do, or for a while. */
 void manager_await_probe(struct manager *manager);
 /* BAD_VALUE: it must be near others, which must be near others, ... which must be near it: none of them can be first. */

@@ -159,7 +159,8 @@ void manager_node_emit(struct manager *manager, struct emitter *emitter); /* pro
  * OUT_OF_RANGE and NOT_FOUND name the setting. */
 int manager_node_patch(struct manager *manager, const struct actor *actor, struct json_object *patch, bool dry_run,
                        struct error *error);
-/* Those that wait, in their order: position, expected start, reason. From memory. -ENOMEM. */
+/* Fiber. Those that wait, in their order: position, expected start, reason. From memory, as of when its turn came among those who
+ * ask: BUSY, CANCELED. */
 int manager_queue_emit(struct manager *manager, size_t limit, struct emitter *emitter, struct error *error);
 struct what_if {
     int64_t add;        /* so many more of this: */
@@ -171,11 +172,11 @@ struct what_if {
     char *without_node;              /* this node were gone; NULL: none */
     char *node_labels, *taints;      /* "KEY=VALUE,KEY-": were set on it, or taken away; NULL: as they are */
 };
-/* Expected starts of those that wait, now and if it were otherwise, by the same code on a copy. From memory. BAD_VALUE,
- * IMPOSSIBLE. */
+/* Fiber. Expected starts of those that wait, now and if it were otherwise, by the same code on a copy. From memory, as of when its
+ * turn came. BAD_VALUE, IMPOSSIBLE, BUSY, CANCELED. */
 int manager_what_if_emit(struct manager *manager, const struct what_if *what_if, struct emitter *emitter,
                          struct error *error);
-/* Why it waits or runs, and what would let it start now. NOT_FOUND. */
+/* Fiber. Why it waits or runs, and what would let it start now. NOT_FOUND, BUSY, CANCELED. */
 int manager_why_emit(struct manager *manager, const char *name, struct emitter *emitter, struct error *error);
 /* Fiber. What is kept of the ledger, oldest first: lines of JSON (engine/ledger.h). */
 int manager_ledger_write(struct manager *manager, struct buffer *out, struct error *error);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/text.h"
+#include "engine/copy.h"
 #include "engine/ledger.h"
 #include "engine/trial.h"
 #include "manager/internal.h"
@@ -50,27 +51,79 @@ static void emit_seconds(struct emitter *emitter, const char *key, uint64_t micr
 void queue_emit_start(struct emitter *emitter, uint64_t start, uint64_t now) {
     char time[CLOCK_TEXT_SIZE];
 
-    emit_key_text(emitter, "start", start == UINT64_MAX ? NULL : clock_format(clock_wall() + (start - now), time));
+    emit_key_text(emitter, "start", start == UINT64_MAX ? NULL : clock_format(clock_wall() + (start - clock_now()), time));
     emit_seconds(emitter, "starts_in", start == UINT64_MAX ? UINT64_MAX : start - now);
 }
 
-static void emit_waiting(const struct manager *manager, struct emitter *emitter, const struct engine_forecast *forecast,
-                         uint64_t now) {
-    const struct instance *instance = forecast->userdata;
+/* What is told of one that waits and may change while its start is worked out. */
+struct waiting {
+    char *name, *uuid;
+    enum kind kind;
+    uint64_t cpus, memory;
+    int64_t priority;
+    bool paused;
+};
+
+struct outlook {
+    const struct manager *manager;
+    const struct engine *engine; /* of a copy */
+    struct waiting *waiting;
+    size_t count;
+    uint64_t now;
+    struct emitter *emitter;
+};
+
+static void outlook_done(struct outlook *outlook) {
+    for (size_t i = 0; i < outlook->count; i++) {
+        free(outlook->waiting[i].name);
+        free(outlook->waiting[i].uuid);
+    }
+    free(outlook->waiting);
+}
+
+static int waiting_note(const struct instance *instance, struct waiting *ret) {
+    *ret = (struct waiting){
+        .name = strdup(instance->name),
+        .uuid = strdup(instance->assigned.uuid),
+        .kind = (enum kind) instance->assigned.kind,
+        .cpus = instance->spec.cpus,
+        .memory = instance->spec.memory,
+        .priority = instance->spec.priority,
+        .paused = instance->status.state == STATE_PAUSED,
+    };
+    return ret->name && ret->uuid ? 0 : -ENOMEM;
+}
+
+/* The first of those that wait, as they are: in the order of engine_foresee. */
+static int outlook_make(struct manager *manager, size_t limit, struct outlook *ret) {
+    struct engine_cursor cursor = { 0 };
+    void *instance;
+    int r = 0;
+
+    ret->waiting = calloc(limit + 1, sizeof(*ret->waiting));
+    if (!ret->waiting)
+        return -ENOMEM;
+    while (r >= 0 && ret->count < limit && engine_walk(manager->engine, &cursor, &instance, NULL))
+        r = waiting_note(instance, &ret->waiting[ret->count++]);
+    return r;
+}
+
+static void emit_waiting(const struct manager *manager, struct emitter *emitter, const struct waiting *waiting,
+                         const struct engine_forecast *forecast, uint64_t now) {
     const struct engine_explanation *why = &forecast->why;
     _cleanup_error_ struct error reason = ERROR_INIT;
     _cleanup_free_ char *sentence = queue_sentence(manager, why, &reason);
 
     emit_object(emitter);
     emit_key_unsigned(emitter, "position", why->position);
-    emit_key_text(emitter, "name", instance->name);
-    emit_key_text(emitter, "uuid", instance->assigned.uuid);
-    emit_key_text(emitter, "kind", kind_name(instance->assigned.kind));
+    emit_key_text(emitter, "name", waiting->name);
+    emit_key_text(emitter, "uuid", waiting->uuid);
+    emit_key_text(emitter, "kind", kind_name(waiting->kind));
     emit_key(emitter, "cpus");
-    emit_double(emitter, (double) instance->spec.cpus / 1000);
-    emit_key_unsigned(emitter, "memory", instance->spec.memory);
-    emit_key_integer(emitter, "priority", instance->spec.priority);
-    emit_key_boolean(emitter, "paused", instance->status.state == STATE_PAUSED);
+    emit_double(emitter, (double) waiting->cpus / 1000);
+    emit_key_unsigned(emitter, "memory", waiting->memory);
+    emit_key_integer(emitter, "priority", waiting->priority);
+    emit_key_boolean(emitter, "paused", waiting->paused);
     emit_seconds(emitter, "waited", now - why->since);
     emit_seconds(emitter, "expected", why->expected);
     queue_emit_start(emitter, forecast->start, now);
@@ -79,31 +132,46 @@ static void emit_waiting(const struct manager *manager, struct emitter *emitter,
     emit_object_end(emitter);
 }
 
-int manager_queue_emit(struct manager *manager, size_t limit, struct emitter *emitter, struct error *error) {
-    _cleanup_free_ struct engine_forecast *forecasts = NULL;
-    struct engine_totals totals;
-    uint64_t now = clock_now();
-    ssize_t count;
+/* On a worker thread. */
+static int outlook_job(void *userdata) {
+    struct outlook *outlook = userdata;
+    _cleanup_free_ struct engine_forecast *forecasts = calloc(outlook->count + 1, sizeof(*forecasts));
+    ssize_t count = forecasts ? engine_foresee(outlook->engine, outlook->now, forecasts, outlook->count) : -ENOMEM;
 
-    engine_totals(manager->engine, &totals);
-    limit = limit < totals.queued ? limit : totals.queued;
-    forecasts = calloc(limit + 1, sizeof(*forecasts));
-    count = forecasts ? engine_foresee(manager->engine, now, forecasts, limit) : -ENOMEM;
-    if (count < 0)
-        return error_errno(error, (int) count, "looking at the queue");
-    emit_object(emitter);
+    emit_key(outlook->emitter, "queue");
+    emit_array(outlook->emitter);
+    for (ssize_t i = 0; i < count; i++)
+        emit_waiting(outlook->manager, outlook->emitter, &outlook->waiting[i], &forecasts[i], outlook->now);
+    emit_array_end(outlook->emitter);
+    return count < 0 ? (int) count : 0;
+}
+
+static void emit_rules(const struct manager *manager, struct emitter *emitter) {
     emit_key_text(emitter, "policy", manager->queue_settings.policy);
     emit_key_text(emitter, "backfill", manager->queue_settings.backfill);
     emit_key_text(emitter, "estimates", manager->queue_settings.estimates);
+}
+
+int manager_queue_emit(struct manager *manager, size_t limit, struct emitter *emitter, struct error *error) {
+    _cleanup_thought_ struct thought thought = { 0 };
+    _cleanup_(outlook_done) struct outlook outlook = { .manager = manager, .emitter = emitter };
+    struct engine_totals totals;
+    int r = thought_begin(&thought, manager, limit, 0, error);
+
+    if (r < 0)
+        return r;
+    outlook.engine = engine_copy_view(thought.copy);
+    outlook.now = clock_now();
+    r = outlook_make(manager, limit, &outlook);
+    engine_totals(manager->engine, &totals);
+    emit_object(emitter);
+    emit_rules(manager, emitter);
     emit_key_unsigned(emitter, "admitted", totals.admitted);
     emit_key_unsigned(emitter, "waiting", totals.queued);
-    emit_key(emitter, "queue");
-    emit_array(emitter);
-    for (ssize_t i = 0; i < count; i++)
-        emit_waiting(manager, emitter, &forecasts[i], now);
-    emit_array_end(emitter);
+    if (r >= 0)
+        r = thought_run(&thought, outlook_job, &outlook);
     emit_object_end(emitter);
-    return 0;
+    return r < 0 ? error_errno(error, r, "looking at the queue") : 0;
 }
 
 /* --- what if --------------------------------------------------------------------------------------------------------- */
@@ -144,9 +212,19 @@ static void emit_prospect(const struct engine_prospect *prospect, size_t number,
     emit_object_end(emitter);
 }
 
-static void emit_prospects(const struct manager *manager, const struct engine_prospect *prospects, size_t count,
-                           const struct engine_options *rules, const struct supposed_node *node, uint64_t now,
-                           struct emitter *emitter) {
+struct supposing {
+    const struct manager *manager;
+    const struct engine *engine; /* of a copy */
+    const struct engine_supposition *supposition;
+    const struct supposed_node *node;
+    uint64_t now;
+    struct emitter *emitter;
+};
+
+static void emit_prospects(const struct supposing *supposing, const struct engine_prospect *prospects, size_t count) {
+    const struct engine_options *rules = supposing->supposition->options;
+    struct emitter *emitter = supposing->emitter;
+    uint64_t now = supposing->now;
     double before = 0, after = 0;
     size_t compared = 0, added = 0;
 
@@ -170,19 +248,46 @@ static void emit_prospects(const struct manager *manager, const struct engine_pr
     emit_double(emitter, compared ? before / (double) compared : 0);
     emit_key(emitter, "mean_after");
     emit_double(emitter, compared ? after / (double) compared : 0);
-    supposed_node_emit(manager, node, emitter);
+    supposed_node_emit(supposing->manager, supposing->engine, supposing->node, emitter);
     emit_object_end(emitter);
+}
+
+/* On a worker thread. */
+static int suppose_job(void *userdata) {
+    const struct supposing *supposing = userdata;
+    _cleanup_free_ struct engine_prospect *prospects = NULL;
+    ssize_t count = engine_suppose(supposing->engine, supposing->supposition, supposing->now, &prospects);
+
+    if (count < 0)
+        return (int) count;
+    emit_prospects(supposing, prospects, (size_t) count);
+    return 0;
+}
+
+static int suppose(struct manager *manager, struct engine_supposition *supposition, const struct supposed_node *node,
+                   struct emitter *emitter, struct error *error) {
+    _cleanup_thought_ struct thought thought = { 0 };
+    struct supposing supposing = { .manager = manager, .supposition = supposition, .node = node, .emitter = emitter };
+    int r = thought_begin(&thought, manager, SIZE_MAX, supposition->add, error);
+
+    if (r < 0)
+        return r;
+    supposing.engine = engine_copy_view(thought.copy);
+    supposing.now = clock_now();
+    engine_supposition_predict(supposition, manager->engine);
+    r = thought_run(&thought, suppose_job, &supposing);
+    if (r == -ENOSPC)
+        return error_set(error, ERROR_BAD_VALUE, "add", "", "what is added could never run on that node");
+    return r < 0 ? error_errno(error, r, "supposing") : 0;
 }
 
 int manager_what_if_emit(struct manager *manager, const struct what_if *what_if, struct emitter *emitter,
                          struct error *error) {
-    _cleanup_free_ struct engine_prospect *prospects = NULL;
     struct engine_options rules;
     _cleanup_(supposed_node_done) struct supposed_node node = { 0 };
     struct engine_request request;
     struct engine_supposition supposition = { .request = &request, .options = &rules, .cpus = what_if->node_cpus };
-    uint64_t now = clock_now(), reserve = manager->configuration.memory_reserve;
-    ssize_t count;
+    uint64_t reserve = manager->configuration.memory_reserve;
     int r = what_if_rules(manager, what_if, &rules, error);
 
     what_if_request(what_if, &request);
@@ -200,15 +305,7 @@ int manager_what_if_emit(struct manager *manager, const struct what_if *what_if,
     supposition.memory = what_if->node_memory ? what_if->node_memory - reserve : 0;
     if (what_if->add && !supposition.cpus && !supposition.memory)
         r = engine_check(manager->engine, &request, error);
-    if (r < 0)
-        return r;
-    count = engine_suppose(manager->engine, &supposition, now, &prospects);
-    if (count == -ENOSPC)
-        return error_set(error, ERROR_BAD_VALUE, "add", "", "what is added could never run on that node");
-    if (count < 0)
-        return error_errno(error, (int) count, "supposing");
-    emit_prospects(manager, prospects, (size_t) count, &rules, &node, now, emitter);
-    return 0;
+    return r < 0 ? r : suppose(manager, &supposition, &node, emitter, error);
 }
 
 /* --- why ------------------------------------------------------------------------------------------------------------- */
@@ -376,21 +473,27 @@ static int trial_job(void *userdata) {
     return engine_trial_run(userdata);
 }
 
-/* Tries on a worker thread: nobody else shall wait for that. What it finds is as of the moment when it began, and nothing
- * if the instance does not wait. */
-static int try_flip(struct manager *manager, const char *name, struct engine_flip *ret, struct error *error) {
+/* Tries on a worker thread: nobody else shall wait for that. What it finds is as of the moment when it began, and nothing if the
+ * instance does not wait for room. The names are borrowed from the engine. */
+static int try_flip(struct manager *manager, const char *name, struct thought *thought, struct engine_flip *ret,
+                    struct error *error) {
     _cleanup_trial_ struct engine_trial *trial = NULL;
     struct instance *instance;
     int r = registry_lookup(manager, name, false, &instance, error);
 
     *ret = (struct engine_flip){ .start = UINT64_MAX };
+    if (r < 0 || !engine_waits_for_room(manager->engine, instance->assigned.uuid))
+        return r;
+    r = thought_begin(thought, manager, SIZE_MAX, 0, error);
+    if (r >= 0)
+        r = registry_lookup(manager, name, false, &instance, error); /* it may have gone while others thought */
     if (r < 0)
         return r;
-    r = engine_trial_new(manager->engine, instance->assigned.uuid, clock_now(), &trial);
+    r = engine_trial_new(thought->copy, manager->engine, instance->assigned.uuid, clock_now(), &trial);
     if (r == -ENOENT)
         return 0;
     if (r >= 0)
-        r = fiber_job(trial_job, trial);
+        r = thought_run(thought, trial_job, trial);
     if (r < 0)
         return error_errno(error, r, "trying what would let it start");
     engine_trial_flip(trial, manager->engine, ret);
@@ -400,6 +503,7 @@ static int try_flip(struct manager *manager, const char *name, struct engine_fli
 /* --- of one ---------------------------------------------------------------------------------------------------------- */
 
 int manager_why_emit(struct manager *manager, const char *name, struct emitter *emitter, struct error *error) {
+    _cleanup_thought_ struct thought thought = { 0 };
     struct engine_explanation why;
     struct engine_flip flip;
     struct instance *instance;
@@ -413,7 +517,7 @@ int manager_why_emit(struct manager *manager, const char *name, struct emitter *
         optimize_recall(instance);
         instance_unref(instance);
     }
-    r = try_flip(manager, name, &flip, error); /* what it names is borrowed: from here on nothing yields */
+    r = try_flip(manager, name, &thought, &flip, error); /* what it names is borrowed: from here on nothing yields */
     if (r >= 0)
         r = registry_lookup(manager, name, false, &instance, error); /* it may have gone meanwhile */
     if (r < 0)

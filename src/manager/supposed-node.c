@@ -6,12 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/fiber.h"
 #include "base/text.h"
 #include "manager/internal.h"
 
 #define TOLD_MOST 1000
-#define LOOKED_AT_ONCE 16
 
 /* "KEY=VALUE,KEY2,KEY3-" as a merge patch: what ends with '-' goes. */
 static int add_pairs(struct json_object *patch, const char *member, const char *text) {
@@ -91,9 +89,8 @@ static void emit_message(const struct manager *manager, const struct supposed_no
     emit_key_text(emitter, "message", text);
 }
 
-/* In slices, between which others are served; nothing of the engine's is held meanwhile but a number. Who comes or goes then may
- * be told or not. */
-void supposed_node_emit(const struct manager *manager, const struct supposed_node *node, struct emitter *emitter) {
+void supposed_node_emit(const struct manager *manager, const struct engine *engine, const struct supposed_node *node,
+                        struct emitter *emitter) {
     size_t position = 0, all = 0, now = 0, then = 0, running = 0, told = 0;
     struct engine_verdict_of verdict;
 
@@ -105,7 +102,7 @@ void supposed_node_emit(const struct manager *manager, const struct supposed_nod
     emit_object(emitter);
     emit_key(emitter, "instances");
     emit_array(emitter);
-    while (engine_suppose_place(manager->engine, node->traits, node->taints, node->gone, &position, &verdict)) {
+    while (engine_suppose_place(engine, node->traits, node->taints, node->gone, &position, &verdict)) {
         bool refused_now = verdict.now.filter < FILTER_PASSED, refused_then = verdict.then.filter < FILTER_PASSED;
         all++;
         now += refused_now;
@@ -113,8 +110,6 @@ void supposed_node_emit(const struct manager *manager, const struct supposed_nod
         running += verdict.runs;
         if ((refused_now || refused_then) && told++ < TOLD_MOST)
             emit_one(manager, &verdict, emitter);
-        if (all % LOOKED_AT_ONCE == 0 && fiber_yield() < 0)
-            break; /* nobody waits for the answer any more */
     }
     emit_array_end(emitter);
     emit_key_unsigned(emitter, "refused_now", now);

@@ -5,6 +5,7 @@ import concurrent.futures
 import json
 import os
 import re
+import socket
 import sqlite3
 import subprocess
 import threading
@@ -210,6 +211,71 @@ def test_what_if_tells_and_changes_nothing(make_daemon):
     assert [row["name"] for row in after] == [row["name"] for row in before] == ["long", "short"]
     assert "srtf" in daemon.problem(400, "GET", "/v1/what-if?policy=srtff")["detail"]
     daemon.problem(422, "GET", f"/v1/what-if?add=1&kind=fake&cpus={CPUS * 2}")
+
+
+def thinking_node(make_daemon, delay, waiting):
+    """Each question about the queue takes so many milliseconds on its worker thread; so many wait."""
+    daemon = make_daemon(arguments=["--overcommit_cpu_fake", "100", "--queue_policy", "fcfs"],
+                         environment={"POLDER_FAILPOINTS": f"thought-run=delay:{delay}"}).start()
+    create(daemon, "holder", duration="1h")
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(lambda number: create(daemon, f"w{number}", duration="1m"), range(waiting)):
+            pass
+    return daemon
+
+
+def ask(daemon, path):
+    client = daemon.client()
+    try:
+        return client.request("GET", path)
+    finally:
+        client.close()
+
+
+def test_questions_about_the_queue_hold_nobody_up(make_daemon):
+    """While they are thought about everybody else is served; two at a time, the others in turn; who goes away meanwhile is told as he
+    was; and polderd ends beside them."""
+    daemon = thinking_node(make_daemon, 1000, 150)
+    names = [row["name"] for row in queue_of(daemon, 1000)["queue"]]
+    assert sorted(names) == sorted(f"w{number}" for number in range(150))
+    paths = ["/v1/queue?limit=1000", "/v1/what-if?policy=sjf", "/v1/instances/w7/why", "/v1/what-if?add=10000&kind=fake&cpus=0.1",
+             "/v1/queue?limit=1000"]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        begun, reads = time.monotonic(), 0
+        asked = [pool.submit(ask, daemon, path) for path in paths]
+        while not any(future.done() for future in asked):
+            assert state(daemon, "holder") == "running"
+            reads += 1
+        replies = [future.result() for future in asked]
+        assert time.monotonic() - begun >= 3 and reads >= 10  # five questions of a second, two at a time
+        assert [reply.status for reply in replies] == [200] * 5
+        told = [[row["name"] for row in replies[number].json["queue"] if not row.get("new")] for number in (0, 1, 3, 4)]
+        assert told == [names] * 4 and len(replies[3].json["queue"]) == 10150
+        # It is about the moment when it was asked.
+        asked = pool.submit(ask, daemon, "/v1/queue?limit=1000")
+        time.sleep(0.5)
+        for number in (3, 5, 7):
+            daemon.delete(f"w{number}")
+        daemon.change("PATCH", "/v1/instances/w9", {"spec": {"priority": 5}})
+        rows = {row["name"]: row for row in asked.result().json["queue"]}
+        assert {"w3", "w5", "w7", "w9"} <= set(rows) and rows["w9"]["priority"] == 0
+        rows = {row["name"]: row for row in ask(daemon, "/v1/queue?limit=1000").json["queue"]}
+        assert not {"w3", "w5", "w7"} & set(rows) and rows["w9"]["priority"] == 5
+
+
+def test_questions_about_the_queue_whose_askers_leave(make_daemon):
+    daemon = thinking_node(make_daemon, 500, 3)
+    path = "/v1/what-if?add=5000&kind=fake&cpus=0.1"
+    for _ in range(20):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(daemon.socket))
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    assert len(daemon.get(path)["queue"]) == 5003
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(daemon.socket))
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert state(daemon, "holder") == "running"
+        daemon.stop()  # while it thinks
 
 
 PREEMPTIVE = ["--queue_residency", "0", "--queue_backfill", "none"]

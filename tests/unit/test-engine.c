@@ -958,6 +958,7 @@ static void test_a_snapshot_stays_as_it_was(void **state _unused_) {
 /* What is tried on it does not depend on what became of the engine; who went away meanwhile is not told. */
 static void test_a_trial_stays_as_it_was(void **state _unused_) {
     for (int gone = 0; gone < 2; gone++) {
+        _cleanup_copy_ struct engine_copy *copy = NULL;
         _cleanup_trial_ struct engine_trial *trial = NULL;
         struct engine *engine = engine_with("fcfs", BACKFILL_NONE);
         struct engine_flip at_once, later;
@@ -965,10 +966,11 @@ static void test_a_trial_stays_as_it_was(void **state _unused_) {
         submit_batch(engine, "holder", 800, 100, 0);
         submit_batch(engine, "waiting", 1000, 60, 0);
         drain(engine, 0);
-        assert_int_equal(engine_trial_new(engine, "holder", 0, &trial), -ENOENT);
+        assert_int_equal(engine_copy_new(engine, SIZE_MAX, &copy), 0);
+        assert_int_equal(engine_trial_new(copy, engine, "holder", 0, &trial), -ENOENT);
         assert_int_equal(engine_find_flip(engine, "waiting", 10 * SECONDS, &at_once), 0);
         assert_string_equal(at_once.gone, "holder");
-        assert_int_equal(engine_trial_new(engine, "waiting", 10 * SECONDS, &trial), 0);
+        assert_int_equal(engine_trial_new(copy, engine, "waiting", 10 * SECONDS, &trial), 0);
         if (gone) {
             engine_release(engine, "holder", false, 11 * SECONDS);
             submit_batch(engine, "another", 500, 10, 11); /* with the same handle */
