@@ -54,6 +54,9 @@ static int adopt_members(struct network *network, struct error *error) {
     r = network_ensure(network, error);
     if (r >= 0)
         r = network_watch(network);
+    /* A rate that was changed right before the end may not have got to its port. */
+    if (r >= 0)
+        r = port_set_rates(network, error);
     return r < 0 ? error_errno(error, r, "adopting the network") : 0;
 }
 

@@ -72,5 +72,8 @@ int network_remove_bridge(struct network *network, struct error *error);
 int port_attach_container(struct network *network, const struct member *member, int netns_fd,
                           struct error *error);
 int port_attach_tap(struct network *network, const struct member *member, int *ret_fd, struct error *error);
+/* What comes towards the member is limited to its rate_in, or not at all where that is 0. */
 int port_set_rate(struct network *network, const struct member *member, struct error *error);
+/* Likewise of every member that has a port. */
+int port_set_rates(struct network *network, struct error *error);
 int port_remove(struct network *network, const char *port, struct error *error);

@@ -635,7 +635,6 @@ static void message_add_bucket(struct message *message, uint64_t rate) {
     };
     struct rtattr *nest;
 
-    message_add_text(message, TCA_KIND, "tbf");
     nest = message_nest(message, TCA_OPTIONS);
     message_add(message, TCA_TBF_PARMS, &options, sizeof(options));
     message_add_u32(message, TCA_TBF_BURST, burst > UINT32_MAX / 2 ? UINT32_MAX / 2 : (uint32_t) burst);
@@ -654,13 +653,15 @@ int link_set_rate(int fd, int index, uint64_t rate) {
     info->tcm_family = AF_UNSPEC;
     info->tcm_ifindex = index;
     info->tcm_parent = TC_H_ROOT;
-    info->tcm_handle = rate ? TC_H_MAKE(1U << 16, 0) : 0;
+    info->tcm_handle = TC_H_MAKE(1U << 16, 0);
+    message_add_text(&message, TCA_KIND, "tbf");
     if (rate)
         message_add_bucket(&message, rate);
     r = message_run(fd, &message);
     if (rate)
         return r == -ENOENT ? -EOPNOTSUPP : r;
-    return r == -ENOENT || r == -EINVAL ? 0 : r; /* there was no limit */
+    /* There was no limit, or what stands there is somebody else's. */
+    return r == -ENOENT || r == -EINVAL || r == -EOPNOTSUPP ? 0 : r;
 }
 
 /* --- taps -------------------------------------------------------------------------------------------- */

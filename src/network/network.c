@@ -222,6 +222,19 @@ static void flows_forget(const struct member *before, const struct member *after
     free(job.ports);
 }
 
+static bool reached_alike(const struct member *a, const struct member *b) {
+    if (a->address != b->address || a->publish_count != b->publish_count)
+        return false;
+    for (size_t i = 0; i < a->publish_count; i++) {
+        const struct publish *one = &a->publishes[i], *other = &b->publishes[i];
+
+        if (one->protocol != other->protocol || one->host_port != other->host_port ||
+            one->port != other->port || one->host_address != other->host_address)
+            return false;
+    }
+    return true;
+}
+
 /* Writes everything again after a change was refused, and blames the limit if it is that. */
 static int rules_rewrite(struct network *network, const struct member *member, struct error *error) {
     if (network->rules_loaded)
@@ -246,7 +259,8 @@ static int member_enter_take(struct network *network, struct member *member, str
     if (changed < 0)
         r = rules_rewrite(network, member, error);
     if (r >= 0) {
-        flows_forget(before, member);
+        if (!before || !reached_alike(before, member))
+            flows_forget(before, member);
         member_free(before);
         return 0;
     }
@@ -386,7 +400,7 @@ int network_attach_tap(struct network *network, const struct network_member *mem
 static int member_update(struct network *network, const struct network_member *from, struct error *error) {
     _cleanup_member_ struct member *member = NULL;
     const struct member *before = network_find(network, from->uuid);
-    bool rate_changed;
+    bool renamed;
     int r;
 
     if (!before)
@@ -398,13 +412,19 @@ static int member_update(struct network *network, const struct network_member *f
         r = network_check_ports(network, member, error);
     if (r < 0)
         return r;
-    rate_changed = before->rate_in != member->rate_in;
-    if (rate_changed)
-        r = port_set_rate(network, member, error);
+    renamed = !text_equal(before->name, member->name) || before->address != member->address ||
+              memcmp(before->mac, member->mac, sizeof(member->mac)) != 0;
+    r = port_set_rate(network, member, error);
     if (r < 0)
         return r;
     r = member_enter_take(network, STEAL_PTR(member), error);
-    return r < 0 ? r : files_write(network, network_find(network, from->uuid), error);
+    if (r < 0) {
+        fiber_shield();
+        (void) port_set_rate(network, network_find(network, from->uuid), NULL);
+        fiber_unshield();
+        return r;
+    }
+    return renamed ? files_write(network, network_find(network, from->uuid), error) : 0;
 }
 
 int network_update(struct network *network, const struct network_member *member, struct error *error) {

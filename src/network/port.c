@@ -146,6 +146,20 @@ static int rate_main(void *userdata) {
     return r < 0 ? r : rate_set(job, info.index);
 }
 
+/* One job for all: there may be thousands. */
+static int rates_main(void *userdata) {
+    struct port_job *job = userdata;
+    int r = 0;
+
+    for (size_t i = 0; r >= 0 && i < job->network->count; i++) {
+        job->member = job->network->members[i];
+        r = rate_main(job);
+        if (r == -ENODEV)
+            r = 0;
+    }
+    return r;
+}
+
 static int port_failed(const struct port_job *job, int r, struct error *error) {
     if (r == -EOPNOTSUPP && text_equal(job->step, "limiting the rate"))
         return error_set(error, ERROR_HOST_LACKS, "a limit of incoming traffic",
@@ -201,6 +215,15 @@ int port_set_rate(struct network *network, const struct member *member, struct e
     int r = fiber_job(rate_main, &job);
 
     return r < 0 && r != -ENODEV ? port_failed(&job, r, error) : 0;
+}
+
+int port_set_rates(struct network *network, struct error *error) {
+    struct port_job job = { .network = network };
+    int r = fiber_job(rates_main, &job);
+
+    if (r < 0 && !job.member) /* no thread to do it */
+        return error_errno(error, r, "limiting rates");
+    return r < 0 ? port_failed(&job, r, error) : 0;
 }
 
 struct remove_job {

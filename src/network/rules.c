@@ -131,7 +131,8 @@ static void add_publish(struct buffer *out, const char *verb, const struct membe
                     publish->host_port, inside, publish->port);
 }
 
-/* 100 ms worth, at least 256 KiB: offloaded packets of 64 KiB come several at a time. */
+/* 100 ms worth, at least 256 KiB: offloaded packets of 64 KiB come several at a time. The kernel adds a second's worth
+ * of its own: its bucket holds rate and burst. */
 static uint64_t rate_burst(uint64_t rate) {
     uint64_t burst = rate / 10 < 262144 ? 262144 : rate / 10;
 

@@ -8,6 +8,7 @@ import ctypes
 import json
 import os
 import random
+import re
 import select
 import shutil
 import signal
@@ -973,6 +974,70 @@ def test_rates(site):
     assert flow(site, site.host, slow, slow.address, 6002) > 5000000
     assert flow(site, slow, site.outside, OUTSIDE, 6003) > 5000000
     assert "limit pl" + slow.uuid.replace("-", "")[:10] not in rules(site)
+
+
+def port_of(member):
+    return "pl" + member.uuid.replace("-", "")[:10]
+
+
+def queues(site, member):
+    """(kind, handle, bytes a second) of what was put before a member's port."""
+    found = json.loads(site.host.run("tc", "-j", "qdisc", "show", "dev", port_of(member)).stdout)
+    return [(q["kind"], q["handle"], q["options"].get("rate")) for q in found if q.get("handle") != "0:"]
+
+
+def limits(site):
+    """Bytes a second by port, of what members send."""
+    units = {"bytes": 1, "kbytes": 1 << 10, "mbytes": 1 << 20}
+    found = json.loads(site.host.run("nft", "-j", "list", "table", "bridge", "polder").stdout)["nftables"]
+    return {item["limit"]["name"]: item["limit"]["rate"] * units[item["limit"]["rate_unit"]] for item in found if "limit" in item}
+
+
+def table_handles(site):
+    return re.findall(r"table \w+ polder \{ # handle (\d+)", site.host.run("nft", "-a", "list", "ruleset").stdout)
+
+
+def test_rates_change_in_place(site):
+    """One small transaction each: nothing is written anew, and who is not asked about keeps his."""
+    site.start()
+    slow, other = site.attach("slow", rate_in=1000000, rate_out=1 << 20), site.attach("other", rate_in=5000, rate_out=4096)
+    handles = table_handles(site)
+    assert queues(site, slow) == [("tbf", "1:", 1000000)] and limits(site) == {port_of(slow): 1 << 20, port_of(other): 4096}
+    site.host.run("nft", "add", "rule", "bridge", "polder", "guard", "counter", "comment", "kept")
+    for inward, outward in ((2000000, 3 << 20), (12 << 30, 12 << 30), (4096, 0), (0, 4096), (0, 0), (70000, 1 << 30)):
+        site.harness.ok("update", **{**slow.record, "rate_in": inward, "rate_out": outward})
+        assert queues(site, slow) == ([("tbf", "1:", inward)] if inward else [])
+        assert limits(site) == {port_of(other): 4096, **({port_of(slow): outward} if outward else {})}
+        assert queues(site, other) == [("tbf", "1:", 5000)]
+    assert table_handles(site) == handles and "kept" in rules(site)
+    # The most that is taken limits nothing here, and the least still lets one talk.
+    site.harness.ok("update", **{**slow.record, "rate_in": 12 << 30, "rate_out": 12 << 30})
+    assert flow(site, slow, site.host, site.harness.ok("show")["network"]["gateway"], 6004) > 1000000
+    assert flow(site, site.host, slow, slow.address, 6005) > 1000000
+    site.serve(other, 80)
+    assert ask(site.host, other.address, 80)
+
+
+def test_rates_that_did_not_reach_the_port(site):
+    """As after a crash between a change's record and the port: what is adopted is made true."""
+    site.start()
+    slow, free, own = site.attach("slow", rate_in=1000000), site.attach("free"), site.attach("own")
+    site.harness.kill()
+    site.harness = None
+    site.host.run("tc", "qdisc", "del", "dev", port_of(slow), "root")
+    site.host.run("tc", "qdisc", "add", "dev", port_of(free), "root", "handle", "1:", "tbf", "rate", "1mbit", "burst", "65536",
+                  "limit", "70000")
+    site.host.run("tc", "qdisc", "add", "dev", port_of(own), "root", "handle", "7:", "tbf", "rate", "8mbit", "burst", "65536",
+                  "limit", "70000")
+    for member, inward, outward in ((slow, 1500000, 1 << 21), (free, 0, 0)):
+        site.members[member.uuid] = {**member.record, "rate_in": inward, "rate_out": outward}
+    site.start()
+    assert queues(site, slow) == [("tbf", "1:", 1500000)] and limits(site) == {port_of(slow): 1 << 21}
+    assert queues(site, free) == [] and queues(site, own) == [("tbf", "7:", 1000000)], "somebody else's stays"
+    site.harness.ok("update", **{**slow.record, "rate_in": 0, "rate_out": 0})
+    assert queues(site, slow) == [] and limits(site) == {}
+    stranger = site.member("stranger", rate_in=1000000)
+    assert site.harness("update", **stranger)["code"] == "not-found"
 
 
 # --- figures (printed, no limit) ---------------------------------------------------------------------------------
