@@ -62,6 +62,21 @@ static void show_cpu(struct json_object *object) {
                                           json_path_text(object, "cpu.control_group.cpuset", "")));
 }
 
+static char *rate_at(struct json_object *object, const char *path) {
+    uint64_t rate = number_at(object, path);
+    _cleanup_free_ char *size = rate > 0 ? text_format_size(rate) : NULL;
+
+    return size ? text_format("%s/s", size) : strdup("no limit");
+}
+
+static void show_rates(struct json_object *object) {
+    _cleanup_free_ char *read = rate_at(object, "rates.io_read"), *write = rate_at(object, "rates.io_write"),
+                        *in = rate_at(object, "rates.network_in"), *out = rate_at(object, "rates.network_out");
+
+    show_line("Rates", text_format("disk: read %s, write %s; network: in %s, out %s", read ? read : "", write ? write : "",
+                                   in ? in : "", out ? out : ""));
+}
+
 static void show_rest(struct json_object *object) {
     _cleanup_free_ char *low = text_format_size(number_at(object, "memory.floor")),
                         *asked = text_format_size(number_at(object, "memory.requested")),
@@ -101,6 +116,7 @@ static int run_allocation(struct invocation *invocation, struct error *error) {
                                   json_path_text(response.json, "pool.instances", "")));
     show_weight(response.json);
     show_cpu(response.json);
+    show_rates(response.json);
     show_rest(response.json);
     return 0;
 }

@@ -567,14 +567,29 @@ static int limits_apply(struct instance *instance, struct error *error) {
     return r;
 }
 
+/* From what the network was told of one that runs to what its spec says now. */
+static int rates_apply(struct instance *instance, const struct instance_spec *before, struct error *error) {
+    const struct instance_spec *spec = &instance->spec;
+    struct network *network = instance->manager->network;
+    struct network_member member;
+
+    if (!network || !instance->assigned.address ||
+        (before->network_in == spec->network_in && before->network_out == spec->network_out))
+        return 0;
+    member = network_member_of(instance->name, &instance->assigned, spec);
+    return network_update(network, &member, error);
+}
+
 /* The new spec is in place. Room is taken before anything on the host changes. The driver comes before the limits: a
- * machine has to give memory back before its group may hold less. */
+ * machine has to give memory back before its group may hold less. What its driver did would stay if a rate were
+ * refused after it, so the rates come first. */
 static int apply_live(struct instance *instance, const struct instance_spec *before, struct error *error) {
     int r = room_change(instance, error);
 
     if (r < 0 || !state_is_active(instance->status.state))
         return r;
-    if (instance->driver && instance->driver->change)
+    r = rates_apply(instance, before, error);
+    if (r >= 0 && instance->driver && instance->driver->change)
         r = instance->driver->change(instance->driver_data, &instance->view, before, error);
     if (r >= 0)
         r = limits_apply(instance, error);
@@ -584,10 +599,13 @@ static int apply_live(struct instance *instance, const struct instance_spec *bef
 }
 
 /* The old spec is in place again. */
-static void apply_back(struct instance *instance) {
+static void apply_back(struct instance *instance, const struct instance_spec *tried) {
     (void) room_change(instance, NULL);
     if (!state_is_active(instance->status.state))
         return;
+    fiber_shield();
+    (void) rates_apply(instance, tried, NULL);
+    fiber_unshield();
     (void) reservation_take(instance, NULL);
     (void) limits_apply(instance, NULL);
 }
@@ -678,7 +696,7 @@ static int patch_commit(struct instance *instance, const struct actor *actor, st
             patch->medium = tried;
         }
         if (!dry_run) {
-            apply_back(instance);
+            apply_back(instance, &patch->after);
             manager_mark_dirty(instance->manager, instance);
         }
     }

@@ -627,10 +627,7 @@ static int adopt_network(struct manager *manager, struct error *error) {
         const struct instance *instance = sorted[i];
         if (!instance->assigned.address || !state_is_active(instance->status.state) || !same_boot(instance))
             continue;
-        list[members++] = (struct network_member){
-            .uuid = instance->assigned.uuid, .name = instance->name, .mac = instance->assigned.mac,
-            .address = instance->assigned.address, .ports = &instance->spec.publish,
-        };
+        list[members++] = network_member_of(instance->name, &instance->assigned, &instance->spec);
     }
     r = network_adopt(manager->network, list, members, error);
     free(list);

@@ -136,6 +136,17 @@ static void emit_memory(struct instance *instance, struct emitter *emitter) {
     emit_object_end(emitter);
 }
 
+/* Bytes a second; 0: no limit. */
+static void emit_rates(const struct instance_spec *spec, struct emitter *emitter) {
+    emit_key(emitter, "rates");
+    emit_object(emitter);
+    emit_key_unsigned(emitter, "io_read", spec->io_read);
+    emit_key_unsigned(emitter, "io_write", spec->io_write);
+    emit_key_unsigned(emitter, "network_in", spec->network_in);
+    emit_key_unsigned(emitter, "network_out", spec->network_out);
+    emit_object_end(emitter);
+}
+
 static void emit_requests(struct instance *instance, struct emitter *emitter) {
     const struct instance_status *status = &instance->status;
     struct driver_facts facts = { 0 };
@@ -184,6 +195,7 @@ int manager_allocation_emit(struct manager *manager, const char *name, struct em
     allocation_emit_weight(instance, emitter);
     emit_cpu(instance, items, count, self, capacity, emitter);
     emit_memory(instance, emitter);
+    emit_rates(&instance->spec, emitter);
     emit_requests(instance, emitter);
     emit_object_end(emitter);
     return 0;

@@ -394,6 +394,10 @@ int instance_admissible(struct manager *manager, const struct instance *instance
         r = error_set(error, ERROR_NOT_FOUND, "network", instance->spec.network);
     if (r >= 0 && instance->spec.publish.count > 0 && (!manager->network || text_equal(instance->spec.network, "none")))
         r = error_set(error, ERROR_NOT_SUPPORTED, "an instance without a network", "publish", "there is nothing to reach");
+    if (r >= 0 && (instance->spec.network_in > 0 || instance->spec.network_out > 0) &&
+        (!manager->network || text_equal(instance->spec.network, "none")))
+        r = error_set(error, ERROR_NOT_SUPPORTED, "an instance without a network",
+                      instance->spec.network_in > 0 ? "network_in" : "network_out", "there is nothing to limit");
     if (r >= 0)
         r = reservation_check(manager, instance, error);
     if (r >= 0)

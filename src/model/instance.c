@@ -217,6 +217,9 @@ static const struct field port_fields[] = {
 };
 const struct table instance_port_table = TABLE("port", struct instance_port, port_fields);
 
+/* 100 Gbit/s and a bit: nftables counts a limit and its burst in bytes times nanoseconds, in 64 bits. */
+#define NETWORK_RATE_MAX (12 * GIB)
+
 #define SPEC(row_name, row_type, member, row_change, ...)                                                    \
     {                                                                                                        \
         .name = row_name, .type = row_type, .offset = offsetof(struct instance_spec, member),                \
@@ -334,6 +337,12 @@ static const struct field spec_fields[] = {
     SPEC("io_write", FIELD_SIZE, io_write, LIVE, .minimum = 4 * KIB, .maximum = TIB, .or_zero = true,
          .flag = "io-write", .value = "SIZE",
          .help = "Most bytes a second written to disk; 0 sets no limit."),
+    SPEC("network_in", FIELD_SIZE, network_in, LIVE, .minimum = 4 * KIB, .maximum = NETWORK_RATE_MAX, .or_zero = true,
+         .flag = "network-in", .value = "SIZE",
+         .help = "Most bytes a second that reach it by network; 0 sets no limit."),
+    SPEC("network_out", FIELD_SIZE, network_out, LIVE, .minimum = 4 * KIB, .maximum = NETWORK_RATE_MAX, .or_zero = true,
+         .flag = "network-out", .value = "SIZE",
+         .help = "Most bytes a second that it sends by network; 0 sets no limit."),
     SPEC("log_size", FIELD_SIZE, log_size, STOPPED, .minimum = 64 * KIB, .maximum = GIB, .initial = "10M",
          .flag = "log-size", .value = "SIZE", .help = "Most bytes of its output that are kept."),
     SPEC("firmware", FIELD_ENUM, firmware, STOPPED, .kinds = VM, .names = firmwares, .initial = "bios",

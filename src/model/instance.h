@@ -110,6 +110,8 @@ struct instance_spec {
     int64_t pids;          /* most processes */
     uint64_t io_read;      /* bytes/s; 0: no limit */
     uint64_t io_write;
+    uint64_t network_in;   /* bytes/s towards it; 0: no limit */
+    uint64_t network_out;
     uint64_t log_size;     /* bytes of log kept */
     int firmware;          /* enum firmware, vm */
     char *cdrom;           /* name of an ISO image to boot from, vm */

@@ -31,8 +31,20 @@ struct network_member {
     const char *mac;
     const char *address;
     const struct field_array *ports; /* struct instance_port, published */
-    uint64_t rate_in, rate_out;      /* bytes/s, 0: no limit */
+    uint64_t rate_in, rate_out;      /* bytes/s towards it and from it; 0: no limit */
 };
+
+/* Borrows all it is given. */
+static inline struct network_member network_member_of(const char *name, const struct instance_assigned *assigned,
+                                                      const struct instance_spec *spec) {
+    return (struct network_member){ .uuid = assigned->uuid,
+                                    .name = name,
+                                    .mac = assigned->mac,
+                                    .address = assigned->address,
+                                    .ports = &spec->publish,
+                                    .rate_in = spec->network_in,
+                                    .rate_out = spec->network_out };
+}
 
 int network_new(const struct network_options *options, struct network **ret, struct error *error);
 void network_free(struct network *network); /* leaves everything running */
@@ -57,7 +69,8 @@ int network_attach_container(struct network *network, const struct network_membe
 /* Likewise a tap on the bridge; *ret_fd is its descriptor (IFF_NO_PI | IFF_VNET_HDR) for QEMU. */
 int network_attach_tap(struct network *network, const struct network_member *member, int *ret_fd,
                        struct error *error);
-/* New published ports, name and rates of a running member. */
+/* New published ports, name and rates of a running member. What is refused changes nothing. NOT_FOUND if it is not
+ * attached. */
 int network_update(struct network *network, const struct network_member *member, struct error *error);
 /* Removes port, rules, name and lease of a member. Absent is success. */
 int network_detach(struct network *network, const char *uuid, struct error *error);

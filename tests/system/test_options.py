@@ -17,7 +17,7 @@ VALUES = {
     "remove": True, "mounts": [{"type": "tmpfs", "target": "/scratch", "size": 1048576}], "network": "none",
     "publish": [{"host_port": 18080, "port": 80}], "restart": "always", "restart_limit": 3, "priority": 7,
     "duration": "80s", "timeout": "90s", "stop_timeout": "3s", "stop_signal": "SIGINT", "pids": 33, "io_read": 1048576,
-    "io_write": 1048576, "log_size": 131072, "firmware": "uefi", "cdrom": "medium", "graphics": True,
+    "io_write": 1048576, "network_in": 1048576, "network_out": 2097152, "log_size": 131072, "firmware": "uefi", "cdrom": "medium", "graphics": True,
     "user_data": "#cloud-config\n{}\n", "ssh_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE8 me@here"],
     "description": "what it is for", "allocation": "fixed", "cpu_reservation": 0.5, "cpu_limit": 2, "memory_limit": 1 << 30,
     "memory_reservation": 32 << 20, "cpuset": "0", "weight_alpha": 0.5, "weight_beta": 5, "control_rate": 40,

@@ -84,6 +84,8 @@ static const struct sample samples[] = {
     { "pids", "100", "container" },
     { "io_read", "1048576", "vm" },
     { "io_write", "1048576", "vm" },
+    { "network_in", "1048576", "vm" },
+    { "network_out", "1048576", "vm" },
     { "log_size", "1048576", "vm" },
     { "firmware", "\"uefi\"", "vm" },
     { "cdrom", "\"netinst\"", "vm" },

@@ -98,13 +98,7 @@ static int attach_network(struct container *container, struct error *error) {
     const struct driver_instance *instance = container->instance;
     const struct instance_assigned *assigned = instance->assigned;
     struct network *network = container->driver->context.network;
-    struct network_member member = {
-        .uuid = assigned->uuid,
-        .name = instance->name,
-        .mac = assigned->mac,
-        .address = assigned->address,
-        .ports = &instance->spec->publish,
-    };
+    const struct network_member member = network_member_of(instance->name, assigned, instance->spec);
     _cleanup_close_ int namespace = -EBADF;
     char path[40];
 

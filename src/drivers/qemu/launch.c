@@ -75,13 +75,7 @@ static bool has_network(const struct driver_instance *instance) {
 static int network_main(void *userdata) {
     struct launch *launch = userdata;
     const struct driver_instance *instance = launch->instance;
-    const struct network_member member = {
-        .uuid = instance->assigned->uuid,
-        .name = instance->name,
-        .mac = instance->assigned->mac,
-        .address = instance->assigned->address,
-        .ports = &instance->spec->publish,
-    };
+    const struct network_member member = network_member_of(instance->name, instance->assigned, instance->spec);
 
     return network_attach_tap(launch->machine->qemu->context.network, &member, &launch->tap,
                               &launch->network_error);
