@@ -243,6 +243,7 @@ static int add_cell(struct request *request, size_t log, const char *policy, con
     cell->run.estimate = (enum estimate) r;
     cell->run.semantics = request->semantics;
     cell->run.parameters = request->parameters;
+    cell->run.stretches = request->jobs && !request->sequences;
     r = check_rules(&cell->run, error);
     if (r < 0)
         return r;
@@ -386,6 +387,21 @@ static void emit_jobs(struct emitter *emitter, const struct cell *cell) {
     emit_array_end(emitter);
 }
 
+/* When each ran, where some were taken off and went on later. */
+static void emit_stretches(struct emitter *emitter, const struct cell *cell) {
+    emit_key(emitter, "stretches");
+    emit_array(emitter);
+    for (size_t i = 0; i < cell->outcome.stretch_count; i++) {
+        const struct queue_stretch *stretch = &cell->outcome.stretches[i];
+        emit_array(emitter);
+        emit_integer(emitter, cell->run.jobs[stretch->job].id);
+        emit_integer(emitter, stretch->from);
+        emit_integer(emitter, stretch->to);
+        emit_array_end(emitter);
+    }
+    emit_array_end(emitter);
+}
+
 static void emit_cell(struct emitter *emitter, const struct cell *cell, bool jobs) {
     const struct queue_outcome *outcome = &cell->outcome;
 
@@ -407,6 +423,8 @@ static void emit_cell(struct emitter *emitter, const struct cell *cell, bool job
     emit_key_unsigned(emitter, "preemptions", outcome->preemptions);
     if (jobs)
         emit_jobs(emitter, cell);
+    if (jobs && outcome->preemptions)
+        emit_stretches(emitter, cell);
     emit_object_end(emitter);
 }
 
@@ -534,7 +552,8 @@ const struct mode queue_mode = {
             "  --tune-steps N       of that search (100)\n"
             "  --apply              what --tune proposes becomes the rules of the node, by 'polder node set'\n"
             "  --workers N          threads; the result does not depend on it\n"
-            "  --per-job            with -o json: number, start and end of each job\n"
+            "  --per-job            with -o json: number, start and end of each job; where some were taken off, also when\n"
+            "                       each ran\n"
             "  --report FILE        an HTML page: wait, slowdown and use over time, and who ran where\n"
             "  -o table|json\n",
     .run = run,

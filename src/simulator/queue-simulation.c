@@ -137,6 +137,24 @@ static void ring_leave(struct simulation *simulation, uint32_t job) {
     states[states[job].after].before = states[job].before;
 }
 
+static int note_stretch(struct simulation *simulation, uint32_t job) {
+    struct queue_outcome *outcome = simulation->outcome;
+
+    if (!simulation->run->stretches)
+        return 0;
+    if (outcome->stretch_count == outcome->stretch_room) {
+        size_t room = outcome->stretch_room ? outcome->stretch_room * 2 : 256;
+        struct queue_stretch *larger = reallocarray(outcome->stretches, room, sizeof(*larger));
+        if (!larger)
+            return -ENOMEM;
+        outcome->stretches = larger;
+        outcome->stretch_room = room;
+    }
+    outcome->stretches[outcome->stretch_count++] =
+        (struct queue_stretch){ job, simulation->states[job].started, simulation->now };
+    return 0;
+}
+
 static void decided(void *userdata, uint32_t handle, enum queue_state decision) {
     struct simulation *simulation = userdata;
     uint32_t job = (uint32_t) (uintptr_t) queue_entry(simulation->queue, handle)->userdata;
@@ -147,6 +165,9 @@ static void decided(void *userdata, uint32_t handle, enum queue_state decision) 
     if (decision == QUEUE_WAITING) {
         state->left -= simulation->now - state->started;
         simulation->outcome->preemptions++;
+        r = note_stretch(simulation, job);
+        if (r < 0)
+            simulation->failure = r;
         return;
     }
     state->started = simulation->now;
@@ -225,6 +246,8 @@ static int end(struct simulation *simulation, uint32_t number) {
     int r = predictor_learn(simulation->predictor, &traits, job->run);
     if (r >= 0)
         r = learn(simulation, job->user);
+    if (r >= 0)
+        r = note_stretch(simulation, number);
     return r < 0 ? r : queue_remove(simulation->queue, simulation->states[number].handle, simulation->now);
 }
 
@@ -388,7 +411,9 @@ static int measure(const struct queue_run *run, struct queue_outcome *outcome) {
 void queue_outcome_done(struct queue_outcome *outcome) {
     free(outcome->starts);
     free(outcome->ends);
+    free(outcome->stretches);
     outcome->starts = outcome->ends = NULL;
+    outcome->stretches = NULL;
 }
 
 int queue_simulate(const struct queue_run *run, struct queue_outcome *ret) {
@@ -411,5 +436,6 @@ int queue_simulate(const struct queue_run *run, struct queue_outcome *ret) {
         return r;
     *ret = outcome;
     outcome.starts = outcome.ends = NULL;
+    outcome.stretches = NULL;
     return 0;
 }

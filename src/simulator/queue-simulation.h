@@ -38,6 +38,7 @@ struct queue_run {
     enum backfill backfill;
     enum estimate estimate;
     enum semantics semantics;
+    bool stretches; /* are to be kept */
 };
 
 /* The machine of the log. */
@@ -51,9 +52,17 @@ static inline double queue_run_machine(const struct queue_run *run) {
     return (double) run->processors / (double) (run->part ? run->part : 1);
 }
 
+/* For which a job ran without a break: [from, to). */
+struct queue_stretch {
+    uint32_t job;
+    int64_t from, to;
+};
+
 struct queue_outcome {
     int64_t *starts;  /* first start of each job; owned */
     int64_t *ends;
+    struct queue_stretch *stretches; /* in the order of their ends, or NULL; owned */
+    size_t stretch_count, stretch_room;
     double bsld, root_square_bsld; /* means over all jobs of max(1, (wait + run) / max(run, 10 s)), and root of the square's */
     double wait, flow;             /* means, s */
     int64_t wait_95, wait_maximum;

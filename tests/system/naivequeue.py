@@ -1,13 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A second queue, written for being obvious rather than fast, to compare the engine's with: all is recomputed at every moment
-from lists. Jobs are (submitted, run, requested, processors); the result is when each starts."""
-from fractions import Fraction
+from lists. Jobs are (submitted, run, requested, processors); the result is when each starts. One processor for those that take
+turns is a list of its own below: the result is when each ends."""
+import math
+import struct
+
+CHANGING = ("xf", "wfp3", "unicep")  # with time
+
+
+def rounded(value):
+    """To 40 bits of the mantissa: what differs by less is equal, and numbers decide."""
+    bits = struct.unpack("<Q", struct.pack("<d", abs(float(value))))[0]
+    size = struct.unpack("<d", struct.pack("<Q", (bits + 2048) // 4096 * 4096))[0]
+    return size if value >= 0 else -size
 
 
 def score(policy, job, now):
-    submitted, _, requested, processors = job
-    return {"fcfs": submitted, "sjf": requested, "saf": requested * processors, "sjf:demand": processors,
-            "xf": -Fraction(now - submitted + requested, requested)}[policy]
+    """The smallest is first. Time is r, processors n, wait w, submission s (where that is 0, its logarithm is -1)."""
+    s, _, r, n = job
+    w, logarithm = now - s, math.log10(s) if s > 0 else -1
+    formulas = {
+        "fcfs": lambda: s, "sjf": lambda: r, "saf": lambda: r * n, "sjf:demand": lambda: n, "xf": lambda: -(w + r) / r,
+        "wfp3": lambda: -(w / r) ** 3 * n, "unicep": lambda: -w / ((math.log2(n) if n > 1 else 1e-9) * r),
+        "f1": lambda: math.log10(r) * n + 870 * logarithm, "f2": lambda: math.sqrt(r) * n + 25600 * logarithm,
+        "f3": lambda: r * n + 6860000 * logarithm, "f4": lambda: r * math.sqrt(n) + 530000 * logarithm,
+    }
+    return rounded(formulas[policy]())
 
 
 class Queue:
@@ -79,8 +97,8 @@ class Queue:
         raise AssertionError("it never fits")
 
     def conservative(self, now):
-        if self.loose or self.policy == "xf":
-            if self.policy == "xf":  # an order that changes: all anew
+        if self.loose or self.policy in CHANGING:
+            if self.policy in CHANGING:  # an order that changes: all anew
                 self.planned.clear()
             before = dict(self.planned)
             for j in self.order(now):
@@ -115,3 +133,41 @@ class Queue:
                     self.plan(self.waiting[-1], now)
             self.decide(now)
         return [self.starts[j] for j in range(len(self.jobs))]
+
+
+def turns(jobs, quantum):
+    """One processor, round robin: whoever comes at the end of a burst stands before whoever had it. When each ends."""
+    coming, ready = sorted(range(len(jobs)), key=lambda j: (jobs[j][0], j)), []
+    left, ends, now = [job[1] for job in jobs], [None] * len(jobs), 0
+
+    def arrive():
+        while coming and jobs[coming[0]][0] <= now:
+            ready.append(coming.pop(0))
+
+    while coming or ready:
+        if not ready:
+            now = jobs[coming[0]][0]
+        arrive()
+        j = ready.pop(0)
+        burst = min(quantum, left[j])
+        now, left[j] = now + burst, left[j] - burst
+        arrive()
+        if left[j]:
+            ready.append(j)
+        else:
+            ends[j] = now
+    return ends
+
+
+def shortest_left(jobs):
+    """One processor, second by second: the least of what is expected to be left, then the smaller number. When each ends."""
+    left, done, ends, now = [job[1] for job in jobs], [0] * len(jobs), [None] * len(jobs), 0
+    while None in ends:
+        there = [j for j, job in enumerate(jobs) if job[0] <= now and left[j]]
+        if there:
+            j = min(there, key=lambda k: (max(0, jobs[k][2] - done[k]), k))
+            left[j], done[j] = left[j] - 1, done[j] + 1
+            if not left[j]:
+                ends[j] = now + 1
+        now += 1
+    return ends

@@ -4,7 +4,6 @@ import gzip
 import json
 import pathlib
 import random
-import shutil
 import subprocess
 
 import naivequeue
@@ -256,7 +255,7 @@ def test_vectors(tmp_path):
 
 # ---- against a second queue, and what must always hold ----
 
-POLICIES, BACKFILLS = ("fcfs", "sjf", "saf", "sjf:demand", "xf"), ("none", "easy", "easy-sjbf", "conservative", "greedy")
+POLICIES, BACKFILLS = ("fcfs", "sjf", "saf", "sjf:demand", "xf", "wfp3", "unicep", "f1", "f2", "f3", "f4"), ("none", "easy", "easy-sjbf", "conservative", "greedy")
 
 
 def write_jobs(path, jobs, processors):
@@ -346,7 +345,7 @@ def test_against_the_naive_queue(tmp_path, exact):
     words = ("--policy", ",".join(POLICIES), "--backfill", ",".join(BACKFILLS), "--semantics", "batch", "--per-job")
     for cell in results(*words, *logs):
         jobs = sets[int(pathlib.Path(cell["log"]).stem)]
-        if cell["backfill"] == "conservative" and cell["policy"] not in ("fcfs", "xf"):
+        if cell["backfill"] == "conservative" and cell["policy"] not in ("fcfs", *naivequeue.CHANGING):
             continue  # in what order those that come at one moment reserve is not defined
         if problems(jobs, cell):
             def again(smaller):
@@ -355,6 +354,64 @@ def test_against_the_naive_queue(tmp_path, exact):
             least = shrink(jobs, again)
             pytest.fail(f"{cell['policy']}, {cell['backfill']}, {processors} processors, "
                         f"(submitted, run, requested, processors): {least}: {again(least)}")
+
+
+# One processor, where who gives way to whom leaves no choice.
+def test_taking_turns_against_the_naive_queue(tmp_path):
+    chance = random.Random(31)
+    sets = [[(submitted, run, requested, 1) for submitted, run, requested, _ in random_jobs(chance, 1, at % 2)] for at in range(40)]
+    logs = [write_jobs(tmp_path / f"{at}.swf", jobs, 1) for at, jobs in enumerate(sets)]
+    taken_off = 0
+    for quantum in (1, 3, 7, 100):
+        for cell in results("--policy", "rr", "--backfill", "none", "--set", f"rr.quantum={quantum}", "--per-job", *logs):
+            jobs = sets[int(pathlib.Path(cell["log"]).stem)]
+            taken_off += cell["preemptions"]
+            assert [end for _, _, end in sorted(cell["jobs"])] == naivequeue.turns(jobs, quantum), (quantum, jobs)
+    for cell in results("--policy", "srtf", "--backfill", "none", "--per-job", *logs):
+        jobs = sets[int(pathlib.Path(cell["log"]).stem)]
+        taken_off += cell["preemptions"]
+        assert [end for _, _, end in sorted(cell["jobs"])] == naivequeue.shortest_left(jobs), jobs
+    assert taken_off > 1000
+
+
+def check_stretches(cell, jobs, processors):
+    """Whoever was taken off goes on where he was: all of his run time, within start and end, and never beside himself; and what
+    all that run at a moment hold is there."""
+    stretches = [[] for _ in jobs]
+    for number, begin, end in cell["stretches"]:
+        stretches[number - 1].append((begin, end))
+    assert len(cell["stretches"]) == len(jobs) + cell["preemptions"]
+    for (_, start, end), (submitted, run, _, _), own in zip(sorted(cell["jobs"]), jobs, stretches):
+        assert own[0][0] == start >= submitted and own[-1][1] == end and end - start >= run, cell["policy"]
+        assert sum(after - before for before, after in own) == run, cell["policy"]
+        assert all(before <= after for before, after in own) and all(a[1] <= b[0] for a, b in zip(own, own[1:])), cell["policy"]
+    changes = sorted([(begin, 1, jobs[number - 1][3]) for number, begin, end in cell["stretches"] if begin < end] +
+                     [(end, 0, -jobs[number - 1][3]) for number, begin, end in cell["stretches"] if begin < end])
+    held = 0
+    for _, _, change in changes:
+        held += change
+        assert 0 <= held <= processors, (cell["policy"], cell["backfill"])
+
+
+# Who gives way loses nothing, and what he gave is promised once: several processors, all that take somebody off.
+@pytest.mark.parametrize("seed", range(3))
+def test_nobody_who_gives_way_loses_anything(tmp_path, seed):
+    chance, now, rows, jobs = random.Random(40 + seed), 0, [], []
+    for number in range(1, 121):
+        now += chance.choice((0, 0, 1, 3, 10))
+        run, size = chance.choice((1, 2, 5, 9, 20, 40)), chance.randrange(1, 9)
+        jobs.append((now, run, run * chance.choice((1, 1, 2, 5)), size))
+        rows.append(f"{number} {now} -1 {run} {size} -1 -1 {size} {jobs[-1][2]} -1 1 {chance.randrange(4)} 1 -1 {chance.randrange(5)} -1 -1 -1")
+    log = tmp_path / "log.swf"
+    log.write_text("; MaxProcs: 8\n" + "\n".join(rows) + "\n")
+    seen = {}
+    for policies, backfills in (("srtf,priority:preemptive", BACKFILLS), ("rr", [b for b in BACKFILLS if b != "conservative"])):
+        for cell in results("--policy", policies, "--backfill", ",".join(backfills), "--estimates", "requested,actual,history,learning",
+                            "--set", "rr.quantum=3", "--per-job", log):
+            seen[cell["policy"]] = seen.get(cell["policy"], 0) + cell["preemptions"]
+            if cell["preemptions"]:
+                check_stretches(cell, jobs, 8)
+    assert len(seen) == 3 and min(seen.values()) > 50, seen
 
 
 # Conservative: whoever comes later delays nobody, if requests are exact: each starts as if it were the last to come.
@@ -434,32 +491,3 @@ def test_tuner_spares_moves(tmp_path):
     assert "proposed: --policy sjf " in text
     values = {line.split()[0]: float(line.split()[-1]) for line in text.splitlines() if line.startswith(("fcfs ", "sjf ", "srtf "))}
     assert values["fcfs"] == values["sjf"] == 0 < values["srtf"]
-
-
-# ---- the same bytes from any compiler ----
-
-ENGINE = ("backfill", "estimate", "fixed", "order", "policy", "profile", "queue", "queue-live", "usage")
-SIMULATOR = ("queue-mode", "queue-simulation", "queue-tune", "rlscheduler", "swf", "input", "main")
-
-
-@pytest.mark.long
-def test_any_compiler_gives_the_same_bytes(tmp_path):
-    root, build = pathlib.Path(__file__).resolve().parents[2], polderlib.build_directory()
-    if b"__asan_" in (build / "src/base/libbase.a").read_bytes():
-        pytest.skip("the build's libraries are instrumented, other compilers' objects cannot be linked with them")
-    chance = random.Random(3)
-    jobs = [job for _ in range(60) for job in random_jobs(chance, 64, False)]
-    log = write_jobs(tmp_path / "log.swf", sorted(jobs), 64)
-    sources = [root / f"src/engine/{name}.c" for name in ENGINE] + [root / f"src/simulator/{name}.c" for name in SIMULATOR]
-    libraries = [build / f"src/{name}/lib{name}.a" for name in ("simulator", "engine", "model", "base")]
-    outputs = {}
-    for compiler in filter(shutil.which, ("gcc", "clang")):
-        for level in ("-O0", "-O2", "-O3"):
-            program = tmp_path / f"{compiler}{level}"
-            subprocess.run([compiler, level, "-w", "-std=gnu17", "-D_GNU_SOURCE", "-ffp-contract=off", "-I", root / "src", "-o",
-                            program, *[s for s in sources if s.exists()], *libraries, *libraries, "-ljson-c", "-larchive",
-                            "-lsystemd", "-lm", "-lpthread"], check=True)
-            words = ("--policy", "polder,fcfs,sjf,saf,srtf,dynamic,wfp3,unicep,f1,f2,f3,f4,xf", "--backfill",
-                     ",".join(BACKFILLS), "--estimates", "requested,predicted,learning", "--per-job", "-o", "json")
-            outputs[compiler, level] = subprocess.run([program, "queue", *words, log], capture_output=True, check=True).stdout
-    assert outputs and len(set(outputs.values())) == 1, list(outputs)
