@@ -138,6 +138,58 @@ def test_recorded_decisions_are_made_again(tmp_path, score):
         assert done.returncode != 0 and named in done.stderr, (named, done.stderr[-300:])
 
 
+def takes(node, pod):
+    """Has the node room for it, GPUs of its model included? gpus: what is free of each, in thousandths."""
+    return (node["cpus"] >= pod["cpus"] and node["memory"] >= pod["memory"] and
+            (pod["gpus"] == 0 or (not pod["models"] or node["model"] in pod["models"]) and
+             sum(free >= pod["milli"] for free in node["gpus"]) >= pod["gpus"]))
+
+
+@pytest.mark.parametrize("score", ["first", "polder"])
+def test_ten_thousand_nodes(tmp_path, score):
+    """Read from the record: nobody promises more than it has, every hundredth decision is compared with a look at all nodes, and
+    all are made again."""
+    dice, ledger = random.Random(23), tmp_path / "ledger"
+    nodes = [(f"n{i}", dice.choice((32, 64, 96)), dice.choice((128, 256, 384)), dice.choice((0, 2, 4, 8)), dice.choice("AB"))
+             for i in range(10000)]
+    pods = [(dice.choice((1, 4, 8)), dice.choice((1, 16)), gpus, 0 if gpus == 0 else 1000 if gpus > 1 else dice.choice((250, 500, 1000)),
+             dice.choice(("", "A", "A|B")) if gpus else "") for gpus in (dice.choice((0, 1, 1, 2, 4)) for _ in range(20000))]
+    files = openb_files(
+        tmp_path, "sn,cpu_milli,memory_mib,gpu,model\n" + "".join(f"{name},{cpus}000,{gib * 1024},{gpus},{model}\n"
+                                                                 for name, cpus, gib, gpus, model in nodes),
+        "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec\n" + "".join(
+            f"p{i},{cpus}000,{gib * 1024},{gpus},{milli},{models}\n" for i, (cpus, gib, gpus, milli, models) in enumerate(pods)))
+    found, = results("placement", *files, "--score", score, "--seeds", 1, "--arrivals", 100, "--ledger", ledger)
+    wanted = [{"cpus": cpus, "memory": gib, "gpus": gpus, "milli": milli, "models": models} for cpus, gib, gpus, milli, models in pods]
+    kinds = {name: (cpus, gib, gpus, model) for name, cpus, gib, gpus, model in nodes}
+    free, count, allocated = {}, 0, 0
+    for line in map(json.loads, ledger.read_text().splitlines()):
+        if "node" in line:
+            cpus, gib, gpus, model = kinds[line["node"]]
+            free[line["node"]] = {"cpus": cpus, "memory": gib, "gpus": [1000] * gpus, "model": model}
+        if "decision" not in line:
+            continue
+        pod = wanted[line["about"]]
+        if line["decision"] % 100 == 0:
+            able = [name for name, node in free.items() if takes(node, pod)]
+            assert len(able) == 10000 - sum(line["refused"].values()), line
+            assert line["to"] == (able[0] if score == "first" and able else line["to"]) and (line["to"] is None or line["to"] in able)
+        count += 1
+        if line["to"] is None:
+            continue
+        node, chosen = free[line["to"]], [i for i in range(8) if line["gpus"] >> i & 1]
+        assert takes(node, pod) and len(chosen) == pod["gpus"], line
+        node["cpus"] -= pod["cpus"]
+        node["memory"] -= pod["memory"]
+        for gpu in chosen:
+            node["gpus"][gpu] -= pod["milli"]
+            allocated += pod["milli"]
+        assert all(left >= 0 for left in node["gpus"]), line
+    assert len(free) == 10000 and count > 20000
+    assert found["allocated"] == pytest.approx(allocated / (sum(kind[2] for kind in kinds.values()) * 10), abs=.01)
+    assert json.loads(simulate("placement", "--replay", ledger, "-o", "json").stdout) == {"decisions": count, "same": True, "why": None}
+
+
 def test_record_options_are_checked(tmp_path):
     files = openb_files(tmp_path)
     assert "one run" in simulate("placement", *files, "--ledger", tmp_path / "x", status=2).stderr
