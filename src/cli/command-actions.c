@@ -153,7 +153,7 @@ static int run_wait(struct invocation *invocation, struct error *error) {
     { .name = flag_name, .letter = short_name, .type = FLAG_TEXT,                                              \
       .offset = offsetof(struct action_options, member), .value = value_name, .help = text }
 static const struct flag stop_flags[] = {
-    ACTION_TEXT("time", 't', timeout, "DURATION", "How long it has to end before it is killed."),
+    ACTION_TEXT("time", 't', timeout, "DURATION", "How long it has to end before it is killed; default: its --stop-timeout."),
     { .name = "force", .letter = 'f', .type = FLAG_SWITCH, .offset = offsetof(struct action_options, force),
       .help = "Kill it at once." },
 };

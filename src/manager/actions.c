@@ -158,7 +158,20 @@ static bool is_killed(int r) {
     return r == -ETIMEDOUT;
 }
 
-static int do_stop(struct action *action, struct error *error) {
+/* A guest may take its time to shut down: who waits is told until when. */
+static void tell_shutdown(const struct action *action, struct operation *operation) {
+    _cleanup_free_ char *time = NULL, *step = NULL;
+
+    if (action->instance->assigned.kind != KIND_VM || !state_is_active(action->instance->status.state) ||
+        stop_timeout(action) == 0)
+        return;
+    time = text_format_duration(stop_timeout(action));
+    step = time ? text_format("the guest shuts down; after %s its power is cut", time) : NULL;
+    if (step)
+        operation_progress(operation, step, 0, 0);
+}
+
+static int do_stop(struct action *action, struct operation *operation, struct error *error) {
     struct instance *instance = action->instance;
     enum power before = instance->control.power;
     int r = commit_power(action, error);
@@ -166,16 +179,18 @@ static int do_stop(struct action *action, struct error *error) {
     FAILPOINT("stop-after-commit");
     if (r < 0)
         return r;
+    tell_shutdown(action, operation);
     r = run_stop_and_wait(instance, stop_timeout(action), error);
     if (r < 0 && !is_killed(r) && state_is_active(instance->status.state))
         wish_back(action, POWER_STOPPED, before);
     return r;
 }
 
-static int restart_stop(struct action *action, struct error *error) {
+static int restart_stop(struct action *action, struct operation *operation, struct error *error) {
     struct instance *instance = action->instance;
     int r;
 
+    tell_shutdown(action, operation);
     instance->handover = true;
     r = run_stop_and_wait(instance, stop_timeout(action), error);
     instance->handover = false;
@@ -195,7 +210,7 @@ static int do_restart(struct action *action, struct operation *operation, struct
     r = commit_power(action, error);
     FAILPOINT("restart-after-commit");
     if (r >= 0 && instance->control.restarting) {
-        r = restart_stop(action, error);
+        r = restart_stop(action, operation, error);
         if (r < 0)
             wish_back(action, POWER_RUNNING, state_is_active(instance->status.state) ? before : POWER_STOPPED);
     }
@@ -337,7 +352,7 @@ static int act(struct action *action, struct operation *operation, struct error 
     case ACTION_START:
         return do_start(action, operation, error);
     case ACTION_STOP:
-        return do_stop(action, error);
+        return do_stop(action, operation, error);
     case ACTION_RESTART:
         return do_restart(action, operation, error);
     case ACTION_DELETE:

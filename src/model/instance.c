@@ -325,7 +325,8 @@ static const struct field spec_fields[] = {
     SPEC("timeout", FIELD_DURATION, timeout, LIVE, .minimum = 1, .maximum = 3650 * DAY, .or_zero = true,
          .flag = "timeout", .value = "DURATION", .help = "How long it may run, such as 90s or 2h; 0 sets no limit."),
     SPEC("stop_timeout", FIELD_DURATION, stop_timeout, LIVE, .maximum = DAY, .initial = "10s",
-         .flag = "stop-timeout", .value = "DURATION", .help = "How long it has to end before it is killed."),
+         .flag = "stop-timeout", .value = "DURATION", .help = "How long it has to end before it is killed; a vm gets 90s to shut down if not told, then its power is "
+                 "cut."),
     SPEC("stop_signal", FIELD_TEXT, stop_signal, LIVE, .kinds = CONTAINER | MICROVM, .maximum = 32,
          .check = check_signal, .flag = "stop-signal", .value = "SIGNAL",
          .help = "Signal that asks it to end; the image's if not told."),

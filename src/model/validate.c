@@ -13,18 +13,24 @@
 
 #define MIB (UINT64_C(1024) * 1024)
 #define VM_MEMORY (1024 * MIB)
+#define VM_STOP_TIMEOUT 90000 /* what systemd gives a unit that does not stop */
 #define MICROVM_MEMORY_LEAST (32 * MIB)
 #define VM_MEMORY_LEAST (64 * MIB)
 #define MEMORY_MOST (UINT64_C(64) * 1024 * 1024 * MIB)
 
+/* Does a kind's own default apply: because nothing was said, or because it was said to go back to it? */
+static bool is_left_open(struct json_object *given, const char *name, unsigned flags) {
+    bool has = json_has(given, name);
+
+    return has ? !json_member(given, name) : !(flags & DECODE_MERGE);
+}
+
 void instance_spec_complete(struct instance_spec *spec, enum kind kind, struct json_object *given,
                             unsigned flags) {
-    bool merge = flags & DECODE_MERGE;
-    bool has_memory = json_has(given, "memory");
-    bool is_null = has_memory && !json_member(given, "memory");
-
-    if (kind == KIND_VM && (merge ? is_null : !has_memory || is_null))
+    if (kind == KIND_VM && is_left_open(given, "memory", flags))
         spec->memory = VM_MEMORY;
+    if (kind == KIND_VM && is_left_open(given, "stop_timeout", flags))
+        spec->stop_timeout = VM_STOP_TIMEOUT;
 }
 
 static int refuse(const char *field, const char *value, const char *reason, struct error *error) {

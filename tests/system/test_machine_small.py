@@ -127,3 +127,22 @@ def test_vnc_socket_goes_with_polderd_and_qemu(host, machine):
     viewer, _ = look(path)
     assert asks_for_a_picture(viewer)
     viewer.close()
+
+
+# ---- a guest that does not shut down ----
+
+def test_guest_that_does_not_shut_down(host, machine):
+    """It has 90 s unless told otherwise; who waits is told until when, and afterwards what was done."""
+    machine("deaf")
+    assert host.instance("deaf")["spec"]["stop_timeout"] == "1m30s"
+    done = host.polder("stop", "--time", "3s", "deaf")
+    assert "after 3s its power is cut" in done.stderr, done.stderr
+    status = host.instance("deaf")["status"]
+    assert status["state"] == "stopped" and "did not shut down within 3s: its power was cut" in status["message"], status
+    host.polder("start", "deaf")
+    host.polder("stop", "--force", "deaf")
+    assert "power" not in host.instance("deaf")["status"]["message"]
+    host.polder("set", "deaf", "--stop-timeout", "5s")
+    assert host.instance("deaf")["spec"]["stop_timeout"] == "5s"
+    host.polder("set", "deaf", "--unset", "stop-timeout")
+    assert host.instance("deaf")["spec"]["stop_timeout"] == "1m30s"

@@ -351,6 +351,25 @@ static uint64_t memory_after(const char *text, enum kind kind, unsigned flags) {
     return spec.memory >> 20;
 }
 
+static uint64_t stop_timeout_after(const char *text, enum kind kind, unsigned flags) {
+    _cleanup_json_ struct json_object *json = NULL;
+    struct instance_spec spec = { .stop_timeout = 10000 };
+
+    assert_int_equal(json_parse(text, strlen(text), &json, NULL), 0);
+    instance_spec_complete(&spec, kind, json, flags);
+    return spec.stop_timeout;
+}
+
+/* A whole system needs longer to shut down than one program to end. */
+static void test_stop_timeout_of_a_vm(void **state) {
+    assert_int_equal(stop_timeout_after("{}", KIND_VM, DECODE_REPLACE), 90000);
+    assert_int_equal(stop_timeout_after("{\"stop_timeout\":\"10s\"}", KIND_VM, DECODE_REPLACE), 10000);
+    assert_int_equal(stop_timeout_after("{}", KIND_CONTAINER, DECODE_REPLACE), 10000);
+    assert_int_equal(stop_timeout_after("{}", KIND_MICROVM, DECODE_REPLACE), 10000);
+    assert_int_equal(stop_timeout_after("{}", KIND_VM, DECODE_MERGE), 10000);
+    assert_int_equal(stop_timeout_after("{\"stop_timeout\":null}", KIND_VM, DECODE_MERGE), 90000);
+}
+
 static void test_memory_of_a_vm(void **state) {
     assert_int_equal(memory_after("{}", KIND_VM, DECODE_REPLACE), 1024);
     assert_int_equal(memory_after("{\"memory\":4194304}", KIND_VM, DECODE_REPLACE), 4);
@@ -536,7 +555,7 @@ int main(void) {
         cmocka_unit_test(test_bad_values),
         cmocka_unit_test(test_environment_limit),
         cmocka_unit_test(test_whole_size),
-        cmocka_unit_test(test_memory_of_a_vm),
+        cmocka_unit_test(test_memory_of_a_vm), cmocka_unit_test(test_stop_timeout_of_a_vm),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_ports),
         cmocka_unit_test(test_mounts),

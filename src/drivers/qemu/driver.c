@@ -441,6 +441,7 @@ static int driver_stop(void *data _unused_, struct driver_instance *instance, ui
         machine_unref(machine);
         return error_errno(error, -ECANCELED, "stopping");
     }
+    machine->overdue = machine->ended ? 0 : timeout;
     r = machine->ended ? 0 : kill_soon(machine, error);
     machine_unref(machine);
     return r;

@@ -475,6 +475,15 @@ static char *reason_with(const char *sentence, char *detail_take) {
     return detail ? text_format("%s: %s", sentence, detail) : strdup(sentence);
 }
 
+static char *reason_of_kill(const struct machine *machine, bool is_vm) {
+    _cleanup_free_ char *time = machine->overdue > 0 ? text_format_duration(machine->overdue) : NULL;
+
+    if (!time)
+        return strdup("it was killed");
+    return text_format(is_vm ? "the guest did not shut down within %s: its power was cut" : "it did not end within %s and was killed",
+                       time);
+}
+
 static void exit_of_crash(struct machine *machine, struct driver_exit *ret, char **ret_reason) {
     _cleanup_free_ char *sentence = NULL;
 
@@ -503,7 +512,7 @@ void machine_exit(struct machine *machine, struct driver_exit *ret, char **ret_r
                 reason_with("the guest stopped before its command ended", text_copy(machine->last_line));
     } else if (machine->killing) {
         ret->code = CODE_KILLED;
-        *ret_reason = strdup("it was killed");
+        *ret_reason = reason_of_kill(machine, is_vm);
     } else if (was_out_of_memory(machine)) {
         ret->code = CODE_KILLED;
         ret->out_of_memory = true;

@@ -67,6 +67,7 @@ struct machine {
     unsigned starving;   /* looks since it was last told to go on */
     bool killing;  /* by us */
     bool stopping; /* somebody asked it to stop */
+    uint64_t overdue; /* ms in which it had to stop and did not; 0: it did, or nobody asked */
     bool halted;   /* QEMU says that the guest is off */
     bool panicked;
     bool restarted; /* off by a restart that a microVM does not do */
