@@ -323,6 +323,7 @@ struct tally {
 };
 struct tallies {
     struct map *by_selector;
+    bool keys, names; /* some select by a label's key alone, or by name: else nobody is looked up by these */
 };
 
 static void tallies_done(struct tallies *tallies) {
@@ -347,6 +348,8 @@ static int tallies_name(struct tallies *tallies, char *const *terms) {
         if (map_get(tallies->by_selector, selector))
             continue;
         tally->selector = selector;
+        tallies->keys |= !strchr(selector, '=');
+        tallies->names |= text_starts(selector, "name=");
         r = map_put(tallies->by_selector, selector, tally);
         if (r >= 0) {
             selector = NULL; /* both are the map's now */
@@ -391,9 +394,13 @@ static bool tally_all(const struct tallies *tallies, const struct engine_entry *
         return false;
     for (char *const *label = entry->wishes[WISH_LABELS]; label && *label; label++) {
         against |= tally_one(tallies, *label, part);
+        if (!tallies->keys)
+            continue;
         snprintf(text, sizeof(text), "%.*s", (int) strcspn(*label, "="), *label);
         against |= tally_one(tallies, text, part);
     }
+    if (!tallies->names)
+        return against;
     snprintf(text, sizeof(text), "name=%s", entry->name);
     if (!list_has(entry->wishes[WISH_LABELS], text))
         against |= tally_one(tallies, text, part);

@@ -10,7 +10,7 @@
 #include "manager/internal.h"
 
 #define EXPLAIN_PAUSE (50 * CLOCK_MILLISECOND)
-#define EXPLAINED_AT_ONCE 500
+#define EXPLAIN_SLICE CLOCK_MILLISECOND /* what the node does not take is explained by a look at all others: that takes longer */
 #define TICK CLOCK_SECOND
 #define EXPLAIN_SHARE 20 /* one part in so many of the time goes into explanations */
 
@@ -83,14 +83,13 @@ static int explain_all(struct manager *manager, uint64_t *ret_time) {
     uint64_t begun = clock_now();
     struct engine_cursor cursor = { 0 };
     struct engine_explanation why;
-    size_t count = 0;
     void *waiting;
 
     *ret_time = 0;
     while (engine_walk(manager->engine, &cursor, &waiting, &why)) {
         if (((struct instance *) waiting)->status.state == STATE_QUEUED || ((struct instance *) waiting)->yielded)
             explain_wait(waiting, &why);
-        if (++count % EXPLAINED_AT_ONCE > 0)
+        if (clock_now() - begun < EXPLAIN_SLICE)
             continue;
         *ret_time += clock_now() - begun;
         int r = fiber_yield();
