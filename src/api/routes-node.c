@@ -169,7 +169,8 @@ struct advice_query {
       .help = row_help, __VA_ARGS__ }
 static const struct field advice_query_fields[] = {
     ADVICE(image, FIELD_TEXT, "Image it would start from; none stands for any OCI image.", .maximum = 255),
-    ADVICE(cpus, FIELD_CPUS, "Processors it would use.", .minimum = 10, .maximum = 1024000, .initial = "1"),
+    ADVICE(cpus, FIELD_CPUS, "Processors it would use; 0 stands for one, the default.", .minimum = 10, .maximum = 1024000,
+           .or_zero = true),
     ADVICE(memory, FIELD_SIZE, "Memory it would use; 0 stands for each kind's default.", .or_zero = true,
            .minimum = 4 << 20, .maximum = UINT64_C(64) << 40),
     ADVICE(untrusted, FIELD_BOOLEAN, "It runs code of strangers: security counts at least 8."),
@@ -183,15 +184,22 @@ static const struct table advice_query_table = TABLE("advice-query", struct advi
 static int handle_advice(struct request *request, struct error *error) {
     const struct advice_query *query = request->query;
     struct emitter emitter = reply_emitter(request);
-    struct need need;
-    int r = 0;
+    _cleanup_need_ struct need need = { 0 };
+    struct instance_spec spec;
+    int r = table_init(&instance_spec_table, &spec);
 
+    if (r < 0)
+        return error_errno(error, r, "reading the need");
     need_init(&need);
-    need.cpus = query->cpus;
-    need.memory = query->memory;
+    spec.cpus = query->cpus ? query->cpus : spec.cpus;
+    spec.memory = query->memory ? query->memory : spec.memory;
+    spec.graphics = query->graphics;
+    r = need_of_spec(&need, &spec, query->cpus > 0, query->memory > 0);
+    table_done(&instance_spec_table, &spec);
+    if (r < 0)
+        return error_errno(error, r, "reading the need");
     need.untrusted = query->untrusted;
     need.own_kernel = query->own_kernel;
-    need.graphics = query->graphics;
     need.disk = !query->image && (query->graphics || query->own_kernel);
     if (query->weights)
         r = need_parse_weights(query->weights, &need, error);

@@ -54,6 +54,7 @@ static const struct column advice_columns[] = {
     { .title = "COMPATIBILITY", .path = "scores.compatibility", .right = true },
     { .title = "COST", .path = "scores.cost", .right = true },
     { .title = "FIT", .path = "node_holds", .right = true },
+    { .title = "SIZE", .path = "size.message" },
     { .title = "EXCLUDED", .path = "excluded" },
 };
 static const struct view advice_view = { .columns = advice_columns, .count = ELEMENTS(advice_columns), .name = "kind" };
@@ -112,8 +113,9 @@ const struct command command_advise = {
     .name = "advise", .group = GROUP_NODE, .summary = "Tell which kind suits a need on this node, and why",
     .usage = "[IMAGE]",
     .description = "Scores each kind from 0 to 1000 for performance, resources, security, compatibility and cost, from "
-                   "what the host's probes found and measured, and says what would change the answer. --kind auto asks "
-                   "the same advisor.",
+                   "what the host's probes found and measured, and says what would change the answer, and which size to ask "
+                   "for and whether that is what was asked for, the default, or what such instances were seen to use. "
+                   "--kind auto asks the same advisor.",
     .examples = "  polder advise debian:bookworm\n  polder advise --untrusted --weigh security=10,cost=0 busybox\n",
     .flags = advise_flags, .flag_count = ELEMENTS(advise_flags), .options_size = sizeof(struct advise_options),
     .maximum = 1, .complete = COMPLETE_IMAGES, .common = COMMON_OUTPUT, .run = run_advise,

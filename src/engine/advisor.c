@@ -2,6 +2,8 @@
 #include "engine/advisor.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/cleanup.h"
@@ -12,6 +14,7 @@
 
 #define MIB (UINT64_C(1) << 20)
 #define WHOLE 1000
+#define DEFAULT_CPUS 1000
 
 static const char *const names[] = { "performance", "resources", "security", "compatibility", "cost" };
 _Static_assert(ELEMENTS(names) == CRITERION_COUNT, "a name for each criterion");
@@ -23,7 +26,32 @@ const char *criterion_name(enum criterion criterion) {
 }
 
 void need_init(struct need *need) {
-    *need = (struct need){ .cpus = 1000, .oci = true, .weights = { 3, 3, 1, 2, 1 } };
+    *need = (struct need){ .oci = true, .weights = { 3, 3, 1, 2, 1 } };
+}
+
+void need_done(struct need *need) {
+    for (int kind = 0; kind < KIND_COUNT; kind++)
+        free(need->refused[kind]);
+    *need = (struct need){ 0 };
+}
+
+int need_of_spec(struct need *need, const struct instance_spec *spec, bool gives_cpus, bool gives_memory) {
+    need->cpus = gives_cpus ? spec->cpus : 0;
+    need->memory = gives_memory ? spec->memory : 0;
+    need->graphics = spec->graphics;
+    for (size_t i = 0; i < ELEMENTS(looked_at); i++) {
+        _cleanup_error_ struct error error = ERROR_INIT;
+        struct instance_spec supposed = *spec; /* borrows */
+
+        if (!gives_memory)
+            instance_spec_complete(&supposed, looked_at[i], NULL, DECODE_REPLACE);
+        if (instance_spec_check_kind(&supposed, looked_at[i], &error) == 0)
+            continue;
+        need->refused[looked_at[i]] = error_sentence(&error, LANGUAGE_ENGLISH);
+        if (!need->refused[looked_at[i]])
+            return -ENOMEM;
+    }
+    return 0;
 }
 
 static int parse_weight(char *text, struct need *need, struct error *error) {
@@ -88,7 +116,11 @@ static const char *exclusion(const struct need *need, const struct kind_facts *f
         return "it shares the host's kernel, and a kernel of its own is asked for";
     if (kind != KIND_VM && need->graphics)
         return "it has no screen";
-    return facts->lacking;
+    return need->refused[kind] ? need->refused[kind] : facts->lacking;
+}
+
+static uint64_t cpus_of(const struct need *need) {
+    return need->cpus ? need->cpus : DEFAULT_CPUS;
 }
 
 /* How many of a kind an empty node holds: V = P x C for each resource. */
@@ -96,7 +128,7 @@ static uint64_t node_holds(const struct need *need, const struct advisor_host *h
                            const struct kind_facts *facts, uint64_t memory) {
     unsigned __int128 cpus = (unsigned __int128) host->cpus * facts->overcommit_cpu / 100;
     unsigned __int128 bytes = (unsigned __int128) host->memory * facts->overcommit_memory / 100;
-    uint64_t by_cpus = (uint64_t) (cpus / (need->cpus ? need->cpus : 1));
+    uint64_t by_cpus = (uint64_t) (cpus / cpus_of(need));
     uint64_t by_memory = (uint64_t) (bytes / (memory + facts->overhead));
 
     return by_cpus < by_memory ? by_cpus : by_memory;
@@ -204,11 +236,34 @@ static int check_weights(const struct need *need, struct advice *ret, struct err
     return 0;
 }
 
-/* The reason of the kind that comes nearest to what the image is. */
+/* The reason of the kind that comes nearest to what the image is; where what is wished for stands against that, of them all. */
 static int refuse(const struct need *need, const struct advice *advice, struct error *error) {
     enum kind kind = need->disk ? KIND_VM : need->own_kernel ? KIND_MICROVM : KIND_CONTAINER;
+    _cleanup_list_ char **reasons = NULL;
+    _cleanup_free_ char *text = NULL;
+    int r = 0;
 
-    return error_set(error, ERROR_NOT_SUPPORTED, "this host", kind_name(kind), advice->kinds[kind].excluded);
+    if (!need->refused[kind] && (kind == KIND_VM || !need->graphics))
+        return error_set(error, ERROR_NOT_SUPPORTED, "this host", kind_name(kind), advice->kinds[kind].excluded);
+    for (size_t i = 0; r >= 0 && i < ELEMENTS(looked_at); i++)
+        r = list_addf(&reasons, "no %s, since %s", kind_name(looked_at[i]), advice->kinds[looked_at[i]].excluded);
+    text = r >= 0 ? list_join(reasons, "; ") : NULL;
+    return text ? error_set(error, ERROR_NOT_SUPPORTED, "this host", "what is asked for as any kind", text)
+                : error_errno(error, -ENOMEM, "choosing a kind");
+}
+
+static void advise_size(const struct need *need, const struct kind_facts *facts, struct size_advice *ret) {
+    bool learnt = !need->memory && facts->learnt.memory > 0;
+
+    *ret = (struct size_advice){ .cpus = cpus_of(need), .why_cpus = need->cpus ? SIZE_ASKED : SIZE_DEFAULT,
+                                 .memory = need->memory ? need->memory : facts->default_memory,
+                                 .why_memory = need->memory ? SIZE_ASKED : SIZE_DEFAULT };
+    if (!learnt)
+        return;
+    ret->memory = facts->learnt.advised;
+    ret->used = facts->learnt.memory;
+    ret->instances = facts->learnt.instances;
+    ret->why_memory = SIZE_LEARNT;
 }
 
 int advise(const struct need *need, const struct advisor_host *host, struct advice *ret,
@@ -226,6 +281,7 @@ int advise(const struct need *need, const struct advisor_host *host, struct advi
 
         advice->excluded = exclusion(need, facts, looked_at[i]);
         advice->memory = need->memory ? need->memory : facts->default_memory;
+        advise_size(need, facts, &advice->size);
         advice->holds = node_holds(need, host, facts, advice->memory);
         if (!advice->excluded && advice->holds > most)
             most = advice->holds;
@@ -283,11 +339,13 @@ char *advice_sentence(const struct advice *advice) {
     int flip = easiest_flip(advice);
 
     if (advice->second == KIND_AUTO) {
+        _cleanup_list_ char **reasons = NULL;
         for (size_t i = ELEMENTS(looked_at); i-- > 0;)
-            if (advice->kinds[looked_at[i]].excluded)
-                return text_format("only %s can be: not %s, since %s", kind, kind_name(looked_at[i]),
-                                   advice->kinds[looked_at[i]].excluded);
-        return text_format("only %s can be", kind);
+            if (advice->kinds[looked_at[i]].excluded &&
+                list_addf(&reasons, "not %s, since %s", kind_name(looked_at[i]), advice->kinds[looked_at[i]].excluded) < 0)
+                return NULL;
+        _cleanup_free_ char *joined = reasons ? list_join(reasons, "; ") : NULL;
+        return joined ? text_format("only %s can be: %s", kind, joined) : NULL;
     }
     if (flip == CRITERION_COUNT)
         return text_format("%s scores %u of 1000, %s %u; %s decides, and no single weight would change it",
@@ -297,6 +355,45 @@ char *advice_sentence(const struct advice *advice) {
         "%s scores %u of 1000, %s %u; %s decides; with a weight of %u rather than %u for %s it would be %s",
         kind, total, second, advice->kinds[advice->second].total, names[strongest(advice)],
         advice->flips[flip].weight, advice->weights[flip], names[flip], kind_name(advice->flips[flip].kind));
+}
+
+static const char *const size_reasons[] = { "asked for", "the default", "learnt" };
+
+static char *memory_reason(const struct kind_advice *advice) {
+    const struct size_advice *size = &advice->size;
+    _cleanup_free_ char *used = text_format_size(size->used), *gets = text_format_size(advice->memory);
+
+    if (size->why_memory != SIZE_LEARNT)
+        return strdup(size_reasons[size->why_memory]);
+    return used && gets ? text_format("%u of this image used at most %s; unasked it gets %s", size->instances, used, gets) : NULL;
+}
+
+char *size_sentence(const struct kind_advice *advice) {
+    const struct size_advice *size = &advice->size;
+    _cleanup_free_ char *cpus = text_format_cpus(size->cpus), *memory = text_format_size(size->memory);
+    _cleanup_free_ char *reason = memory_reason(advice);
+
+    if (!cpus || !memory || !reason)
+        return NULL;
+    return text_format("%s CPU%s (%s), %s (%s)", cpus, size->cpus == DEFAULT_CPUS ? "" : "s", size_reasons[size->why_cpus], memory,
+                       reason);
+}
+
+static void emit_size(const struct kind_advice *advice, struct emitter *emitter) {
+    _cleanup_free_ char *sentence = size_sentence(advice);
+
+    emit_key(emitter, "size");
+    emit_object(emitter);
+    emit_key_unsigned(emitter, "cpus_milli", advice->size.cpus);
+    emit_key_text(emitter, "cpus_why", size_reasons[advice->size.why_cpus]);
+    emit_key_unsigned(emitter, "memory", advice->size.memory);
+    emit_key_text(emitter, "memory_why", size_reasons[advice->size.why_memory]);
+    if (advice->size.why_memory == SIZE_LEARNT) {
+        emit_key_unsigned(emitter, "used", advice->size.used);
+        emit_key_unsigned(emitter, "instances", advice->size.instances);
+    }
+    emit_key_text(emitter, "message", sentence);
+    emit_object_end(emitter);
 }
 
 static void emit_kind(const struct advice *advice, enum kind kind, struct emitter *emitter) {
@@ -310,6 +407,7 @@ static void emit_kind(const struct advice *advice, enum kind kind, struct emitte
         emit_key_unsigned(emitter, "total", candidate->total);
         emit_key_unsigned(emitter, "memory", candidate->memory);
         emit_key_unsigned(emitter, "node_holds", candidate->holds);
+        emit_size(candidate, emitter);
         emit_key(emitter, "scores");
         emit_object(emitter);
         for (int i = 0; i < CRITERION_COUNT; i++)

@@ -23,18 +23,24 @@ const char *criterion_name(enum criterion criterion);
 
 #define ADVISOR_WEIGHT_MOST 10
 
-/* What is needed. */
+/* What is needed. Zeroed or need_init'ed before, need_done'd after use. */
 struct need {
-    uint64_t cpus;   /* thousandths */
+    uint64_t cpus;   /* thousandths; 0: the default, one */
     uint64_t memory; /* bytes; 0: each kind's default */
     bool oci, disk;  /* what the image can be started as; both where a name stands for both */
     bool untrusted;  /* code of strangers: security counts at least eight */
     bool own_kernel; /* loads modules, changes the kernel, runs another system */
     bool graphics;   /* wants a screen */
+    char *refused[KIND_COUNT]; /* why the spec cannot be of this kind, or NULL */
     unsigned weights[CRITERION_COUNT]; /* 0 to ADVISOR_WEIGHT_MOST; not all 0 */
 };
 /* Weights 3, 3, 1, 2, 1 in the order above; one CPU; an OCI image. */
 void need_init(struct need *need);
+void need_done(struct need *need);
+#define _cleanup_need_ _cleanup_(need_done)
+/* What a spec asks for: its size (each kind's default where it was not given), and which kinds can take its options, in the
+ * words of who would refuse them otherwise. `need` is need_init'ed; the image is left to the caller. -ENOMEM. */
+int need_of_spec(struct need *need, const struct instance_spec *spec, bool gives_cpus, bool gives_memory);
 /* "security=8,cost=0": sets weights. BAD_VALUE names the criterion or the number. */
 int need_parse_weights(const char *text, struct need *need, struct error *error);
 
@@ -49,6 +55,11 @@ struct kind_facts {
     uint64_t default_memory; /* bytes */
     uint64_t overcommit_cpu, overcommit_memory; /* percent */
     bool measured;         /* start_ms is of this host, not of the table */
+    struct {
+        uint64_t memory;   /* bytes that those who run of the same image used at most; 0: not known */
+        uint64_t advised;  /* the same with headroom */
+        unsigned instances;
+    } learnt;
 };
 struct advisor_host {
     uint64_t cpus, memory; /* physical: thousandths, bytes */
@@ -57,9 +68,24 @@ struct advisor_host {
 /* Fills in what experience says about a kind, accelerated or not. */
 void kind_facts_init(struct kind_facts *facts, enum kind kind, bool accelerated);
 
+enum size_reason {
+    SIZE_ASKED,   /* the need says so */
+    SIZE_DEFAULT, /* what the kind gets without a word */
+    SIZE_LEARNT,  /* instances of the same image were seen to use less or more than the default */
+};
+
+/* What it had better ask for. */
+struct size_advice {
+    uint64_t cpus, memory; /* thousandths, bytes */
+    enum size_reason why_cpus, why_memory;
+    uint64_t used;         /* SIZE_LEARNT: bytes at most, without headroom */
+    unsigned instances;    /* SIZE_LEARNT: how many were seen */
+};
+
 struct kind_advice {
-    const char *excluded; /* why it cannot be, or NULL; borrowed or constant */
-    uint64_t memory;      /* bytes it would get */
+    const char *excluded; /* why it cannot be, or NULL; borrowed of the need or the host, or constant */
+    uint64_t memory;      /* bytes it would get if nothing more is said: what the scores are of */
+    struct size_advice size;
     uint64_t holds;       /* how many of it the empty node holds */
     unsigned scores[CRITERION_COUNT]; /* 0 to 1000 */
     unsigned total;       /* weighted mean, 0 to 1000 */
@@ -84,5 +110,7 @@ int advise(const struct need *need, const struct advisor_host *host, struct advi
 
 /* One sentence: "container scores 872 of 1000 against 853 for microvm: …". Allocated, NULL without memory. */
 char *advice_sentence(const struct advice *advice);
+/* "1 CPU (the default), 8GiB (asked for)". Allocated, NULL without memory. */
+char *size_sentence(const struct kind_advice *advice);
 /* Members (no braces): kind, why, kinds, weights, changes. */
 void advice_emit(const struct advice *advice, struct emitter *emitter);

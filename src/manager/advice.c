@@ -6,6 +6,8 @@
 #include "base/text.h"
 #include "manager/internal.h"
 
+#define MEMORY_STEP (UINT64_C(4) << 20) /* of advised sizes; the least that may be asked for */
+
 /* Microseconds that the driver took to start one of this kind, averaged over the last dozen or so. */
 void advice_note_start(struct manager *manager, enum kind kind, uint64_t duration) {
     uint64_t *mean = &manager->start_mean[kind];
@@ -37,13 +39,41 @@ static void host_of(struct manager *manager, struct advisor_host *ret, struct er
     }
 }
 
-static int advise_here(struct manager *manager, const struct need *need, struct advice *ret, char *sentences[KIND_COUNT],
-                       struct error *error) {
+/* What containers of this image use at most, as the optimiser would have it. A machine's memory is what its guest ever touched,
+ * which says less: it is left out. */
+static void learn_use(struct manager *manager, const struct image *image, struct kind_facts *facts) {
+    struct optimizer_parameters parameters;
+    size_t position = 0;
+    void *value;
+
+    optimizer_parameters_init(&parameters);
+    while (map_next(manager->by_uuid, &position, NULL, &value)) {
+        const struct instance *instance = value;
+        const struct optimizer_use *use = &instance->use.use;
+        uint64_t peak = use->memory_peak[0] > use->memory_peak[1] ? use->memory_peak[0] : use->memory_peak[1];
+
+        if (instance->assigned.kind != KIND_CONTAINER || instance->status.state != STATE_RUNNING || !peak ||
+            !text_equal(instance->assigned.image_digest, image->digest) ||
+            use->last - use->since < parameters.observe * CLOCK_SECOND)
+            continue;
+        facts->learnt.instances++;
+        if (peak > facts->learnt.memory)
+            facts->learnt.memory = peak;
+    }
+    facts->learnt.advised = (uint64_t) ((double) facts->learnt.memory * (1 + parameters.headroom));
+    facts->learnt.advised = (facts->learnt.advised / MEMORY_STEP + 1) * MEMORY_STEP;
+}
+
+/* image: NULL if the size that was learnt does not matter */
+static int advise_here(struct manager *manager, const struct image *image, const struct need *need, struct advice *ret,
+                       char *sentences[KIND_COUNT], struct error *error) {
     struct error lacking[KIND_COUNT] = { 0 };
     struct advisor_host host;
     int r;
 
     host_of(manager, &host, lacking, sentences);
+    if (image)
+        learn_use(manager, image, &host.kinds[KIND_CONTAINER]);
     r = advise(need, &host, ret, error);
     for (int kind = 0; kind < KIND_COUNT; kind++)
         error_clear(&lacking[kind]);
@@ -63,18 +93,19 @@ static void need_of_image(struct manager *manager, const char *name, const struc
     need->disk = !need->oci || (disk && storage_image_find(manager->storage, disk, &other, NULL) >= 0);
 }
 
-int advise_kind(struct manager *manager, const struct image *image, const struct instance_spec *spec, enum kind *ret,
-                char **ret_why, struct error *error) {
+int advise_kind(struct manager *manager, const struct image *image, const struct instance_spec *spec, struct json_object *given,
+                enum kind *ret, char **ret_why, struct error *error) {
+    _cleanup_need_ struct need need = { 0 };
     char *sentences[KIND_COUNT] = { 0 };
     struct advice advice;
-    struct need need;
     int r;
 
     need_init(&need);
-    need.cpus = spec->cpus;
-    need.oci = image->type == IMAGE_OCI;
-    need.disk = !need.oci;
-    r = advise_here(manager, &need, &advice, sentences, error);
+    r = need_of_spec(&need, spec, json_member(given, "cpus"), json_member(given, "memory"));
+    if (r < 0)
+        return error_errno(error, r, "choosing the kind");
+    need_of_image(manager, spec->image, image, &need);
+    r = advise_here(manager, NULL, &need, &advice, sentences, error); /* what was learnt of use decides nothing */
     if (r >= 0) {
         *ret = advice.kind;
         *ret_why = advice_sentence(&advice);
@@ -87,7 +118,7 @@ int advise_kind(struct manager *manager, const struct image *image, const struct
 int manager_advise_emit(struct manager *manager, const char *name, struct need *need, struct emitter *emitter,
                         struct error *error) {
     char *sentences[KIND_COUNT] = { 0 };
-    const struct image *image;
+    const struct image *image = NULL;
     struct advice advice;
     int r = 0;
 
@@ -96,12 +127,12 @@ int manager_advise_emit(struct manager *manager, const char *name, struct need *
     if (r >= 0 && name)
         need_of_image(manager, name, image, need);
     if (r >= 0)
-        r = advise_here(manager, need, &advice, sentences, error);
+        r = advise_here(manager, image, need, &advice, sentences, error);
     if (r >= 0) {
         emit_object(emitter);
         advice_emit(&advice, emitter);
         emit_key_text(emitter, "node", manager->facts.hostname);
-        placement_emit_need(manager, advice.kind, need->cpus, advice.kinds[advice.kind].memory, emitter);
+        placement_emit_need(manager, advice.kind, advice.kinds[advice.kind].size.cpus, advice.kinds[advice.kind].memory, emitter);
         emit_object_end(emitter);
     }
     sentences_done(sentences);

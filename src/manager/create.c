@@ -321,13 +321,13 @@ static int suits(const struct image *image, enum kind kind, struct error *error)
 
 /* A name may stand for an OCI image and, with "-disk" behind it, for the bootable disk of the same system: a vm takes the
  * disk, so that one name starts as every kind. */
-static int find_image_for(struct manager *manager, const struct instance_spec *spec, const struct image **ret,
+static int find_image_for(struct manager *manager, const struct instance_spec *spec, enum kind kind, const struct image **ret,
                           struct error *error) {
     _cleanup_free_ char *disk = NULL;
     const struct image *image = NULL;
     int r = storage_image_find(manager->storage, spec->image, ret, error);
 
-    if (spec->kind != KIND_VM || (r >= 0 && (*ret)->type != IMAGE_OCI))
+    if (kind != KIND_VM || (r >= 0 && (*ret)->type != IMAGE_OCI))
         return r;
     disk = text_format("%s-disk", spec->image);
     if (!disk || storage_image_find(manager->storage, disk, &image, NULL) < 0)
@@ -338,21 +338,22 @@ static int find_image_for(struct manager *manager, const struct instance_spec *s
 }
 
 /* A medium alone stands in for an image: the machine gets it and an empty disk, as if the ISO were the image. */
-static int choose_image(struct manager *manager, struct instance *instance, const struct image **ret,
+static int choose_image(struct manager *manager, struct instance *instance, enum kind kind, const struct image **ret,
                         struct error *error) {
     const struct instance_spec *spec = &instance->spec;
     int r;
 
-    if (spec->kind == KIND_FAKE)
+    if (kind == KIND_FAKE)
         return 0;
     if (!text_is_empty(spec->image))
-        r = find_image_for(manager, spec, ret, error);
-    else if (spec->cdrom && (spec->kind == KIND_VM || spec->kind == KIND_AUTO))
+        r = find_image_for(manager, spec, kind, ret, error);
+    else if (spec->cdrom && (kind == KIND_VM || kind == KIND_AUTO))
         r = medium_find(manager, spec, ret, error);
     else
         return error_set(error, ERROR_MISSING_FIELD, "image");
     if (r < 0)
         return r;
+    free(instance->assigned.image_digest);
     instance->assigned.image_digest = strdup((*ret)->digest);
     return instance->assigned.image_digest ? 0 : error_errno(error, -ENOMEM, "choosing the image");
 }
@@ -405,6 +406,23 @@ int instance_admissible(struct manager *manager, const struct instance *instance
     return r < 0 ? r : fits_node(manager, instance, error);
 }
 
+/* What `auto` stands for; a name that is two images may then be the other one. */
+static int choose_kind(struct manager *manager, struct instance *instance, struct json_object *given, const struct image **image,
+                       struct error *error) {
+    struct instance_assigned *assigned = &instance->assigned;
+    enum kind kind = (enum kind) instance->spec.kind;
+    int r = 0;
+
+    if (kind == KIND_AUTO && !*image)
+        return error_set(error, ERROR_MISSING_FIELD, "kind");
+    if (kind == KIND_AUTO)
+        r = advise_kind(manager, *image, &instance->spec, given, &kind, &assigned->why_kind, error);
+    if (r >= 0 && instance->spec.kind == KIND_AUTO && kind == KIND_VM && (*image)->type == IMAGE_OCI)
+        r = choose_image(manager, instance, kind, image, error);
+    assigned->kind = kind;
+    return r;
+}
+
 static int decide(struct manager *manager, struct instance *instance, struct json_object *given, struct error *error) {
     struct instance_assigned *assigned = &instance->assigned;
     const struct image *image = NULL;
@@ -412,13 +430,9 @@ static int decide(struct manager *manager, struct instance *instance, struct jso
     int r = instance_spec_validate(&instance->spec, instance->spec.kind, error);
 
     if (r >= 0)
-        r = choose_image(manager, instance, &image, error);
-    if (r < 0)
-        return r;
-    assigned->kind = instance->spec.kind;
-    if (assigned->kind == KIND_AUTO)
-        r = image ? advise_kind(manager, image, &instance->spec, (enum kind *) &assigned->kind, &assigned->why_kind, error)
-                  : error_set(error, ERROR_MISSING_FIELD, "kind");
+        r = choose_image(manager, instance, (enum kind) instance->spec.kind, &image, error);
+    if (r >= 0)
+        r = choose_kind(manager, instance, given, &image, error);
     if (r >= 0)
         r = suits(image, assigned->kind, error);
     if (r >= 0)

@@ -141,9 +141,9 @@ void instance_unpin(struct instance *instance);
 
 /* --- advice --------------------------------------------------------------------------------------------------- */
 void advice_note_start(struct manager *manager, enum kind kind, uint64_t duration);
-/* The kind for `auto` and why (allocated). NOT_SUPPORTED. */
-int advise_kind(struct manager *manager, const struct image *image, const struct instance_spec *spec, enum kind *ret,
-                char **ret_why, struct error *error);
+/* The kind for `auto` and why (allocated); what `given` leaves out is each kind's default. NOT_SUPPORTED. */
+int advise_kind(struct manager *manager, const struct image *image, const struct instance_spec *spec, struct json_object *given,
+                enum kind *ret, char **ret_why, struct error *error);
 
 /* --- registry ------------------------------------------------------------------------------------------------- */
 struct instance *registry_find(struct manager *manager, const char *name); /* live, by name or uuid; borrowed */

@@ -178,6 +178,8 @@ void instance_spec_complete(struct instance_spec *spec, enum kind kind, struct j
  * required fields, total size. `kind` is the resolved kind, or KIND_AUTO before the choice, when what depends on the
  * kind is not judged. Errors: NOT_SUPPORTED, BAD_VALUE, OUT_OF_RANGE, MISSING_FIELD, TOO_LARGE. */
 int instance_spec_validate(const struct instance_spec *spec, enum kind kind, struct error *error);
+/* That part of it which depends on the kind: options it cannot take, memory too small for it, its mounts. */
+int instance_spec_check_kind(const struct instance_spec *spec, enum kind kind, struct error *error);
 
 /* Every kind of name: ^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$ */
 bool name_is_valid(const char *name);

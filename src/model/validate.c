@@ -234,20 +234,23 @@ static int check_whole_size(const struct instance_spec *spec, struct error *erro
     return 0;
 }
 
+int instance_spec_check_kind(const struct instance_spec *spec, enum kind kind, struct error *error) {
+    int r = kind != KIND_AUTO && kind != KIND_FAKE ? check_kind(spec, kind, error) : 0;
+
+    if (r == 0)
+        r = check_memory(spec, kind, error);
+    return r == 0 ? check_mounts(spec, kind, error) : r;
+}
+
 int instance_spec_validate(const struct instance_spec *spec, enum kind kind, struct error *error) {
-    int r = 0;
+    int r;
 
     /* A boot medium stands in for an image, and a fake instance needs none. */
     if (text_is_empty(spec->image) && kind != KIND_FAKE && !((kind == KIND_VM || kind == KIND_AUTO) && spec->cdrom))
         return error_set(error, ERROR_MISSING_FIELD, "image");
     if (!spec->network)
         return error_set(error, ERROR_MISSING_FIELD, "network");
-    if (kind != KIND_AUTO && kind != KIND_FAKE)
-        r = check_kind(spec, kind, error);
-    if (r == 0)
-        r = check_memory(spec, kind, error);
-    if (r == 0)
-        r = check_mounts(spec, kind, error);
+    r = instance_spec_check_kind(spec, kind, error);
     if (r == 0)
         r = check_ports(spec, error);
     if (r == 0)

@@ -42,6 +42,19 @@ def test_scores_add_up(daemon):
     assert answer["kind"] == max(possible, key=lambda name: possible[name]["total"])
 
 
+def test_size(daemon):
+    answer = advice(daemon, "?memory=2G")
+    kinds = {kind["kind"]: kind for kind in answer["kinds"]}
+    assert kinds["container"]["size"] == {"cpus_milli": 1000, "cpus_why": "the default", "memory": 2 << 30, "memory_why": "asked for",
+                                          "message": "1 CPU (the default), 2GiB (asked for)"}
+    assert kinds["container"]["memory"] == 2 << 30
+    kinds = {kind["kind"]: kind for kind in advice(daemon, "?cpus=0.5")["kinds"]}
+    size = kinds["container"]["size"]
+    assert (size["cpus_milli"], size["cpus_why"], size["memory"], size["memory_why"]) == (500, "asked for", 256 << 20, "the default")
+    shown = polder(daemon, "advise", "-m", "2G").stdout
+    assert "SIZE" in shown and "1 CPU (the default), 2GiB (asked for)" in shown, shown
+
+
 def test_what_would_change_it_does(daemon):
     answer = advice(daemon, "?untrusted=true")
     assert answer["weights"]["security"] == 8

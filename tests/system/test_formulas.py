@@ -254,9 +254,30 @@ def test_optimiser(tmp_path):
         assert found["start"]["total"] == 60 and (found["found"]["total"], found["found"]["moved"]) == (total, moved), found
 
 
+def test_advisor_takes_the_disk_of_the_same_name(daemon, tmp_path):
+    """A name is an OCI image and, with "-disk" behind it, a disk: what only a machine can do takes the disk, as `--kind vm` would."""
+    daemon.get("/v1/doctor")
+    if "excluded" in {kind["kind"]: kind for kind in daemon.get("/v1/advice?graphics=true")["kinds"]}["vm"]:
+        pytest.skip("no VM can run here")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "disk.qcow2", "8M"], check=True)
+    wish = {"kind": "auto", "image": "busybox", "network": "none", "graphics": True}
+    refused = daemon.problem(422, "POST", "/v1/instances", {"name": "screen", "spec": wish})
+    assert "no container, since it has no screen" in refused["detail"] and "without a boot loader" in refused["detail"], refused
+    polder = [polderlib.build_directory() / "src/cli/polder", "--socket", daemon.socket]
+    subprocess.run([*polder, "image", "import", tmp_path / "disk.qcow2", "--name", "busybox-disk", "-q"], check=True, capture_output=True)
+    daemon.create("screen", **wish)
+    assigned = daemon.instance("screen")["assigned"]
+    told = daemon.get("/v1/advice?image=busybox&graphics=true")
+    assert (assigned["kind"], assigned["why_kind"]) == ("vm", told["why"]) and told["kind"] == "vm"
+    assert assigned["image_digest"] == daemon.get("/v1/images/busybox-disk")["digest"]
+    daemon.delete("screen", purge=True)
+    subprocess.run([*polder, "image", "rm", "busybox-disk"], check=True, capture_output=True)
+
+
 def test_advisor(daemon):
     """The total is the weighted mean of the scores of performance, resources, security, compatibility and cost, and the largest is
     advised. What is wished for rules kinds out: then `--kind auto` takes another."""
+    daemon.get("/v1/doctor")  # when it answers the probes are done, and what can run here is known
     answer = daemon.get("/v1/advice?image=busybox")
     weights, kinds = answer["weights"], {kind["kind"]: kind for kind in answer["kinds"]}
     for kind in kinds.values():
@@ -268,8 +289,29 @@ def test_advisor(daemon):
         other = weights | {change_["criterion"]: change_["weight"]}
         asked = ",".join(f"{name}={weight}" for name, weight in other.items())
         assert daemon.get(f"/v1/advice?image=busybox&weights={asked}")["kind"] == change_["kind"] != answer["kind"]
-    daemon.create("auto", kind="auto", image="busybox", network="none", command=IDLE)
-    assert daemon.instance("auto")["assigned"]["kind"] == answer["kind"]
+    def auto(name, **spec):
+        daemon.create(name, kind="auto", image="busybox", network="none", **spec)
+        return daemon.instance(name)["assigned"]
+
+    # It weighs what was asked for, and says so in the same words.
+    for name, query, spec in (("auto", "", {}), ("large", "&memory=1G&cpus=2", {"memory": "1G", "cpus": 2})):
+        told = daemon.get("/v1/advice?image=busybox" + query)
+        chosen = auto(name, **spec)
+        assert (chosen["kind"], chosen["why_kind"]) == (told["kind"], told["why"])
+    assert daemon.instance("auto")["assigned"]["why_kind"] != chosen["why_kind"]
+    # What only some kinds can do leaves those.
+    assert auto("counted", pids=100)["kind"] == "container"
+    if "excluded" in kinds["microvm"]:
+        refused = daemon.problem(422, "POST", "/v1/instances", {"name": "paced", "spec": {
+            "kind": "auto", "image": "busybox", "network": "none", "control_rate": 7}})
+        assert "container does not support control_rate" in refused["detail"], refused
+    else:
+        chosen = auto("paced", control_rate=7)
+        assert chosen["kind"] == "microvm" != answer["kind"] and "control_rate" in chosen["why_kind"], chosen
+    refused = daemon.problem(422, "POST", "/v1/instances", {"name": "both", "spec": {
+        "kind": "auto", "image": "busybox", "network": "none", "control_rate": 7, "pids": 100}})
+    assert "no container, since container does not support control_rate" in refused["detail"], refused
+    assert "no microvm, since microvm does not support pids" in refused["detail"], refused
 
 
 # ---- the allocator's side --------------------------------------------------------------------------------------------
