@@ -14,6 +14,7 @@
 #include "engine/engine.h"
 #include "engine/memory.h"
 #include "engine/weight.h"
+#include "shrink.h"
 
 #define SECOND UINT64_C(1000000)
 #define HOUR (3600 * SECOND)
@@ -111,17 +112,51 @@ static uint64_t below(uint64_t *seed, uint64_t limit) {
     return next(seed) % limit;
 }
 
-static size_t random_items(uint64_t *seed, struct allocation *items, uint64_t *ret_reserved) {
-    size_t count = 1 + below(seed, MOST);
+/* Room beside what is reserved; how much more of it there is, then who gets a larger weight, and by how much. */
+static const char *const pool_numbers[] = { "room", "more", "chosen", "weight", NULL };
+static const char *const item_numbers[] = { "requested", "reservation", "limit", "priority", "weight", NULL };
 
-    *ret_reserved = 0;
-    for (size_t i = 0; i < count; i++) {
-        uint64_t limit = below(seed, 3000), most = below(seed, 3) ? limit : 0;
-        items[i] = (struct allocation) ITEM(below(seed, 4000), most ? below(seed, most + 1) : 0, limit,
-                                            (uint32_t) (1 + below(seed, 5000)), (uint32_t) (1 + below(seed, 5000)));
-        *ret_reserved += items[i].reservation;
+static void random_example(uint64_t *seed, struct example *example) {
+    example->count = 1 + below(seed, MOST);
+    example->head[0] = below(seed, 6000);
+    example->head[1] = below(seed, 500);
+    example->head[2] = below(seed, MOST);
+    example->head[3] = below(seed, 3000);
+    for (size_t i = 0; i < example->count; i++) {
+        uint64_t limit = below(seed, 3000), floor = below(seed, 3) ? below(seed, limit + 1) : 0;
+        const uint64_t numbers[] = { below(seed, 4000), floor, limit, 1 + below(seed, 5000), 1 + below(seed, 5000) };
+        memcpy(example->items[i], numbers, sizeof(numbers));
     }
-    return count;
+}
+
+static uint64_t at_least_one(uint64_t number) {
+    return number ? number : 1;
+}
+
+/* The pool of an example; its capacity. */
+static uint64_t items_of(const struct example *example, struct allocation items[MOST]) {
+    uint64_t capacity = example->head[0];
+
+    memset(items, 0, MOST * sizeof(*items));
+    for (size_t i = 0; i < example->count; i++) {
+        const uint64_t *number = example->items[i];
+        uint64_t floor = number[1] < number[2] ? number[1] : number[2];
+        items[i] = (struct allocation) ITEM(number[0], floor, number[2], (uint32_t) at_least_one(number[3]),
+                                            (uint32_t) at_least_one(number[4]));
+        capacity += floor;
+    }
+    return capacity;
+}
+
+static void check_random(bool (*holds)(const struct example *, void *), uint64_t seed, int rounds) {
+    const struct property property = { pool_numbers, item_numbers, holds, NULL };
+    uint64_t items[MOST][EXAMPLE_WIDTH] = { 0 };
+
+    for (int round = 0; round < rounds; round++) {
+        struct example example = { .items = items };
+        random_example(&seed, &example);
+        property_check(&property, &example);
+    }
 }
 
 static uint64_t most_of(const struct allocation *item) {
@@ -155,48 +190,74 @@ static void share_naively(uint64_t capacity, struct allocation *items, size_t co
     }
 }
 
-static void test_like_the_naive_one(void **state) {
-    uint64_t seed = 20260101;
+/* Feasible, work-conserving, between floor and limit, and as the second implementation has it. */
+static bool is_like_the_naive_one(const struct example *example, void *userdata) {
+    struct allocation items[MOST], naive[MOST];
+    uint64_t capacity = items_of(example, items), sum = 0, useful = 0;
 
-    for (int round = 0; round < 2000; round++) {
-        struct allocation items[MOST], naive[MOST];
-        uint64_t reserved, sum = 0, useful = 0;
-        size_t count = random_items(&seed, items, &reserved);
-        uint64_t capacity = reserved + below(&seed, 6000);
-
-        memcpy(naive, items, sizeof(naive));
-        share(capacity, items, count);
-        share_naively(capacity, naive, count);
-        for (size_t i = 0; i < count; i++) {
-            /* Scores are rounded to 32 bits, so claims that are as good as equal may fall the other way. */
-            assert_in_range(items[i].granted + 1 - naive[i].granted, 0, 2);
-            assert_in_range(items[i].granted, items[i].reservation, most_of(&items[i]));
-            sum += items[i].granted;
-            useful += most_of(&items[i]);
-        }
-        assert_int_equal(sum, capacity < useful ? capacity : useful); /* feasible and work-conserving */
+    memcpy(naive, items, sizeof(naive));
+    share(capacity, items, example->count);
+    share_naively(capacity, naive, example->count);
+    for (size_t i = 0; i < example->count; i++) {
+        /* Scores are rounded to 32 bits, so claims that are as good as equal may fall the other way. */
+        if (items[i].granted + 1 < naive[i].granted || items[i].granted > naive[i].granted + 1 ||
+            items[i].granted < items[i].reservation || items[i].granted > most_of(&items[i]))
+            return false;
+        sum += items[i].granted;
+        useful += most_of(&items[i]);
     }
+    return sum == (capacity < useful ? capacity : useful);
+}
+
+static void test_like_the_naive_one(void **state) {
+    check_random(is_like_the_naive_one, 20260101, 2000);
+}
+
+/* More capacity is less for nobody, and a larger weight is not less for its owner. */
+static bool is_monotone(const struct example *example, void *userdata) {
+    size_t chosen = example->count ? example->head[2] % example->count : 0;
+    struct allocation items[MOST], more[MOST];
+    uint64_t capacity = items_of(example, items);
+
+    share(capacity, items, example->count);
+    memcpy(more, items, sizeof(more));
+    share(capacity + 1 + example->head[1], more, example->count);
+    for (size_t i = 0; i < example->count; i++)
+        if (more[i].granted < items[i].granted)
+            return false;
+    memcpy(more, items, sizeof(more));
+    more[chosen].weight += (uint32_t) (1 + example->head[3]);
+    share(capacity, more, example->count);
+    return example->count == 0 || more[chosen].granted + 1 >= items[chosen].granted; /* one unit: scores are rounded */
 }
 
 static void test_monotone(void **state) {
-    uint64_t seed = 424242;
+    check_random(is_monotone, 424242, 3000);
+}
 
-    for (int round = 0; round < 3000; round++) {
-        struct allocation items[MOST], more[MOST];
-        uint64_t reserved;
-        size_t count = random_items(&seed, items, &reserved), chosen = below(&seed, count);
-        uint64_t capacity = reserved + below(&seed, 6000);
+/* This is false, and the smallest pool for which it is so is found: one that asks for one unit where there is none. */
+static bool gets_what_it_asks_for(const struct example *example, void *userdata) {
+    struct allocation items[MOST];
+    uint64_t capacity = items_of(example, items);
 
-        share(capacity, items, count);
-        memcpy(more, items, sizeof(more));
-        share(capacity + 1 + below(&seed, 500), more, count);
-        for (size_t i = 0; i < count; i++)
-            assert_true(more[i].granted >= items[i].granted);
-        memcpy(more, items, sizeof(more));
-        more[chosen].weight += (uint32_t) (1 + below(&seed, 3000));
-        share(capacity, more, count);
-        assert_true(more[chosen].granted + 1 >= items[chosen].granted); /* one unit: scores are rounded */
-    }
+    share(capacity, items, example->count);
+    for (size_t i = 0; i < example->count; i++)
+        if (items[i].granted < items[i].requested)
+            return false;
+    return true;
+}
+
+static void test_false_property_is_told_small(void **state) {
+    const struct property property = { pool_numbers, item_numbers, gets_what_it_asks_for, NULL };
+    uint64_t items[MOST][EXAMPLE_WIDTH] = { 0 }, seed = 5;
+    struct example example = { .items = items };
+
+    do
+        random_example(&seed, &example);
+    while (gets_what_it_asks_for(&example, NULL));
+    example_shrink(&property, &example);
+    _cleanup_free_ char *text = example_text(&property, &example);
+    assert_string_equal(text, "room 0, more 0, chosen 0, weight 0 | requested 1, reservation 0, limit 0, priority 0, weight 0");
 }
 
 static void test_large(void **state) {
@@ -447,7 +508,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_contention),      cmocka_unit_test(test_by_score), cmocka_unit_test(test_floor_and_cap),
         cmocka_unit_test(test_modes),              cmocka_unit_test(test_refused),  cmocka_unit_test(test_like_the_naive_one),
-        cmocka_unit_test(test_monotone),           cmocka_unit_test(test_large),    cmocka_unit_test(test_weight),
+        cmocka_unit_test(test_monotone), cmocka_unit_test(test_false_property_is_told_small),           cmocka_unit_test(test_large),    cmocka_unit_test(test_weight),
         cmocka_unit_test(test_hysteresis),         cmocka_unit_test(test_bucket),
         cmocka_unit_test(test_weights_are_scores), cmocka_unit_test(test_weights_are_not_rounded_up), cmocka_unit_test(test_weights_lift_to_the_floor),
         cmocka_unit_test(test_weights_keep_requests_whole), cmocka_unit_test(test_weights_deliver_grants),
