@@ -13,6 +13,7 @@
 #include "engine/placement.h"
 #include "model/instance.h"
 #include "model/placement.h"
+#include "shrink.h"
 
 #define GIB (UINT64_C(1) << 30)
 #define LIST(...) ((char *[]){ __VA_ARGS__, NULL })
@@ -380,22 +381,19 @@ static bool filters_pass(struct engine *engine, size_t i) {
 
 /* Who is barred is so for a reason that the filters of placement agree with, or for one that comes before it; who is not barred
  * passes them. */
-static void check_barred(struct engine *engine, uint64_t *barred) {
+static bool is_rightly_barred(struct engine *engine, uint64_t *barred) {
     for (size_t i = 0; i < CROWD; i++) {
         struct engine_explanation why;
         engine_explain(engine, ids[i], &why);
         if (!crowd[i].present || why.standing != ENGINE_QUEUED)
             continue;
         *barred += why.barred;
-        if (!why.barred)
-            assert_true(filters_pass(engine, i));
-        else if (why.refusal.ahead)
-            assert_non_null(why.refusal.other);
-        else
-            assert_false(filters_pass(engine, i));
-        if (why.barred)
-            assert_int_not_equal(why.refusal.filter, FILTER_PASSED);
+        if (why.barred && why.refusal.ahead ? !why.refusal.other : filters_pass(engine, i) == why.barred)
+            return false;
+        if (why.barred && why.refusal.filter == FILTER_PASSED)
+            return false;
     }
+    return true;
 }
 
 static void run(struct engine *engine, uint64_t now) {
@@ -418,7 +416,7 @@ static struct engine *restored(const struct buffer *checkpoint) {
     return engine;
 }
 
-static void check_again(const struct buffer *checkpoint, const char *journal, size_t size) {
+static bool is_made_again(const struct buffer *checkpoint, const char *journal, size_t size) {
     struct engine *again = restored(checkpoint);
     _cleanup_free_ char *repeated = NULL;
     struct json_object *json = NULL;
@@ -430,44 +428,84 @@ static void check_again(const struct buffer *checkpoint, const char *journal, si
         json_put(json);
     }
     assert_int_equal(engine_take_journal(again, &repeated, &repeated_size), 0);
-    assert_int_equal(repeated_size, size);
-    assert_memory_equal(repeated, journal, size);
     engine_free(again);
+    return repeated_size == size && memcmp(repeated, journal, size) == 0;
+}
+
+/* Plays the events of an example, one after the other, and then makes those of the second half again from a checkpoint. */
+static bool play(struct engine *engine, const struct example *example,
+                 bool (*event)(struct engine *, const uint64_t *numbers, size_t index, void *userdata), void *userdata) {
+    _cleanup_buffer_ struct buffer checkpoint = BUFFER_INIT;
+    _cleanup_free_ char *journal = NULL;
+    size_t size;
+
+    for (size_t i = 0; i < example->count; i++) {
+        if (i == example->count / 2) {
+            assert_int_equal(engine_take_journal(engine, &journal, &size), 0);
+            free(STEAL_PTR(journal));
+            assert_int_equal(engine_checkpoint(engine, &checkpoint), 0);
+        }
+        if (!event(engine, example->items[i], i, userdata))
+            return false;
+    }
+    assert_int_equal(engine_take_journal(engine, &journal, &size), 0);
+    return example->count == 0 || is_made_again(&checkpoint, journal, size);
+}
+
+#define EVENTS 300
+static uint64_t events[EVENTS][EXAMPLE_WIDTH];
+
+static void name_crowd(void) {
+    for (size_t i = 0; i < CROWD; i++)
+        snprintf(ids[i], sizeof(ids[i]), "i%zu", i);
+    memset(crowd, 0, sizeof(crowd));
+}
+
+struct random_crowd {
+    uint64_t now, barred;
+};
+
+static bool random_turn(struct engine *engine, const uint64_t *numbers, size_t index, void *userdata) {
+    struct random_crowd *state = userdata;
+    uint64_t seed = numbers[0];
+
+    random_event(engine, &seed, state->now);
+    run(engine, state->now += dice(&seed, 5000000));
+    return is_rightly_barred(engine, &state->barred);
+}
+
+/* Policy and backfilling by the round, and what each event is by its own seed. */
+static const char *const crowd_numbers[] = { "round", NULL }, *const crowd_events[] = { "seed", NULL };
+
+static bool filters_agree(const struct example *example, void *userdata) {
+    static const char *const names[] = { "fcfs", "sjf", "rr", "priority", "dynamic", "polder" };
+    struct random_crowd state = { .now = 1000000000 };
+    uint64_t round = example->head[0], *barred = userdata;
+    struct engine *engine = engine_of(8000);
+    struct engine_options options;
+
+    name_crowd();
+    engine_options_init(&options);
+    assert_int_equal(policy_find(names[round % ELEMENTS(names)], &options.policy, NULL), 0);
+    options.backfill = options.policy->by_arrival ? BACKFILL_NONE : (enum backfill) (round / 6 % BACKFILL_COUNT);
+    assert_int_equal(engine_record(engine, 1), 0);
+    assert_int_equal(engine_configure(engine, &options, state.now), 0);
+    bool holds = play(engine, example, random_turn, &state);
+    engine_free(engine);
+    *barred += state.barred;
+    return holds;
 }
 
 static void test_at_random(void **state) {
-    static const char *const names[] = { "fcfs", "sjf", "rr", "priority", "dynamic", "polder" };
-    uint64_t barred = 0;
+    uint64_t barred = 0, seed = 1;
+    const struct property property = { crowd_numbers, crowd_events, filters_agree, &barred };
 
-    for (size_t i = 0; i < CROWD; i++)
-        snprintf(ids[i], sizeof(ids[i]), "i%zu", i);
     for (uint64_t round = 0; round < 60; round++) {
-        struct engine *engine = engine_of(8000);
-        struct engine_options options;
-        _cleanup_buffer_ struct buffer checkpoint = BUFFER_INIT;
-        _cleanup_free_ char *journal = NULL;
-        uint64_t seed = round, now = 1000000000;
-        size_t size;
-
-        memset(crowd, 0, sizeof(crowd));
-        engine_options_init(&options);
-        assert_int_equal(policy_find(names[round % ELEMENTS(names)], &options.policy, NULL), 0);
-        options.backfill = options.policy->by_arrival ? BACKFILL_NONE : (enum backfill) (round / 6 % BACKFILL_COUNT);
-        assert_int_equal(engine_record(engine, 1), 0);
-        assert_int_equal(engine_configure(engine, &options, now), 0);
-        for (int i = 0; i < 300; i++) {
-            if (i == 150) {
-                assert_int_equal(engine_take_journal(engine, &journal, &size), 0);
-                free(journal);
-                assert_int_equal(engine_checkpoint(engine, &checkpoint), 0);
-            }
-            random_event(engine, &seed, now);
-            run(engine, now += dice(&seed, 5000000));
-            check_barred(engine, &barred);
-        }
-        assert_int_equal(engine_take_journal(engine, &journal, &size), 0);
-        check_again(&checkpoint, journal, size);
-        engine_free(engine);
+        struct example example = { .head = { round }, .count = EVENTS, .items = events };
+        memset(events, 0, sizeof(events));
+        for (size_t i = 0; i < EVENTS; i++)
+            events[i][0] = dice(&seed, UINT64_MAX);
+        property_check(&property, &example);
     }
     assert_true(barred > 1000);
 }
@@ -534,65 +572,104 @@ struct promised_one {
     bool present, runs;
     uint64_t since;
 };
+struct promised_crowd {
+    struct promised_one ones[CROWD];
+    uint64_t last_started; /* of those that are guaranteed something, when it asked */
+};
 
 /* The sums stay within the node, and of two that ask for some the later never starts while the earlier waits for it. */
-static void check_promises(const struct promised_one *ones, uint64_t last_started) {
+static bool are_kept(const struct promised_crowd *state) {
     uint64_t cpus = 0, memory = 0, owned = 0;
 
     for (size_t i = 0; i < CROWD; i++) {
-        const struct promised_one *one = &ones[i];
+        const struct promised_one *one = &state->ones[i];
         cpus += one->present && one->runs ? one->guarantee.cpus : 0;
         memory += one->present && one->runs ? one->guarantee.memory : 0;
         owned += one->present && one->runs && one->guarantee.owned ? one->guarantee.cpus : 0;
-        if (one->present && !one->runs && one->guarantee.cpus + one->guarantee.memory > 0)
-            assert_true(one->since > last_started);
+        if (one->present && !one->runs && one->guarantee.cpus + one->guarantee.memory > 0 && one->since <= state->last_started)
+            return false;
     }
-    assert_true(cpus <= 8000 && memory <= 64 * GIB && owned <= 7000);
+    return cpus <= 8000 && memory <= 64 * GIB && owned <= 7000;
+}
+
+static const char *const no_numbers[] = { NULL };
+static const char *const promise_events[] = { "who", "cpus", "gib", "owned", NULL };
+
+static bool promise_turn(struct engine *engine, const uint64_t *numbers, size_t index, void *userdata) {
+    struct promised_crowd *state = userdata;
+    struct promised_one *one = &state->ones[numbers[0] % CROWD];
+    const char *id = ids[numbers[0] % CROWD];
+    uint64_t now = index + 1;
+    struct engine_decision decision;
+
+    if (one->present) {
+        engine_release(engine, id, true, now);
+        one->present = false;
+    } else {
+        struct engine_guarantee guarantee = { numbers[1] % 5 * 1000, numbers[2] % 20 * GIB, numbers[3] % 2 };
+        struct engine_request request = promised(id, KIND_VM, guarantee);
+        request.cpus = request.memory = 1; /* nobody waits for room */
+        *one = (struct promised_one){ guarantee, true, false, now };
+        assert_int_equal(engine_submit(engine, &request, now), 0);
+    }
+    assert_int_equal(engine_run(engine, now), 0);
+    while (engine_next(engine, &decision)) {
+        one = &state->ones[atoi((const char *) decision.userdata + 1)];
+        one->runs = true;
+        if (one->guarantee.cpus + one->guarantee.memory > 0 && one->since > state->last_started)
+            state->last_started = one->since;
+    }
+    return are_kept(state);
+}
+
+static bool promises_are_kept(const struct example *example, void *userdata) {
+    struct promised_crowd state = { 0 };
+    struct engine *engine = engine_of(8000);
+
+    name_crowd();
+    assert_int_equal(engine_record(engine, 1), 0);
+    bool holds = play(engine, example, promise_turn, &state);
+    engine_free(engine);
+    return holds;
 }
 
 static void test_guarantees_at_random(void **state) {
-    for (uint64_t seed = 1; seed <= 40; seed++) {
-        struct promised_one ones[CROWD] = { 0 };
-        struct engine *engine = engine_of(8000);
-        _cleanup_buffer_ struct buffer checkpoint = BUFFER_INIT;
-        _cleanup_free_ char *journal = NULL;
-        uint64_t random = seed, last = 0;
-        size_t size;
+    const struct property property = { no_numbers, promise_events, promises_are_kept, NULL };
 
-        for (size_t i = 0; i < CROWD; i++)
-            snprintf(ids[i], sizeof(ids[i]), "i%zu", i);
-        assert_int_equal(engine_record(engine, 1), 0);
-        for (uint64_t now = 1; now < 300; now++) {
-            size_t i = (size_t) dice(&random, CROWD);
-            struct engine_decision decision;
-            if (now == 150) {
-                assert_int_equal(engine_take_journal(engine, &journal, &size), 0);
-                free(journal);
-                assert_int_equal(engine_checkpoint(engine, &checkpoint), 0);
-            }
-            if (ones[i].present) {
-                engine_release(engine, ids[i], true, now);
-                ones[i].present = false;
-            } else {
-                struct engine_guarantee guarantee = { dice(&random, 5) * 1000, dice(&random, 20) * GIB, dice(&random, 2) };
-                struct engine_request request = promised(ids[i], KIND_VM, guarantee);
-                request.cpus = request.memory = 1; /* nobody waits for room */
-                ones[i] = (struct promised_one){ guarantee, true, false, now };
-                assert_int_equal(engine_submit(engine, &request, now), 0);
-            }
-            assert_int_equal(engine_run(engine, now), 0);
-            while (engine_next(engine, &decision)) {
-                struct promised_one *one = &ones[atoi((const char *) decision.userdata + 1)];
-                one->runs = true;
-                if (one->guarantee.cpus + one->guarantee.memory > 0 && one->since > last)
-                    last = one->since;
-            }
-            check_promises(ones, last);
+    for (uint64_t round = 1; round <= 40; round++) {
+        struct example example = { .count = EVENTS, .items = events };
+        uint64_t seed = round;
+        memset(events, 0, sizeof(events));
+        for (size_t i = 0; i < EVENTS; i++) {
+            const uint64_t numbers[] = { dice(&seed, CROWD), dice(&seed, 5), dice(&seed, 20), dice(&seed, 2) };
+            memcpy(events[i], numbers, sizeof(numbers));
         }
-        assert_int_equal(engine_take_journal(engine, &journal, &size), 0);
-        check_again(&checkpoint, journal, size);
-        engine_free(engine);
+        property_check(&property, &example);
     }
+}
+
+/* This is false: two that ask are all that is left of three hundred. */
+static bool no_more_than_seven_are_asked_for(const struct example *example, void *userdata) {
+    uint64_t cpus = 0;
+
+    for (size_t i = 0; i < example->count; i++)
+        cpus += example->items[i][1] % 5;
+    return promises_are_kept(example, NULL) && cpus <= 7;
+}
+
+static void test_false_property_is_told_small(void **state) {
+    const struct property property = { no_numbers, promise_events, no_more_than_seven_are_asked_for, NULL };
+    struct example example = { .count = EVENTS, .items = events };
+    uint64_t seed = 3;
+
+    memset(events, 0, sizeof(events));
+    for (size_t i = 0; i < EVENTS; i++) {
+        events[i][0] = dice(&seed, CROWD);
+        events[i][1] = 4;
+    }
+    example_shrink(&property, &example);
+    _cleanup_free_ char *text = example_text(&property, &example);
+    assert_string_equal(text, " | who 0, cpus 4, gib 0, owned 0 | who 0, cpus 4, gib 0, owned 0");
 }
 
 /* --- terms ------------------------------------------------------------------------------------------------------------ */
@@ -661,6 +738,7 @@ int main(void) {
         cmocka_unit_test(test_guarantee_of_memory),
         cmocka_unit_test(test_guarantees_at_random),
         cmocka_unit_test(test_at_random),
+        cmocka_unit_test(test_false_property_is_told_small),
         cmocka_unit_test(test_contradictions),
         cmocka_unit_test(test_terms),
     };

@@ -7,6 +7,7 @@
 
 #include "engine/placement-ledger.h"
 #include "engine/placement.h"
+#include "shrink.h"
 
 #define GIB (UINT64_C(1) << 30)
 #define CPU UINT64_C(1000000)
@@ -589,62 +590,103 @@ static uint32_t naive(const struct nodes *nodes, const char *score, const struct
     return best;
 }
 
-/* Random arrivals and departures decide as the naive one does, and no node ever promises more than it has. */
-static void compare_with_naive(const char *name, uint64_t seed) {
+/* Who arrives: 1 to 4 CPUs and GiB, GPUs, a group that it is in (0: none) and is kept apart in, by node or rack; whether the
+ * best eight are asked for; and who leaves then (0: nobody). */
+static const char *const cluster_numbers[] = { "score", "nodes", "layout", NULL };
+static const char *const arrival_numbers[] = { "cpus", "gib", "gpus", "part", "group", "apart", "level", "told", "leaves", NULL };
+
+#define CLUSTER 150
+#define ARRIVALS 1500
+
+static struct placement_request arrival(struct nodes *nodes, const uint64_t *number) {
+    unsigned gpus = (unsigned) (number[2] % 3);
+    struct placement_request request = request_of(1 + number[0] % 4, 1 + number[1] % 4, gpus,
+                                                  gpus == 0 ? 0 : gpus == 1 ? 100 * (1 + (unsigned) (number[3] % 10)) : 1000);
+    char group[16];
+
+    if (number[4] % 7 == 0)
+        return request;
+    snprintf(group, sizeof(group), "g%u", (unsigned) (number[4] % 7));
+    assert_int_equal(placement_join(nodes, &request, group, NULL), 0);
+    assert_int_equal(placement_constrain(nodes, &request, number[5] % 2 ? CONSTRAINT_SPREAD : CONSTRAINT_ANTI_AFFINITY, group,
+                                         number[6] % 2, 1, NULL), 0);
+    return request;
+}
+
+/* All that came goes: each node has again what it had. */
+static bool all_is_given_back(struct nodes *nodes, const uint32_t *slots, uint32_t held) {
+    while (held > 0)
+        nodes_give(nodes, slots[--held]);
+    for (uint32_t i = 0; i < nodes_count(nodes); i++) {
+        const struct node *node = nodes_get(nodes, i);
+        if (node->free_cpus != node->cpus || node->free_memory != node->memory || node->gpu_free_total != node->gpus * GPU_WHOLE)
+            return false;
+    }
+    return true;
+}
+
+static bool decides_like_the_naive_one(struct placement *placement, struct nodes *nodes, const char *score,
+                                       const struct fragments *fragments, const struct example *example) {
+    uint32_t slots[ARRIVALS], held = 0;
+
+    for (size_t step = 0; step < example->count; step++) {
+        const uint64_t *number = example->items[step];
+        struct placement_request request = arrival(nodes, number);
+        struct placement_decision decision;
+        uint32_t expected = naive(nodes, score, fragments, &request), slot;
+
+        assert_int_equal(placement_place(placement, &request, 0, number[7] % 2, &decision, &slot), 0);
+        if (decision.node != expected)
+            return false;
+        if (slot != NODE_NONE)
+            slots[held++] = slot;
+        if (held > 0 && number[8] > 0) {
+            uint32_t which = (uint32_t) (number[8] % held);
+            nodes_give(nodes, slots[which]);
+            slots[which] = slots[--held];
+        }
+    }
+    return all_is_given_back(nodes, slots, held);
+}
+
+/* Arrivals and departures decide as the naive one does, and no node ever promises more than it has. */
+static bool is_like_the_naive_one(const struct example *example, void *userdata) {
     _cleanup_nodes_ struct nodes *nodes = make_nodes();
-    enum { NODES = 150, STEPS = 1500 };
+    const struct score *score = &scores[example->head[0] % scores_count];
+    struct placement_request usual = request_of(2, 1, 1, 500);
     struct fragments fragments = { 0 };
-    uint32_t slots[STEPS], held = 0;
+    uint64_t seed = example->head[2];
     struct placement placement;
 
-    for (unsigned i = 0; i < NODES; i++) {
+    if (score->random)
+        return true;
+    for (unsigned i = 0; i < 1 + example->head[1] % CLUSTER; i++) {
         char text[16], rack[16];
         snprintf(text, sizeof(text), "n%u", i);
         snprintf(rack, sizeof(rack), "r%u", i % 7);
         add_node(nodes, text, 4 + dice(&seed, 3) * 4, 16, dice(&seed, 5), rack, NULL, NULL);
     }
-    struct placement_request usual = request_of(2, 1, 1, 500);
     assert_int_equal(fragments_add(&fragments, &usual.shape), 0);
-    const struct placement_options options = { .score = score_find(name),
-                                               .fragments = &fragments,
-                                               .resolution = 100 };
+    const struct placement_options options = { .score = score, .fragments = &fragments, .resolution = 100 };
     placement_init(&placement, nodes, &options);
-    for (unsigned step = 0; step < STEPS; step++) {
-        struct placement_decision decision;
-        uint32_t gpus = dice(&seed, 3), slot;
-        struct placement_request request = request_of(1 + dice(&seed, 4), 1 + dice(&seed, 4), gpus,
-                                                      gpus == 1 ? 100 * (1 + dice(&seed, 10)) : 1000);
-        request.shape.gpu_milli = gpus ? request.shape.gpu_milli : 0;
-        if (dice(&seed, 4) == 0) {
-            char group[16];
-            snprintf(group, sizeof(group), "g%u", dice(&seed, 6));
-            assert_int_equal(placement_join(nodes, &request, group, NULL), 0);
-            assert_int_equal(
-                placement_constrain(nodes, &request,
-                                    dice(&seed, 2) ? CONSTRAINT_SPREAD : CONSTRAINT_ANTI_AFFINITY, group,
-                                    dice(&seed, 2), 1, NULL),
-                0);
-        }
-        uint32_t expected = naive(nodes, name, &fragments, &request);
-        assert_int_equal(placement_place(&placement, &request, 0, dice(&seed, 2), &decision, &slot), 0);
-        assert_int_equal(decision.node, expected);
-        if (slot != NODE_NONE)
-            slots[held++] = slot;
-        if (held > 0 && dice(&seed, 3) == 0) {
-            uint32_t which = dice(&seed, held);
-            nodes_give(nodes, slots[which]);
-            slots[which] = slots[--held];
-        }
-    }
-    while (held > 0)
-        nodes_give(nodes, slots[--held]);
-    for (uint32_t i = 0; i < NODES; i++) {
-        assert_int_equal(nodes_get(nodes, i)->free_cpus, nodes_get(nodes, i)->cpus);
-        assert_int_equal(nodes_get(nodes, i)->free_memory, nodes_get(nodes, i)->memory);
-        assert_int_equal(nodes_get(nodes, i)->gpu_free_total, nodes_get(nodes, i)->gpus * GPU_WHOLE);
-    }
+    bool holds = decides_like_the_naive_one(&placement, nodes, score->name, &fragments, example);
     placement_done(&placement);
     fragments_done(&fragments);
+    return holds;
+}
+
+static uint64_t arrivals[ARRIVALS][EXAMPLE_WIDTH];
+
+static struct example random_arrivals(size_t score, uint64_t seed) {
+    struct example example = { .head = { score, CLUSTER - 1, seed }, .count = ARRIVALS, .items = arrivals };
+
+    for (size_t i = 0; i < ARRIVALS; i++) {
+        for (size_t j = 0; j < 9; j++)
+            arrivals[i][j] = dice(&seed, 420);
+        arrivals[i][4] = dice(&seed, 4) ? 0 : 1 + dice(&seed, 6);
+        arrivals[i][8] = dice(&seed, 3) ? 0 : 1 + dice(&seed, ARRIVALS);
+    }
+    return example;
 }
 
 static struct placement_request random_request(struct nodes *nodes, uint64_t *seed) {
@@ -750,9 +792,44 @@ static void test_what_is_forgotten(void **state) {
 }
 
 static void test_like_the_naive_one(void **state) {
-    for (size_t i = 0; i < scores_count; i++)
-        if (!scores[i].random)
-            compare_with_naive(scores[i].name, 41 + i);
+    const struct property property = { cluster_numbers, arrival_numbers, is_like_the_naive_one, NULL };
+
+    for (size_t i = 0; i < scores_count; i++) {
+        struct example example = random_arrivals(i, 41 + i);
+        property_check(&property, &example);
+    }
+}
+
+/* This is false: of 1,500 that come and go and three numbers of the cluster, one that finds no room on one node is left. */
+static bool there_is_always_room(const struct example *example, void *userdata) {
+    _cleanup_nodes_ struct nodes *nodes = make_nodes();
+    const struct placement_options options = { .score = score_find("first") };
+    struct placement placement;
+    bool room = true;
+
+    for (unsigned i = 0; i < 1 + example->head[1] % CLUSTER; i++) {
+        char name[16];
+        snprintf(name, sizeof(name), "n%u", i);
+        add_node(nodes, name, 8, 16, 0, NULL, NULL, NULL);
+    }
+    placement_init(&placement, nodes, &options);
+    for (size_t i = 0; room && i < example->count; i++) {
+        struct placement_request request = arrival(nodes, example->items[i]);
+        room = place(&placement, &request) != NODE_NONE;
+    }
+    placement_done(&placement);
+    return room;
+}
+
+static void test_false_property_is_told_small(void **state) {
+    const struct property property = { cluster_numbers, arrival_numbers, there_is_always_room, NULL };
+    struct example example = random_arrivals(0, 7);
+
+    for (size_t i = 0; i < example.count; i++)
+        example.items[i][4] = 0; /* in no group: room alone decides */
+    example_shrink(&property, &example);
+    _cleanup_free_ char *text = example_text(&property, &example);
+    assert_string_equal(text, "score 0, nodes 0, layout 0 | cpus 0, gib 0, gpus 1, part 0, group 0, apart 0, level 0, told 0, leaves 0");
 }
 
 /* The best 1,300 of 2,000 nodes are refused by a constraint: those after them are found, in their order, whether one or
@@ -856,6 +933,7 @@ int main(void) {
         cmocka_unit_test(test_decisions_are_made_again),
         cmocka_unit_test(test_what_is_forgotten),
         cmocka_unit_test(test_like_the_naive_one),
+        cmocka_unit_test(test_false_property_is_told_small),
         cmocka_unit_test(test_best_are_refused),
         cmocka_unit_test(test_circles_are_named),
     };
