@@ -6,7 +6,9 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "simulator/mode.h"
+#include "simulator/options.h"
 #include "simulator/packing.h"
+#include "simulator/workers.h"
 
 #define FILES_MAX 1000
 
@@ -14,7 +16,14 @@ struct settings {
     struct packing shape; /* capacity and dimensions */
     char **paths;
     size_t count;
+    uint64_t workers;
     bool json;
+};
+
+struct work {
+    const struct settings *settings;
+    uint64_t *bins; /* [file][policy], then the bound */
+    struct error *errors; /* [file] */
 };
 
 static int take_capacity(struct packing *packing, const char *value, struct error *error) {
@@ -34,21 +43,49 @@ static int take_capacity(struct packing *packing, const char *value, struct erro
     return 0;
 }
 
-static int pack_file(const struct settings *settings, const char *path, uint64_t *bins, uint64_t *bound,
-                     struct error *error) {
-    _cleanup_packing_ struct packing packing = settings->shape;
+static int pack_file(struct workers *workers, void *userdata, size_t which) {
+    const struct work *work = userdata;
+    const char *path = work->settings->paths[which];
+    _cleanup_packing_ struct packing packing = work->settings->shape;
+    uint64_t *bins = &work->bins[which * (packing_policies_count + 1)];
+    struct error *error = &work->errors[which];
     int r = packing_read(&packing, path, error);
 
     if (r < 0)
         return r;
-    *bound += packing_bound(&packing);
+    bins[packing_policies_count] = packing_bound(&packing);
     for (size_t i = 0; i < packing_policies_count; i++) {
+        workers_tell(workers, which, (double) i / (double) packing_policies_count);
         int64_t count = packing_policies[i].pack(&packing);
         if (count < 0)
             return error_errno(error, (int) count, "packing %s", path);
-        bins[i] += (uint64_t) count;
+        bins[i] = (uint64_t) count;
     }
     return 0;
+}
+
+/* The sums over the files; the bound is the last. */
+static int pack_files(const struct settings *settings, uint64_t *sums, struct error *error) {
+    _cleanup_free_ uint64_t *bins = calloc(settings->count * (packing_policies_count + 1), sizeof(*bins));
+    _cleanup_free_ struct error *errors = calloc(settings->count, sizeof(*errors));
+    struct work work = { settings, bins, errors };
+    size_t failed = SIZE_MAX;
+
+    if (!bins || !errors)
+        return error_errno(error, -ENOMEM, "packing");
+    for (size_t i = 0; i < settings->count; i++)
+        errors[i] = (struct error) ERROR_INIT;
+    int r = workers_run("packing", settings->workers, settings->count, pack_file, &work, &failed);
+    if (r < 0 && failed == SIZE_MAX)
+        return error_errno(error, r, "packing");
+    for (size_t i = 0; i < settings->count; i++) {
+        if (i == failed)
+            error_move(error, &errors[i]);
+        error_clear(&errors[i]);
+        for (size_t j = 0; j <= packing_policies_count; j++)
+            sums[j] += bins[i * (packing_policies_count + 1) + j];
+    }
+    return r;
 }
 
 static int print_json(const uint64_t *bins, uint64_t bound, struct error *error) {
@@ -67,14 +104,12 @@ static int print_json(const uint64_t *bins, uint64_t bound, struct error *error)
 }
 
 static int run_settings(const struct settings *settings, struct error *error) {
-    _cleanup_free_ uint64_t *bins = calloc(packing_policies_count, sizeof(*bins));
-    uint64_t bound = 0;
-    int r = bins ? 0 : error_errno(error, -ENOMEM, "packing");
+    _cleanup_free_ uint64_t *bins = calloc(packing_policies_count + 1, sizeof(*bins));
+    int r = bins ? pack_files(settings, bins, error) : error_errno(error, -ENOMEM, "packing");
 
-    for (size_t i = 0; i < settings->count && r >= 0; i++)
-        r = pack_file(settings, settings->paths[i], bins, &bound, error);
     if (r < 0)
         return r;
+    uint64_t bound = bins[packing_policies_count];
     if (settings->json)
         return print_json(bins, bound, error);
     printf("%-12s  %8s\n", "POLICY", "BINS");
@@ -86,7 +121,7 @@ static int run_settings(const struct settings *settings, struct error *error) {
 
 static int run(int count, char **words, struct error *error) {
     char *paths[FILES_MAX];
-    struct settings settings = { .paths = paths };
+    struct settings settings = { .paths = paths, .workers = workers_usual() };
     int r = 0;
 
     for (int i = 0; i < count && r >= 0; i++) {
@@ -101,6 +136,8 @@ static int run(int count, char **words, struct error *error) {
                       (text_equal(value, "json") || text_equal(value, "table"));
         if (value && text_equal(words[i], "--capacity") && settings.shape.dimensions == 0) {
             r = take_capacity(&settings.shape, value, error);
+        } else if (value && text_equal(words[i], "--workers")) {
+            r = option_number(words[i], value, 1, WORKERS_MAX, &settings.workers, error);
         } else if (output) {
             settings.json = text_equal(value, "json");
         } else {
@@ -125,6 +162,7 @@ const struct mode packing_mode = {
             "the files of\n"
             "the bins that each policy uses.\n\n"
             "  --capacity N,...     of a bin, per dimension (at most 8)\n"
+            "  --workers N          threads (as many as processors), a file each; the result is the same for any number\n"
             "  -o table|json\n",
     .run = run,
 };

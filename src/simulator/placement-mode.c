@@ -6,7 +6,6 @@
  * table. */
 #include <errno.h>
 #include <inttypes.h>
-#include <pthread.h>
 #include <string.h>
 
 #include "base/json.h"
@@ -17,10 +16,10 @@
 #include "simulator/options.h"
 #include "simulator/placement-record.h"
 #include "simulator/plot.h"
+#include "simulator/workers.h"
 
 #define ARRIVALS_MAX 8
 #define SEEDS_MAX 1000
-#define JOBS_MAX 64
 
 struct settings {
     const char *nodes, *pods, *report, *ledger, *replay;
@@ -28,7 +27,7 @@ struct settings {
     size_t score_count;
     uint64_t arrivals[ARRIVALS_MAX]; /* percent, rising */
     size_t arrival_count;
-    uint64_t seeds, first_seed, jobs, why;
+    uint64_t seeds, first_seed, workers, why;
     bool json;
 };
 
@@ -60,9 +59,6 @@ struct work {
     const struct openb *openb;
     struct result *results; /* [score][seed] */
     struct course *courses; /* [score], or NULL */
-    pthread_mutex_t lock;
-    size_t next, count;
-    int failure;
 };
 
 static void shuffle(uint64_t *state, uint32_t *order, size_t count) {
@@ -190,7 +186,8 @@ static int run_recorded(const struct work *work, struct placement *placement, co
     return r;
 }
 
-static int run_one(const struct work *work, size_t which) {
+static int run_one(struct workers *workers, void *userdata, size_t which) {
+    const struct work *work = userdata;
     uint64_t seed = which % work->settings->seeds + work->settings->first_seed, state = seed;
     _cleanup_free_ struct placement_request *requests = calloc(work->openb->pod_count, sizeof(*requests));
     _cleanup_fragments_ struct fragments fragments = { 0 };
@@ -214,38 +211,6 @@ static int run_one(const struct work *work, size_t which) {
     if (!work->settings->ledger)
         return simulate(work, &placement, requests, &state, NULL, &work->results[which], course);
     return run_recorded(work, &placement, requests, &state, &work->results[which], course);
-}
-
-static void *worker(void *userdata) {
-    struct work *work = userdata;
-
-    for (;;) {
-        pthread_mutex_lock(&work->lock);
-        size_t which = work->failure < 0 ? work->count : work->next++;
-        pthread_mutex_unlock(&work->lock);
-        if (which >= work->count)
-            return NULL;
-        int r = run_one(work, which);
-        if (r < 0) {
-            pthread_mutex_lock(&work->lock);
-            work->failure = r;
-            pthread_mutex_unlock(&work->lock);
-        }
-    }
-}
-
-static int run_all(struct work *work, struct error *error) {
-    pthread_t threads[JOBS_MAX];
-    size_t started = 0;
-
-    pthread_mutex_init(&work->lock, NULL);
-    while (started + 1 < work->settings->jobs && pthread_create(&threads[started], NULL, worker, work) == 0)
-        started++;
-    worker(work);
-    while (started > 0)
-        pthread_join(threads[--started], NULL);
-    pthread_mutex_destroy(&work->lock);
-    return work->failure < 0 ? error_errno(error, work->failure, "placing") : 0;
 }
 
 /* Percent of all GPUs, the mean over the seeds. */
@@ -402,8 +367,8 @@ static int take_option(struct settings *settings, const char *option, const char
         return option_number(option, value, 1, SEEDS_MAX, &settings->seeds, error);
     else if (text_equal(option, "--first-seed"))
         return option_number(option, value, 1, UINT32_MAX, &settings->first_seed, error);
-    else if (text_equal(option, "--jobs"))
-        return option_number(option, value, 1, JOBS_MAX, &settings->jobs, error);
+    else if (text_equal(option, "--workers") || text_equal(option, "--jobs"))
+        return option_number(option, value, 1, WORKERS_MAX, &settings->workers, error);
     else if (text_equal(option, "-o") && (text_equal(value, "json") || text_equal(value, "table")))
         settings->json = text_equal(value, "json");
     else {
@@ -442,7 +407,8 @@ static int read_settings(struct settings *settings, int count, char **words, str
 }
 
 static int run(int count, char **words, struct error *error) {
-    struct settings settings = { .arrivals = { 100, 130 }, .arrival_count = 2, .seeds = 10, .jobs = 1, .why = UINT64_MAX };
+    struct settings settings = { .arrivals = { 100, 130 }, .arrival_count = 2, .seeds = 10, .workers = workers_usual(),
+                                 .why = UINT64_MAX };
     _cleanup_openb_ struct openb openb = { 0 };
     int r;
 
@@ -464,10 +430,9 @@ static int run(int count, char **words, struct error *error) {
     if (gpus == 0 || asked == 0)
         return error_set(error, ERROR_BAD_SOURCE, gpus ? settings.pods : settings.nodes,
                          "nothing in it has a GPU");
-    struct work work = { .settings = &settings,
-                         .openb = &openb,
-                         .count = settings.score_count * settings.seeds };
-    _cleanup_free_ struct result *results = calloc(work.count, sizeof(*results));
+    struct work work = { .settings = &settings, .openb = &openb };
+    size_t runs = settings.score_count * settings.seeds;
+    _cleanup_free_ struct result *results = calloc(runs, sizeof(*results));
     if (!results)
         return error_errno(error, -ENOMEM, "placing");
     work.results = results;
@@ -475,8 +440,10 @@ static int run(int count, char **words, struct error *error) {
     if (!courses)
         return error_errno(error, -ENOMEM, "placing");
     work.courses = settings.report ? courses : NULL;
-    r = run_all(&work, error);
-    if (r >= 0 && settings.report)
+    r = workers_run("placing", settings.workers, runs, run_one, &work, NULL);
+    if (r < 0)
+        return error_errno(error, r, "placing");
+    if (settings.report)
         r = write_report(&work, error);
     if (r < 0)
         return r;
@@ -497,7 +464,7 @@ const struct mode placement_mode = {
             "                       fgd, polder (default: all)\n"
             "  --arrivals P,...     percentages of the GPUs asked for at which to look (100,130)\n"
             "  --seeds N            how many random orders to average (10)\n"
-            "  --jobs N             workers (1); the result is the same for any number\n"
+            "  --workers N          threads (as many as processors), also --jobs; the result is the same for any number\n"
             "  --first-seed N       the first of them, at least 1 (0)\n"
             "  --report FILE        an HTML page with plots: allocation, packing, fragmentation\n"
             "  --ledger FILE        record each decision of one score and --seeds 1\n"

@@ -3,7 +3,6 @@
  * published ones, and the planner of the engine. */
 #include <errno.h>
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +14,7 @@
 #include "simulator/mode.h"
 #include "simulator/options.h"
 #include "simulator/planetlab.h"
+#include "simulator/workers.h"
 
 #define POLICIES_MAXIMUM 32
 #define STEPS 287 /* the day's end comes before the 288th */
@@ -26,7 +26,6 @@ struct run {
     bool own; /* the engine's planner */
     struct cloud_policy policy;
     struct cloud_result outcome;
-    int result;
 };
 
 struct work {
@@ -38,16 +37,26 @@ struct work {
     bool json;
     struct consolidation_parameters parameters;
     struct run runs[POLICIES_MAXIMUM];
-    size_t count, next;
-    pthread_mutex_t lock;
+    size_t count;
 };
 
-static int run_policy(const struct run *run, struct cloud *cloud) {
+/* To tell how far a run is. */
+struct bar {
+    struct workers *workers;
+    size_t which;
+};
+
+static void bar_step(const struct bar *bar, unsigned step) {
+    workers_tell(bar->workers, bar->which, (double) step / STEPS);
+}
+
+static int run_policy(const struct run *run, struct cloud *cloud, const struct bar *bar) {
     int r = 0;
 
     for (unsigned step = 0; step < STEPS && r >= 0; step++) {
         _cleanup_free_ struct cloud_move *moves = NULL;
         size_t count = 0;
+        bar_step(bar, step);
         cloud_step(cloud);
         r = cloud_policy_plan(&run->policy, cloud, &moves, &count);
         if (r >= 0)
@@ -142,13 +151,14 @@ static int planner_plan(struct planner *planner, const struct cloud *cloud, stru
     return 0;
 }
 
-static int run_planner(const struct work *work, struct cloud *cloud) {
+static int run_planner(const struct work *work, struct cloud *cloud, const struct bar *bar) {
     _cleanup_(planner_done) struct planner planner = { .parameters = &work->parameters };
     int r = planner_init(&planner, cloud);
 
     for (unsigned step = 0; step < STEPS && r >= 0; step++) {
         _cleanup_free_ struct cloud_move *moves = NULL;
         size_t count = 0;
+        bar_step(bar, step);
         cloud_step(cloud);
         r = planner_plan(&planner, cloud, &moves, &count);
         if (r >= 0)
@@ -159,49 +169,28 @@ static int run_planner(const struct work *work, struct cloud *cloud) {
 
 /* --- all runs -------------------------------------------------------------------------------------------------------- */
 
-static void run_one(const struct work *work, struct run *run) {
+static int run_one(struct workers *workers, void *userdata, size_t which) {
+    struct work *work = userdata;
+    struct run *run = &work->runs[which];
+    const struct bar bar = { workers, which };
     _cleanup_cloud_ struct cloud *cloud = NULL;
     double threshold = !run->own && run->policy.overload == OVERLOAD_THR ? run->policy.parameter : PLAIN_THRESHOLD;
+    int r = cloud_new(work->use, work->vm_count, work->hosts, threshold, &cloud);
 
-    run->result = cloud_new(work->use, work->vm_count, work->hosts, threshold, &cloud);
-    if (run->result >= 0)
-        run->result = run->own ? run_planner(work, cloud) : run_policy(run, cloud);
-    if (run->result >= 0)
+    if (r >= 0)
+        r = run->own ? run_planner(work, cloud, &bar) : run_policy(run, cloud, &bar);
+    if (r >= 0)
         run->outcome = cloud_finish(cloud);
-}
-
-static void *worker(void *userdata) {
-    struct work *work = userdata;
-
-    for (;;) {
-        pthread_mutex_lock(&work->lock);
-        size_t which = work->next++;
-        pthread_mutex_unlock(&work->lock);
-        if (which >= work->count)
-            return NULL;
-        run_one(work, &work->runs[which]);
-    }
+    return r;
 }
 
 static int run_all(struct work *work, struct error *error) {
-    pthread_t threads[POLICIES_MAXIMUM];
-    size_t started = 0;
+    size_t failed = 0;
+    int r = workers_run("simulating", work->workers, work->count, run_one, work, &failed);
 
-    pthread_mutex_init(&work->lock, NULL);
-    while (started + 1 < work->workers && started + 1 < work->count &&
-           pthread_create(&threads[started], NULL, worker, work) == 0)
-        started++;
-    worker(work);
-    while (started > 0)
-        pthread_join(threads[--started], NULL);
-    pthread_mutex_destroy(&work->lock);
-    for (size_t i = 0; i < work->count; i++) {
-        if (work->runs[i].result == -ENOSPC)
-            return error_set(error, ERROR_BAD_VALUE, "--hosts", "this number", "the VMs do not fit on so few hosts");
-        if (work->runs[i].result < 0)
-            return error_errno(error, work->runs[i].result, "simulating %s", work->runs[i].name);
-    }
-    return 0;
+    if (r == -ENOSPC)
+        return error_set(error, ERROR_BAD_VALUE, "--hosts", "this number", "the VMs do not fit on so few hosts");
+    return r < 0 ? error_errno(error, r, "simulating %s", work->runs[failed].name) : 0;
 }
 
 static void print_table(const struct work *work) {
@@ -265,7 +254,7 @@ static int take_option(struct work *work, const char *option, const char *value,
     else if (text_equal(option, "--hosts"))
         return option_number(option, value, 1, 100000, &work->hosts, error);
     else if (text_equal(option, "--workers"))
-        return option_number(option, value, 1, POLICIES_MAXIMUM, &work->workers, error);
+        return option_number(option, value, 1, WORKERS_MAX, &work->workers, error);
     else if (text_equal(option, "-o") && (text_equal(value, "json") || text_equal(value, "table")))
         work->json = text_equal(value, "json");
     else {
@@ -311,7 +300,7 @@ static int add_runs(struct work *work, char **names, struct error *error) {
 }
 
 static int run(int count, char **words, struct error *error) {
-    struct work work = { .hosts = 800, .workers = 1,
+    struct work work = { .hosts = 800, .workers = workers_usual(),
                          .names = "THR-MMT-0.8,IQR-MMT-1.5,MAD-MMT-2.5,LR-MMT-1.2,THR-MMT-1.0," POLDER };
     _cleanup_list_ char **names = NULL;
     _cleanup_free_ double *use = NULL;
@@ -348,7 +337,7 @@ const struct mode planetlab_mode = {
             "  --set NAME=VALUE  a parameter of polder: relieve, fill, pack, margin, weight, rest, dwell, payback,\n"
             "                  move-power\n"
             "  --hosts N       (800)\n"
-            "  --workers N     threads (1); the result is the same for any number\n"
+            "  --workers N     threads (as many as processors); the result is the same for any number\n"
             "  -o table|json\n",
     .run = run,
 };

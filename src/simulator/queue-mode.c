@@ -16,6 +16,7 @@
 #include "simulator/queue-report.h"
 #include "simulator/queue-simulation.h"
 #include "simulator/queue-tune.h"
+#include "simulator/workers.h"
 
 #define WORKERS_MAXIMUM 256
 #define BAR_WIDTH 40
@@ -500,7 +501,7 @@ static int read_log(const struct request *request, const char *path, enum swf_ru
 }
 
 static int run(int count, char **words, struct error *error) {
-    _cleanup_(request_done) struct request request = { .workers = 1, .part = "whole", .steps = 100 };
+    _cleanup_(request_done) struct request request = { .workers = workers_usual(), .part = "whole", .steps = 100 };
     int r;
 
     pthread_mutex_init(&request.lock, NULL);
@@ -551,7 +552,7 @@ const struct mode queue_mode = {
             "                       search for parameters on first halves\n"
             "  --tune-steps N       of that search (100)\n"
             "  --apply              what --tune proposes becomes the rules of the node, by 'polder node set'\n"
-            "  --workers N          threads; the result does not depend on it\n"
+            "  --workers N          threads (as many as processors); the result is the same for any number\n"
             "  --per-job            with -o json: number, start and end of each job; where some were taken off, also when\n"
             "                       each ran\n"
             "  --report FILE        an HTML page: wait, slowdown and use over time, and who ran where\n"

@@ -16,6 +16,7 @@
 #include "simulator/mode.h"
 #include "simulator/options.h"
 #include "simulator/roadef.h"
+#include "simulator/workers.h"
 
 #define STEPS_DEFAULT 100000000
 #define STEPS_MAXIMUM UINT64_C(1000000000000000)
@@ -273,7 +274,9 @@ static int solve(const struct settings *settings, struct reassignment *problem, 
 }
 
 static int run(int count, char **words, struct error *error) {
-    struct settings settings = { .steps = UINT64_MAX, .workers = 1, .seed = 1 };
+    uint64_t usual = workers_usual();
+    struct settings settings = { .steps = UINT64_MAX, .seed = 1,
+                                 .workers = usual < REASSIGNMENT_CHAINS ? usual : REASSIGNMENT_CHAINS };
     _cleanup_reassignment_ struct reassignment *problem = NULL;
     int r = read_settings(&settings, count, words, error);
 
@@ -292,7 +295,7 @@ const struct mode roadef_mode = {
             "  --steps N      moves tried (100000000); the result depends on it, the seed and the files alone\n"
             "  --time S       as many steps as S seconds allow by a short measurement; the result says how many\n"
             "  --seed N       of the random numbers (1)\n"
-            "  --workers N    threads (1), two at most are of use; the result is the same for any number\n"
+            "  --workers N    threads (as many as processors), two at most are of use; the result is the same for any number\n"
             "  --save FILE    writes the assignment found\n"
             "  --check FILE   searches nothing: the cost of this assignment\n"
             "  -o table|json\n",

@@ -13,8 +13,8 @@
 #include "simulator/plot.h"
 #include "simulator/progress.h"
 #include "simulator/vms-simulation.h"
+#include "simulator/workers.h"
 
-#define WORKERS_MAX 64
 #define GIB 1073741824.0
 
 struct settings {
@@ -325,7 +325,7 @@ static int run(int count, char **words, struct error *error) {
     struct settings settings = { .columns = { .time_unit = 1, .memory_unit = GIB },
                                  .cpus = UINT64_C(64000000),
                                  .memory = UINT64_C(256) << 30,
-                                 .workers = 1 };
+                                 .workers = workers_usual() };
     int r = read_settings(&settings, count, words, error);
 
     if (r < 0)
@@ -366,7 +366,7 @@ const struct mode vms_mode = {
         "  --node WHAT          cpus=N,memory=GIB of each node (64, 256)\n"
         "  --policy P,...       scores of 'polder simulate placement' (first,best,l1,l2,dot,worst,polder)\n"
         "  --predict yes|no     whether polder may predict lives from the history of the class (yes)\n"
-        "  --workers N          threads (1); the result is the same for any number\n"
+        "  --workers N          threads (as many as processors); the result is the same for any number\n"
         "  --report FILE        an HTML page with plots\n"
         "  -o table|json\n",
     .run = run,
