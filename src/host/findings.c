@@ -163,7 +163,8 @@ static const struct feature features[] = {
     { "tun", has_tun, FINDING_WARNING, "virtual machines get no network without /dev/net/tun",
       "load the module tun" },
     { "Landlock", has_landlock, FINDING_NOTE,
-      "an additional fence for workers is not there; namespaces hold them", NULL },
+      "an additional fence for workers is not there; namespaces hold them",
+      "use Linux 5.13 or newer, with landlock in lsm= if that is given at boot" },
 };
 
 static int find_features(const struct survey *survey) {
@@ -213,28 +214,46 @@ static const struct layout_text layouts[] = {
     [CGROUP_V2] = { FINDING_OK, "control groups version 2", "every limit works", NULL },
 };
 
-static const struct layout_text missing_controllers[] = {
-    { FINDING_ERROR, "memory", "memory limits have no effect", "boot with cgroup_enable=memory" },
-    { FINDING_ERROR, "cpu", "CPU limits have no effect", NULL },
-    { FINDING_WARNING, "pids", "the number of processes is not limited", NULL },
-    { FINDING_WARNING, "io", "I/O limits have no effect", NULL },
-    { FINDING_WARNING, "freezer", "containers cannot be paused", NULL },
-    { FINDING_NOTE, "cpuset", "instances cannot be pinned to processors", NULL },
+/* What a missing controller costs. A limit that cannot be kept is refused (host-lacks) rather than taken and forgotten, and some
+ * are there by default. */
+static const struct {
+    enum finding_level level;
+    const char *name, *v1_name, *reason;
+} controllers[] = {
+    { FINDING_ERROR, "memory", "memory", "nothing starts: each instance has a limit of memory, which is refused (host-lacks)" },
+    { FINDING_ERROR, "cpu", "cpu", "nothing starts: each instance has a limit of processors, which is refused (host-lacks)" },
+    { FINDING_ERROR, "pids", "pids",
+      "containers do not start: each has a limit of processes, which is refused (host-lacks); with --pids-limit 0 it has none" },
+    { FINDING_WARNING, "io", "blkio", "I/O limits are refused (host-lacks), and I/O weights have no effect" },
+    { FINDING_WARNING, "freezer", "freezer", "containers cannot be paused; that is refused (host-lacks)" },
+    { FINDING_WARNING, "cpuset", "cpuset",
+      "pinning to processors and fixed allocation, which pins, are refused (host-lacks)" },
 };
 
+static char *controller_advice(enum cgroup_layout layout, const char *name, const char *v1_name) {
+    const char *boot = strcmp(name, "memory") == 0 ? "boot with cgroup_enable=memory" : "use a kernel that has it";
+
+    if (layout == CGROUP_V2)
+        return text_format("echo +%s > /sys/fs/cgroup/cgroup.subtree_control; if cgroup.controllers there does not name it, %s",
+                           name, boot);
+    return text_format("mkdir -p /sys/fs/cgroup/%s && mount -t cgroup -o %s cgroup /sys/fs/cgroup/%s, and restart polderd; if "
+                       "/proc/cgroups does not name it as enabled, %s", v1_name, v1_name, v1_name, boot);
+}
+
 static int find_cgroups(const struct survey *survey) {
-    const struct layout_text *layout =
-            &layouts[survey->cgroups ? cgroup_host_layout(survey->cgroups) : CGROUP_NONE];
-    int r = findings_add(survey->out, layout->level, "cgroup", layout->text, layout->reason, layout->advice);
+    enum cgroup_layout layout = survey->cgroups ? cgroup_host_layout(survey->cgroups) : CGROUP_NONE;
+    const struct layout_text *found = &layouts[layout];
+    int r = findings_add(survey->out, found->level, "cgroup", found->text, found->reason, found->advice);
 
-    for (size_t i = 0; survey->cgroups && r >= 0 && i < ELEMENTS(missing_controllers); i++) {
-        const struct layout_text *row = &missing_controllers[i];
-        _cleanup_free_ char *text = NULL;
+    for (size_t i = 0; survey->cgroups && r >= 0 && i < ELEMENTS(controllers); i++) {
+        _cleanup_free_ char *text = NULL, *advice = NULL;
 
-        if (cgroup_host_has(survey->cgroups, row->text))
+        if (cgroup_host_has(survey->cgroups, controllers[i].name))
             continue;
-        text = text_format("the controller '%s' is not there", row->text);
-        r = text ? findings_add(survey->out, row->level, "cgroup", text, row->reason, row->advice) : -ENOMEM;
+        text = text_format("the controller '%s' is not there", controllers[i].name);
+        advice = controller_advice(layout, controllers[i].name, controllers[i].v1_name);
+        r = text && advice ? findings_add(survey->out, controllers[i].level, "cgroup", text, controllers[i].reason, advice)
+                           : -ENOMEM;
     }
     return r;
 }
@@ -443,7 +462,7 @@ static int find_init(const struct survey *survey) {
         return 0;
     return findings_add(survey->out, FINDING_NOTE, "host", "systemd is not the init of this host",
                         "polderd makes its control groups itself, and nothing restarts it when it ends",
-                        NULL);
+                        "let what starts polderd here start it again when it ends; instances run on meanwhile");
 }
 
 typedef int (*find_function)(const struct survey *survey);

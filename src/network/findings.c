@@ -160,7 +160,7 @@ static int forwarding_check(const struct network *network, struct findings *find
                             "ip_forward is off",
                             network->count ? "instances reach nothing but this host and one another"
                                            : "it is switched on when the first instance starts",
-                            network->count ? "sysctl net.ipv4.ip_forward=1" : NULL);
+                            network->count ? "sysctl net.ipv4.ip_forward=1" : "nothing needs to be done");
     if (r >= 0 && network->forwarding_set)
         return findings_add(
             findings, FINDING_NOTE, TOPIC, "Polder switched ip_forward on",
@@ -176,7 +176,8 @@ static int parts_check(const struct network *network, struct findings *findings)
     int r;
 
     r = findings_add(findings, FINDING_NOTE, TOPIC, "the default network is IPv4 only",
-                     "IPv6 is switched off on the bridge, and IPv6 frames of instances are dropped", NULL);
+                     "IPv6 is switched off on the bridge, and IPv6 frames of instances are dropped",
+                     "let a proxy on this host pass on what comes by IPv6");
     if (r >= 0 && access("/usr/sbin/dnsmasq", X_OK) < 0)
         r = findings_add(findings, FINDING_ERROR, TOPIC, "dnsmasq is missing",
                          "instances with the default network cannot start", "apt install dnsmasq-base");

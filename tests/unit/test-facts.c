@@ -15,6 +15,7 @@
 #include "base/fiber.h"
 #include "base/file.h"
 #include "base/text.h"
+#include "host/cgroup-internal.h"
 #include "host/facts.h"
 
 static const struct finding *finding_about(const struct findings *findings, const char *topic) {
@@ -53,6 +54,44 @@ static void test_findings(void **state _unused_) {
     assert_non_null(strstr(out.data, "\"topic\":\"kvm\""));
     findings_done(&findings);
     assert_int_equal(findings.count, 0);
+    host_facts_done(&facts);
+}
+
+/* What is wrong says what it costs and what to do. */
+static void assert_told(const struct findings *findings) {
+    for (size_t i = 0; i < findings->count; i++) {
+        const struct finding *finding = &findings->items[i];
+        if (finding->level == FINDING_OK)
+            continue;
+        if (text_is_empty(finding->reason) || text_is_empty(finding->advice))
+            fail_msg("%s: without reason or advice", finding->text);
+    }
+}
+
+static void test_missing_controllers(void **state _unused_) {
+    struct cgroup_host legacy = { .layout = CGROUP_V1 }, unified = { .layout = CGROUP_V2, .available = "cpu io" };
+    struct cgroup_host *const hosts[] = { &legacy, &unified };
+    const size_t missing[] = { 6, 3 }; /* version 2 freezes by itself */
+    struct host_facts facts;
+
+    assert_int_equal(host_facts_read(&facts), 0);
+    for (size_t i = 0; i < ELEMENTS(hosts); i++) {
+        struct findings findings = { 0 };
+        size_t count = 0;
+        assert_int_equal(host_findings(&facts, hosts[i], "/", &findings), 0);
+        assert_told(&findings);
+        for (size_t j = 0; j < findings.count; j++) {
+            const struct finding *finding = &findings.items[j];
+            if (!text_starts(finding->text, "the controller '"))
+                continue;
+            count++;
+            /* A limit that cannot be kept is refused: that is told, and with which code. */
+            assert_non_null(strstr(finding->reason, "refused (host-lacks)"));
+            assert_non_null(strstr(finding->advice, hosts[i] == &legacy ? "mount -t cgroup -o" : "cgroup.subtree_control"));
+        }
+        assert_int_equal(count, missing[i]);
+        findings_done(&findings);
+    }
     host_facts_done(&facts);
 }
 
@@ -122,6 +161,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_facts),
         cmocka_unit_test(test_findings),
+        cmocka_unit_test(test_missing_controllers),
         cmocka_unit_test(test_tsc),
         cmocka_unit_test(test_probe),
     };
