@@ -21,32 +21,6 @@ struct action_options {
     bool force, purge;
 };
 
-typedef int (*action_function)(struct invocation *invocation, const char *name, struct error *error);
-
-/* Each name, whatever became of the one before. */
-static int for_each(struct invocation *invocation, action_function function, struct error *error) {
-    int result = 0;
-
-    for (size_t i = 0; i < invocation->count; i++) {
-        _cleanup_error_ struct error problem = ERROR_INIT;
-        const char *name = invocation->arguments[i];
-        int r = function(invocation, name, &problem);
-
-        if (r == -EINTR && interrupt_came())
-            return r;
-        if (r == 0)
-            continue;
-        suggest_instance(invocation, name, &problem);
-        result = r;
-        if (i + 1 == invocation->count)
-            error_move(error, &problem);
-        else
-            invocation_show_error(invocation, &problem);
-    }
-    /* Those before the last were told already. */
-    return result < 0 && !error_is_set(error) ? 1 : result;
-}
-
 static int act(struct invocation *invocation, const char *name, const char *verb, const char *body,
                struct error *error) {
     _cleanup_free_ char *suffix = text_format("/%s", verb), *path = suffix ? instance_path(name, suffix) : NULL;
@@ -63,7 +37,7 @@ static int act_by_name(struct invocation *invocation, const char *name, struct e
 }
 
 static int run_plain(struct invocation *invocation, struct error *error) {
-    return for_each(invocation, act_by_name, error);
+    return for_each_name(invocation, act_by_name, error);
 }
 
 static int stop_one(struct invocation *invocation, const char *name, struct error *error) {
@@ -80,7 +54,7 @@ static int stop_one(struct invocation *invocation, const char *name, struct erro
 }
 
 static int run_stop(struct invocation *invocation, struct error *error) {
-    return for_each(invocation, stop_one, error);
+    return for_each_name(invocation, stop_one, error);
 }
 
 static int remove_one(struct invocation *invocation, const char *name, struct error *error) {
@@ -97,7 +71,7 @@ static int remove_one(struct invocation *invocation, const char *name, struct er
 }
 
 static int run_rm(struct invocation *invocation, struct error *error) {
-    return for_each(invocation, remove_one, error);
+    return for_each_name(invocation, remove_one, error);
 }
 
 static int kill_one(struct invocation *invocation, const char *name, struct error *error) {
@@ -121,7 +95,7 @@ static int kill_one(struct invocation *invocation, const char *name, struct erro
 }
 
 static int run_kill(struct invocation *invocation, struct error *error) {
-    return for_each(invocation, kill_one, error);
+    return for_each_name(invocation, kill_one, error);
 }
 
 static int wait_one(struct invocation *invocation, const char *name, struct error *error) {
@@ -146,7 +120,7 @@ static int wait_one(struct invocation *invocation, const char *name, struct erro
 }
 
 static int run_wait(struct invocation *invocation, struct error *error) {
-    return for_each(invocation, wait_one, error);
+    return for_each_name(invocation, wait_one, error);
 }
 
 #define ACTION_TEXT(flag_name, short_name, member, value_name, text)                                        \

@@ -15,6 +15,7 @@ struct set_options {
     const char *rename;
     char **unset, **unlabel;
     bool if_unchanged;
+    const char *body; /* what is sent for each of them: no flag */
 };
 
 /* null sets a field back to its default; a map's key with null goes. */
@@ -89,7 +90,7 @@ static int current_tag(struct invocation *invocation, const char *path, char **r
     return r;
 }
 
-static int set_one(struct invocation *invocation, const char *name, const char *body, struct error *error) {
+static int set_one(struct invocation *invocation, const char *name, struct error *error) {
     const struct set_options *options = invocation->options;
     _cleanup_response_ struct response response = RESPONSE_INIT;
     _cleanup_free_ char *path = instance_path(name, ""), *headers = NULL;
@@ -98,18 +99,16 @@ static int set_one(struct invocation *invocation, const char *name, const char *
     if (r == 0 && options->if_unchanged)
         r = current_tag(invocation, path, &headers, error);
     if (r == 0)
-        r = change_run_headers(invocation, "PATCH", path, headers, body, name, &response, error);
+        r = change_run_headers(invocation, "PATCH", path, headers, options->body, name, &response, error);
     if (r == 0 && invocation->dry_run)
         return output_object(invocation, response.json, "name", error);
     if (r == 0 && !invocation->quiet && !invocation->no_wait)
         puts(options->rename ? options->rename : name);
-    if (r < 0)
-        suggest_instance(invocation, name, error);
     return r;
 }
 
 static int run_set(struct invocation *invocation, struct error *error) {
-    const struct set_options *options = invocation->options;
+    struct set_options *options = invocation->options;
     _cleanup_buffer_ struct buffer body = BUFFER_INIT;
     int r;
 
@@ -118,9 +117,8 @@ static int run_set(struct invocation *invocation, struct error *error) {
     if (options->rename && invocation->count > 1)
         return error_set(error, ERROR_USAGE, "one instance at a time is renamed");
     r = build_patch(invocation, &body, error);
-    for (size_t i = 0; r == 0 && i < invocation->count; i++)
-        r = set_one(invocation, invocation->arguments[i], body.data, error);
-    return r;
+    options->body = body.data;
+    return r < 0 ? r : for_each_name(invocation, set_one, error);
 }
 
 static const struct flag set_flags[] = {

@@ -65,6 +65,30 @@ void suggest_instance(struct invocation *invocation, const char *name, const str
         invocation->suggestion = text_format("did you mean '%s'?", near);
 }
 
+int for_each_name(struct invocation *invocation,
+                  int (*act)(struct invocation *invocation, const char *name, struct error *error), struct error *error) {
+    int result = 0;
+
+    for (size_t i = 0; i < invocation->count; i++) {
+        _cleanup_error_ struct error problem = ERROR_INIT;
+        const char *name = invocation->arguments[i];
+        int r = act(invocation, name, &problem);
+
+        if (r == -EINTR && interrupt_came())
+            return r;
+        if (r == 0)
+            continue;
+        suggest_instance(invocation, name, &problem);
+        result = r;
+        if (i + 1 == invocation->count)
+            error_move(error, &problem);
+        else
+            invocation_show_error(invocation, &problem);
+    }
+    /* Those before the last were told already. */
+    return result < 0 && !error_is_set(error) ? 1 : result;
+}
+
 bool is_missing_image(const struct error *error) {
     return error->code == ERROR_NOT_FOUND && text_equal(error->parameters[0], "image");
 }

@@ -59,6 +59,7 @@ enum driver_capability {
     DRIVER_FILES = 1 << 5,   /* get and put */
     DRIVER_VNC = 1 << 6,
     DRIVER_SIGNAL = 1 << 7,  /* any signal to the main process */
+    DRIVER_FILES_AT_REST = 1 << 8, /* get and put of one that does not run */
 };
 
 struct driver_exit {

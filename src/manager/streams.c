@@ -12,18 +12,18 @@ struct reach {
     const char *verb;
     enum permission permission;
     unsigned capability;
-    bool stopped_too; /* works on instances that do not run */
+    unsigned at_rest; /* capability that lets it reach instances that do not run; 0: none */
     const char *lacking; /* why a driver may not do it, and what to do instead */
 };
 
-static const struct reach reach_signal = { "signal", PERMISSION_OPERATE, DRIVER_SIGNAL, false };
-static const struct reach reach_exec = { "exec", PERMISSION_EXEC, DRIVER_EXEC, false };
-static const struct reach reach_attach = { "attach", PERMISSION_EXEC, DRIVER_ATTACH, false };
-static const struct reach reach_console = { "console", PERMISSION_EXEC, DRIVER_CONSOLE, false,
+static const struct reach reach_signal = { "signal", PERMISSION_OPERATE, DRIVER_SIGNAL, 0, NULL };
+static const struct reach reach_exec = { "exec", PERMISSION_EXEC, DRIVER_EXEC, 0, NULL };
+static const struct reach reach_attach = { "attach", PERMISSION_EXEC, DRIVER_ATTACH, 0, NULL };
+static const struct reach reach_console = { "console", PERMISSION_EXEC, DRIVER_CONSOLE, 0,
                                             "it has no serial port; 'polder attach' reaches its terminal" };
-static const struct reach reach_vnc = { "vnc", PERMISSION_EXEC, DRIVER_VNC, false };
-static const struct reach reach_get = { "cp from", PERMISSION_EXEC, DRIVER_FILES, true };
-static const struct reach reach_put = { "cp to", PERMISSION_EXEC, DRIVER_FILES, true };
+static const struct reach reach_vnc = { "vnc", PERMISSION_EXEC, DRIVER_VNC, 0, NULL };
+static const struct reach reach_get = { "cp from", PERMISSION_EXEC, DRIVER_FILES, DRIVER_FILES_AT_REST, NULL };
+static const struct reach reach_put = { "cp to", PERMISSION_EXEC, DRIVER_FILES, DRIVER_FILES_AT_REST, NULL };
 
 static int reach_check(const struct reach *reach, struct instance *instance, struct error *error) {
     enum state state = instance->status.state;
@@ -34,14 +34,14 @@ static int reach_check(const struct reach *reach, struct instance *instance, str
     /* It may run, whatever its driver knows: files of one that stands are reached through a mount of their own. */
     if (instance->unreachable)
         return error_set(error, ERROR_BUSY, "the instance", "it could not be taken over yet");
-    if (reach->stopped_too || state == STATE_RUNNING)
+    if (state == STATE_RUNNING || (instance->driver->capabilities & reach->at_rest))
         return 0;
     if (state == STATE_PAUSED)
         return error_set(error, ERROR_WRONG_STATE, "paused", reach->verb, "resume, stop");
     if (state_is_active(state))
         return error_set(error, ERROR_WRONG_STATE, state_name(state), reach->verb, "stop");
     return error_set(error, ERROR_WRONG_STATE, state_name(state), reach->verb,
-                     state == STATE_DELETED ? "undelete" : "start");
+                     state == STATE_DELETED ? "undelete" : state == STATE_SUSPENDED ? "resume" : "start");
 }
 
 static int reach_begin(struct manager *manager, const struct actor *actor, const struct reach *reach, const char *name,

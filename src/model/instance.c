@@ -288,7 +288,8 @@ static const struct field spec_fields[] = {
          .help = "Ports of the host that lead to ports inside."),
     SPEC("restart", FIELD_ENUM, restart, LIVE, .names = restarts, .initial = "no", .parse = parse_restart,
          .flag = "restart", .value = "POLICY",
-         .help = "When it is started again after it ended: no, on-failure[:TIMES], always or unless-stopped."),
+         .help = "When it is started again after it ended: no, on-failure[:TIMES], always or unless-stopped. The last two mean "
+                 "the same: what somebody stopped stays so, also when polderd or the host starts anew."),
     SPEC("restart_limit", FIELD_INTEGER, restart_limit, LIVE, .maximum = INSTANCE_RESTARTS_MAX,
          .help = "Most restarts in a row under on-failure; 0 sets no limit."),
     SPEC("priority", FIELD_INTEGER, priority, LIVE, .minimum = (uint64_t) -100, .maximum = 100,

@@ -195,6 +195,9 @@ def test_several_names(polder):
     done = polder("stop", "a", "nothing", "b", status=1)
     assert done.stdout.split() == ["a", "b"]
     assert polder.daemon.state_of("b") == "stopped"
+    done = polder("set", "a", "nothing", "b", "--description", "both", status=1)
+    assert done.stdout.split() == ["a", "b"] and "'nothing'" in done.stderr
+    assert {polder.daemon.instance(name)["spec"]["description"] for name in ("a", "b")} == {"both"}
 
 
 # --- changes ------------------------------------------------------------------------------------------------------------

@@ -175,6 +175,9 @@ def test_copy(polder, tmp_path):
     done = subprocess.run(polder.words("cp", "w:/tmp/site", "-"), env=polder.environment, capture_output=True, check=True)
     assert "site/index.html" in tarfile.open(fileobj=io.BytesIO(done.stdout)).getnames()
     assert "/nothing" in polder.error("cp", "w:/nothing", tmp_path)
+    polder("stop", "--force", "w")
+    polder("cp", "w:/tmp/other.html", tmp_path / "later")
+    assert (tmp_path / "later").read_text() == "hello"
     assert "one side" in polder.error("cp", "a", "b", status=2)
     assert "there is no file" in polder.error("cp", tmp_path / "nothing", "w:/tmp")
     assert "there is no instance" in polder.error("cp", "none:/x", tmp_path)

@@ -139,6 +139,10 @@ def test_guest_that_does_not_shut_down(host, machine):
     assert "after 3s its power is cut" in done.stderr, done.stderr
     status = host.instance("deaf")["status"]
     assert status["state"] == "stopped" and "did not shut down within 3s: its power was cut" in status["message"], status
+    # Only a container's files are reached while it does not run.
+    for words in (("/etc/hostname", "deaf:/tmp"), ("deaf:/etc/hostname", "-")):
+        refused = host.polder("cp", *words, status=1).stderr
+        assert "it is stopped" in refused and "possible now: start" in refused, refused
     host.polder("start", "deaf")
     host.polder("stop", "--force", "deaf")
     assert "power" not in host.instance("deaf")["status"]["message"]

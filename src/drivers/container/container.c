@@ -424,7 +424,8 @@ static void container_facts(void *data, const struct driver_instance *instance, 
 const struct driver container_driver = {
     .name = "container",
     .kinds = 1 << KIND_CONTAINER,
-    .capabilities = DRIVER_PAUSE | DRIVER_EXEC | DRIVER_ATTACH | DRIVER_FILES | DRIVER_SIGNAL,
+    .capabilities = DRIVER_PAUSE | DRIVER_EXEC | DRIVER_ATTACH | DRIVER_FILES | DRIVER_FILES_AT_REST |
+                    DRIVER_SIGNAL,
     .open = container_open,
     .close = container_close,
     .available = container_available,
