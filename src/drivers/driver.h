@@ -161,6 +161,10 @@ struct driver {
                   struct error *error);
     /* Gives and takes memory while it runs. Tells the guest and never waits for it. NULL: there is no balloon. */
     int (*balloon)(void *data, struct driver_instance *instance, struct driver_balloon *balloon, struct error *error);
+    /* Deep check: is what it keeps at state_path since it was started there, and sound as far as can be told without the
+     * guest? Problems are sentences about "its …". With `resting` nothing runs, and disks are looked into; that takes its
+     * time, and the instance may go on in it. NULL: it keeps nothing. */
+    int (*check)(void *data, struct driver_instance *instance, bool resting, char ***problems, struct error *error);
     /* Streams: the caller frees *ret. */
     int (*exec)(void *data, struct driver_instance *instance, const struct exec_request *request, struct stream **ret,
                 struct error *error);

@@ -230,6 +230,10 @@ static int check_all(struct manager *manager, bool deep, bool repair, const stru
     if (r >= 0)
         r = storage_check(manager->storage, deep, progress, problems, error);
     if (r >= 0 && deep)
+        r = fsck_modes(manager, problems, error);
+    if (r >= 0 && deep)
+        r = fsck_disks(manager, problems, error);
+    if (r >= 0 && deep)
         r = check_store(manager, problems, error);
     return r;
 }

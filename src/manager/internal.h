@@ -356,4 +356,8 @@ int adopt_reach(struct instance *instance, struct error *error);
 bool adopt_attend(struct instance *instance);
 /* Removes resources that no record owns; names what was found. */
 int orphans_sweep(struct manager *manager, bool remove, char ***ret_found, struct error *error);
+/* Fiber, deep fsck: files in the state and run directories that others on the host can get at, and that are not theirs to see. */
+int fsck_modes(struct manager *manager, char ***problems, struct error *error);
+/* Fiber, deep fsck: have the instances what their drivers keep of them, and is it sound? Disks of those that rest are looked into. */
+int fsck_disks(struct manager *manager, char ***problems, struct error *error);
 int sweeper_start(struct manager *manager);

@@ -70,8 +70,12 @@ static int state_directory_job(void *userdata) {
     const char *path = userdata;
     _cleanup_free_ char *probe = text_format("%s/.answers", path);
     _cleanup_close_ int fd = -EBADF;
-    int r = probe ? file_make_directories(AT_FDCWD, path, 0711) : -ENOMEM;
+    int r = probe ? file_make_directories(AT_FDCWD, path, 0700) : -ENOMEM;
 
+    /* What a container writes has the modes that it gives; nobody on the host comes near. One that an earlier polderd
+     * made could be entered. */
+    if (r >= 0 && chmod(path, 0700) < 0)
+        r = -errno;
     if (r < 0)
         return r;
     fd = open(probe, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);

@@ -254,3 +254,27 @@ int storage_findings(struct storage *storage, struct findings *findings) {
                           "instances whose disks are there wait for it when they start, end or are removed", findings);
     return r < 0 ? r : kernel_findings(storage, findings);
 }
+
+/* --- check ------------------------------------------------------------------------------------------------------------------ */
+
+int storage_check_disk(struct storage *storage, const char *path, char **ret_problem, struct error *error) {
+    _cleanup_close_ int input = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    _cleanup_error_ struct error failed = ERROR_INIT;
+    _cleanup_json_ struct json_object *result = NULL;
+    const struct process_fd fds[] = { { input, 3 } };
+    char *arguments[] = { "polder-worker", "check-disk", "--input-fd", "3", NULL };
+    int r;
+
+    *ret_problem = NULL;
+    if (input < 0)
+        return error_errno(error, -errno, "opening %s", path);
+    r = worker_call(storage, arguments, fds, ELEMENTS(fds), "checking", NULL, &result, &failed);
+    if (r >= 0)
+        return 0;
+    if (failed.code != ERROR_BAD_IMAGE) {
+        error_move(error, &failed);
+        return r;
+    }
+    *ret_problem = error_sentence(&failed, LANGUAGE_ENGLISH);
+    return *ret_problem ? 0 : error_errno(error, -ENOMEM, "checking %s", path);
+}

@@ -134,3 +134,6 @@ int storage_wait(struct storage *storage, const struct storage_progress *progres
 /* Records against files, and if `deep` the digests of disks, of which `progress` (or NULL) tells; problems as sentences. */
 int storage_check(struct storage *storage, bool deep, const struct storage_progress *progress, char ***ret_problems,
                   struct error *error);
+/* Fiber. What `qemu-img check`, in a jail, finds wrong with the qcow2 file at `path`: an allocated sentence, or NULL. The
+ * disk beneath it is not opened, and who uses it meanwhile is not disturbed. */
+int storage_check_disk(struct storage *storage, const char *path, char **ret_problem, struct error *error);

@@ -16,7 +16,7 @@ def pytest_configure(config):
 
 
 # Inside a machine (see polderlib.NESTED): modules that run machines. Others skip where they would start one.
-MACHINES = re.compile(r"test_(cgroup2|hosts|quickstart|qemu_driver|machine\w*|guest_boot|image_build|crash_faults|vm|microvm)$")
+MACHINES = re.compile(r"test_(cgroup2|fsck|hosts|quickstart|qemu_driver|machine\w*|guest_boot|image_build|crash_faults|vm|microvm)$")
 
 
 def runs_machines(item):

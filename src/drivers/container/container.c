@@ -16,6 +16,7 @@
 #include "drivers/container/internal.h"
 #include "host/cgroup.h"
 #include "network/network.h"
+#include "storage/storage.h"
 
 #define FREEZE_TIME (10 * CLOCK_SECOND)
 #define KILL_TIME (30 * CLOCK_SECOND)
@@ -421,6 +422,17 @@ static void container_facts(void *data, const struct driver_instance *instance, 
     *ret = (struct driver_facts){ .pid = container && container->active ? container->init.pid : 0 };
 }
 
+static int container_check(void *data, struct driver_instance *instance, bool resting _unused_, char ***problems,
+                           struct error *error) {
+    const struct container_driver *driver = data;
+    _cleanup_free_ char *path = strdup(instance->state_path);
+    int r = path ? storage_ask_instance(driver->context.storage, path, deadline_in(STORAGE_PATIENCE), error) : -ENOMEM;
+
+    if (r >= 0 && !disk_is_there(path))
+        r = list_addf(problems, "its writable directories are missing in %s", path);
+    return r < 0 && !error_is_set(error) ? error_errno(error, r, "checking") : r;
+}
+
 const struct driver container_driver = {
     .name = "container",
     .kinds = 1 << KIND_CONTAINER,
@@ -436,6 +448,7 @@ const struct driver container_driver = {
     .pause = container_pause,
     .resume = container_resume,
     .release = container_release,
+    .check = container_check,
     .exec = container_exec,
     .attach = container_attach,
     .get = container_get,

@@ -256,6 +256,16 @@ static int prepare_unlimited(const char *state_path, int directory, uint32_t pro
     return r < 0 ? error_errno(error, r, "making the writable directories in %s", state_path) : 0;
 }
 
+bool disk_is_there(const char *state_path) {
+    static const char *const names[] = { "upper", VOLUME_NAME "/upper", IMAGE_NAME };
+    _cleanup_close_ int directory = open(state_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    for (size_t i = 0; directory >= 0 && i < ELEMENTS(names); i++)
+        if (file_exists(directory, names[i]))
+            return true;
+    return false;
+}
+
 int disk_prepare(struct storage *storage, const char *state_path, uint64_t limit, uint32_t project, struct disk *ret,
                  struct error *error) {
     _cleanup_close_ int directory = open(state_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -23,6 +24,8 @@ struct disk {
  * `project` is an id of the instance's own. NOT_SUPPORTED: a limit that what exists cannot be given. */
 int disk_prepare(struct storage *storage, const char *state_path, uint64_t limit, uint32_t project, struct disk *ret,
                  struct error *error);
+/* Is there what disk_prepare made in an earlier start? */
+bool disk_is_there(const char *state_path);
 void disk_done(struct disk *disk);
 /* In the container's mount namespace: the directory with upper and work appears at `target`. A loop device goes with
  * the mount. -ENXIO: no loop device is to be had. */

@@ -143,7 +143,7 @@ static int open_stopped(struct transfer *transfer, struct rootfs *ret, struct er
     r = file_make_directories(AT_FDCWD, container->run_path, 0711);
 
     if (r >= 0) /* it may never have been started */
-        r = file_make_directories(AT_FDCWD, container->state_path, 0711);
+        r = file_make_directories(AT_FDCWD, container->state_path, 0700);
     if (r < 0)
         return error_errno(error, r, "creating %s", container->run_path);
     container_close_mounts(container);

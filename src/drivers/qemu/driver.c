@@ -16,6 +16,7 @@
 #include "base/text.h"
 #include "drivers/driver.h"
 #include "drivers/qemu/agent.h"
+#include "drivers/qemu/check.h"
 #include "drivers/qemu/display.h"
 #include "drivers/qemu/guestrequest.h"
 #include "drivers/qemu/identity.h"
@@ -586,6 +587,12 @@ static int count_request(struct machine *machine, struct error *error) {
     return r < 0 ? error_errno(error, r, "asking the guest") : 0;
 }
 
+static int driver_check(void *data, struct driver_instance *instance, bool resting, char ***problems, struct error *error) {
+    const struct qemu *qemu = data;
+
+    return disks_check(qemu->context.storage, instance, resting, problems, error);
+}
+
 static int driver_exec(void *data _unused_, struct driver_instance *instance,
                        const struct exec_request *request, struct stream **ret, struct error *error) {
     struct machine *machine = machine_of(instance);
@@ -729,6 +736,7 @@ const struct driver qemu_driver = {
     .suspend = driver_suspend,
     .saved = driver_saved,
     .release = driver_release,
+    .check = driver_check,
     .change = driver_change,
     .balloon = driver_balloon,
     .exec = driver_exec,

@@ -16,3 +16,5 @@ int command_verify_blob(struct options *options, struct failure *failure);
 int command_probe_disk(struct options *options, struct failure *failure);
 /* The same, then makes a stand-alone qcow2 image of it in output_fd. */
 int command_convert_disk(struct options *options, struct failure *failure);
+/* Are the tables of the qcow2 image input_fd sound? Whatever it depends on is not opened. */
+int command_check_disk(struct options *options, struct failure *failure);

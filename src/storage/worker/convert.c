@@ -144,7 +144,8 @@ static bool has_checker(const char *format) {
     return strcmp(format, "qcow2") == 0 || strcmp(format, "vmdk") == 0;
 }
 
-static int check_start(struct conversion *check, const struct disk_facts *facts, struct failure *failure) {
+/* `words` are qemu-img's. */
+static int check_start(struct conversion *check, const char *const *words, struct failure *failure) {
     int output[2];
     if (pipe2(output, O_CLOEXEC) < 0)
         return fail_errno(failure, errno, "", "making a pipe");
@@ -153,20 +154,16 @@ static int check_start(struct conversion *check, const struct disk_facts *facts,
     check->pid = fork();
     if (check->pid < 0)
         return fail_errno(failure, errno, "", "starting qemu-img");
-    if (check->pid == 0) {
-        const char *const words[] = { "qemu-img", "check", "-f", format_of(facts), JAIL_INPUT, NULL };
+    if (check->pid == 0)
         exec_qemu_img(words, output_in, output_in);
-    }
     return 0;
 }
 
 /* Status 3 is space that is lost, nothing else. */
-static int check_whole(const struct disk_facts *facts, struct failure *failure) {
+static int check_run(const char *const *words, struct failure *failure) {
     _cleanup_(conversion_done) struct conversion check = { .pid = -1, .progress_fd = -1, .errors_fd = -1 };
     int status;
-    if (!has_checker(facts->format))
-        return 0;
-    if (check_start(&check, facts, failure) < 0)
+    if (check_start(&check, words, failure) < 0)
         return -EBADMSG;
     follow(&check);
     while (waitpid(check.pid, &status, 0) < 0)
@@ -178,6 +175,21 @@ static int check_whole(const struct disk_facts *facts, struct failure *failure) 
     if (WIFEXITED(status) && WEXITSTATUS(status) <= 2)
         return fail(failure, FAILURE_TRUNCATED, "", "it is cut off or damaged: %.200s", check.message);
     return judge(&check, status, failure);
+}
+
+static int check_whole(const struct disk_facts *facts, struct failure *failure) {
+    const char *const words[] = { "qemu-img", "check", "-f", format_of(facts), JAIL_INPUT, NULL };
+    return has_checker(facts->format) ? check_run(words, failure) : 0;
+}
+
+/* Who uses the disk at this moment is not kept from it (-U). */
+int command_check_disk(struct options *options, struct failure *failure) {
+    static const char disk[] = "json:{\"driver\":\"qcow2\",\"backing\":null,"
+                               "\"file\":{\"driver\":\"file\",\"filename\":\"" JAIL_INPUT "\"}}";
+    const char *const words[] = { "qemu-img", "check", "-U", disk, NULL };
+    if (jail_confine(JAIL_CONVERT, options, 1 << 20, failure) < 0 || check_run(words, failure) < 0)
+        return -EBADMSG;
+    return report_result_take(json_object_new_object());
 }
 
 /* ---- the whole ---- */

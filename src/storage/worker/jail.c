@@ -139,8 +139,10 @@ static int clone_descriptors(const struct options *options, enum jail_profile pr
     if (profile != JAIL_CONVERT)
         return 0;
     mounts->input = clone_mount(options->input_fd, "", NO_EXTRAS | MOUNT_ATTR_RDONLY);
+    if (mounts->input < 0 || options->output_fd < 0)
+        return mounts->input < 0 ? mounts->input : 0;
     mounts->output = clone_mount(options->output_fd, "", NO_EXTRAS);
-    return mounts->input < 0 ? mounts->input : mounts->output < 0 ? mounts->output : 0;
+    return mounts->output < 0 ? mounts->output : 0;
 }
 
 static int attach_file(int host_fd, const char *name, uint64_t flags) {
@@ -192,8 +194,10 @@ static int attach_mounts(const struct jail_mounts *mounts, enum jail_profile pro
         r = mkdir(&JAIL_ROOT[1], 0700) < 0 ? -errno : attach_mount(mounts->layer, &JAIL_ROOT[1]);
     if (profile != JAIL_CONVERT)
         return r;
-    if ((r = make_file(&JAIL_INPUT[1])) < 0 || (r = attach_mount(mounts->input, &JAIL_INPUT[1])) < 0 ||
-        (r = make_file(&JAIL_OUTPUT[1])) < 0 || (r = attach_mount(mounts->output, &JAIL_OUTPUT[1])) < 0)
+    if ((r = make_file(&JAIL_INPUT[1])) < 0 || (r = attach_mount(mounts->input, &JAIL_INPUT[1])) < 0)
+        return r;
+    if (mounts->output >= 0 &&
+        ((r = make_file(&JAIL_OUTPUT[1])) < 0 || (r = attach_mount(mounts->output, &JAIL_OUTPUT[1])) < 0))
         return r;
     return bind_program(host_fd);
 }

@@ -24,6 +24,7 @@ static const struct command commands[] = {
     { "verify-blob", COMMAND_VERIFY, JAIL_PURE, command_verify_blob },
     { "probe-disk", COMMAND_PROBE, JAIL_PURE, command_probe_disk },
     { "convert-disk", COMMAND_CONVERT, JAIL_CONVERT, command_convert_disk },
+    { "check-disk", COMMAND_CHECK, JAIL_CONVERT, command_check_disk },
 };
 
 static const struct command *command_find(const char *name) {

@@ -111,7 +111,7 @@ static void options_init(struct options *options, unsigned command) {
         .max_virtual = 16ULL << 40,
         .parent_pidfd = -1,
         /* qemu-img reserves stacks and arenas for its threads, most of which it never touches. */
-        .limit_memory = (command == COMMAND_CONVERT ? 3072ULL : 768ULL) << 20,
+        .limit_memory = (command & (COMMAND_CONVERT | COMMAND_CHECK) ? 3072ULL : 768ULL) << 20,
         .limit_cpu_seconds = 1800,
         .limit_files = 1024,
     };

@@ -12,7 +12,8 @@
 #define COMMAND_VERIFY (1u << 2)
 #define COMMAND_PROBE (1u << 3)
 #define COMMAND_CONVERT (1u << 4)
-#define COMMAND_ALL 31u
+#define COMMAND_CHECK (1u << 5)
+#define COMMAND_ALL 63u
 
 struct options {
     int input_fd, output_fd, root_fd; /* -1 if not given */
