@@ -37,7 +37,8 @@ static const struct {
       "\"created\":{\"type\":\"string\",\"format\":\"date-time\"},"
       "\"finished\":{\"type\":[\"string\",\"null\"],\"format\":\"date-time\"}}}" },
     { "OperationList", "{\"type\":\"object\",\"required\":[\"operations\"],\"properties\":{\"operations\":"
-                       "{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/Operation\"}}}}" },
+                       "{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/Operation\"}},"
+                       "\"continue\":{\"type\":[\"string\",\"null\"]}}}" },
     { "Instance",
       "{\"type\":\"object\",\"required\":[\"name\",\"spec\",\"assigned\",\"status\"],\"properties\":{"
       "\"name\":{\"type\":\"string\"},\"spec\":{\"$ref\":\"#/components/schemas/InstanceSpec\"},"
@@ -82,7 +83,8 @@ static const struct {
     { "Decision", "{\"type\":\"object\",\"description\":\"input, winner, candidates with the terms of their scores, what "
                   "would have changed it, and whether making it again gives the same\"}" },
     { "ImageList", "{\"type\":\"object\",\"required\":[\"images\"],\"properties\":{\"images\":"
-                   "{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/Image\"}}}}" },
+                   "{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/Image\"}},"
+                   "\"continue\":{\"type\":[\"string\",\"null\"]}}}" },
     { "Prune", "{\"type\":\"object\",\"properties\":{\"bytes\":{\"type\":\"integer\"},"
                "\"removed\":{\"type\":\"array\",\"items\":{\"type\":\"string\"}}}}" },
     { "Index", "{\"type\":\"object\",\"properties\":{\"version\":{\"type\":\"string\"},"

@@ -9,6 +9,8 @@
 #include "base/text.h"
 #include "manager/manager.h"
 
+#define LIST_MAX 10000
+
 enum add_type {
     ADD_AUTO,
     ADD_PULL,
@@ -72,10 +74,33 @@ static const struct field prune_body_fields[] = {
 };
 static const struct table prune_body_table = TABLE("prune", struct prune_body, prune_body_fields);
 
-static int handle_images(struct request *request, struct error *error _unused_) {
-    struct emitter emitter = reply_emitter(request);
+struct images_query {
+    int type;
+    char *name, *after;
+    int64_t limit;
+};
+static const char *const list_types[] = { "all", "oci", "disk", "iso", NULL };
+static const struct field images_query_fields[] = {
+    { .name = "type", .type = FIELD_ENUM, .offset = offsetof(struct images_query, type), .change = CHANGE_LIVE,
+      .names = list_types, .initial = "all", .help = "Only this type." },
+    { .name = "name", .type = FIELD_TEXT, .offset = offsetof(struct images_query, name), .change = CHANGE_LIVE,
+      .maximum = 255, .help = "Only those of which a name starts with this; taken literally." },
+    { .name = "continue", .type = FIELD_TEXT, .offset = offsetof(struct images_query, after), .change = CHANGE_LIVE,
+      .maximum = 128, .check = image_cursor_check, .help = "Go on where the page before ended: its `continue`." },
+    { .name = "limit", .type = FIELD_INTEGER, .offset = offsetof(struct images_query, limit), .change = CHANGE_LIVE,
+      .minimum = 0, .maximum = LIST_MAX, .initial = "0", .help = "At most so many; 0: all." },
+};
+static const struct table images_query_table = TABLE("images-query", struct images_query, images_query_fields);
 
-    return manager_images_emit(request->manager, &emitter);
+static int handle_images(struct request *request, struct error *error _unused_) {
+    const struct images_query *query = request->query;
+    struct emitter emitter = reply_emitter(request);
+    const struct image_filter filter = {
+        .type = query->type - 1 /* in the order of enum image_type */, .name = query->name, .after = query->after,
+        .limit = (size_t) query->limit,
+    };
+
+    return manager_images_emit(request->manager, &filter, &emitter);
 }
 
 static int handle_image(struct request *request, struct error *error) {
@@ -153,7 +178,8 @@ static int handle_prune(struct request *request, struct error *error) {
 }
 
 const struct route image_routes[] = {
-    { "GET", "/v1/images", handle_images, PERMISSION_VIEW, "List images", NULL, NULL, "ImageList", ROUTE_QUICK },
+    { "GET", "/v1/images", handle_images, PERMISSION_VIEW, "List images, oldest first", &images_query_table, NULL,
+      "ImageList", ROUTE_QUICK },
     { "POST", "/v1/images", handle_add, PERMISSION_IMAGES, "Pull, build or download an image", &wait_query_table,
       &add_body_table, "Operation", ROUTE_OPERATION | ROUTE_REQUIRED },
     { "POST", "/v1/images/prune", handle_prune, PERMISSION_IMAGES, "Remove images that nothing uses", NULL,

@@ -12,6 +12,7 @@
 #include "manager/manager.h"
 
 #define WAIT_MAX_MS (3600 * 1000)
+#define LIST_MAX 10000
 #define HEARTBEAT_SECONDS 15
 #define EVENTS_BATCH (32 * 1024)
 
@@ -70,18 +71,80 @@ static const struct field operation_query_fields[] = {
 static const struct table operation_query_table = TABLE("operation-query", struct operation_query,
                                                         operation_query_fields);
 
-static int handle_operations(struct request *request, struct error *error _unused_) {
-    struct operations *operations = manager_operations(request->manager);
-    struct emitter emitter = reply_emitter(request);
-    struct operation *operation;
-    uint64_t position = 0;
+struct operations_query {
+    int state;
+    char *type, *object, *after;
+    int64_t limit;
+};
+static const char *const list_states[] = { "all", "running", "done", "failed", "canceled", NULL };
+#define LIST_TEXT(wire, member, most, sentence)                                                              \
+    { .name = wire, .type = FIELD_TEXT, .offset = offsetof(struct operations_query, member), .change = CHANGE_LIVE, \
+      .maximum = (most), .help = (sentence) }
+static const struct field operations_query_fields[] = {
+    { .name = "state", .type = FIELD_ENUM, .offset = offsetof(struct operations_query, state), .change = CHANGE_LIVE,
+      .names = list_states, .initial = "all", .help = "Only those in this state." },
+    LIST_TEXT("type", type, 64, "Only those whose type starts with this: instance, instance.start, image."),
+    LIST_TEXT("object", object, 255, "Only those of this object: instances/web-1, or web-1."),
+    LIST_TEXT("continue", after, 64, "Go on after this operation: `continue` of the page before."),
+    { .name = "limit", .type = FIELD_INTEGER, .offset = offsetof(struct operations_query, limit), .change = CHANGE_LIVE,
+      .minimum = 0, .maximum = LIST_MAX, .initial = "0", .help = "At most so many; 0: all." },
+};
+static const struct table operations_query_table = TABLE("operations-query", struct operations_query,
+                                                         operations_query_fields);
 
+static bool is_of(const struct operation *operation, const char *object) {
+    const char *slash = operation->object ? strchr(operation->object, '/') : NULL;
+
+    return text_equal(operation->object, object) || (slash && text_equal(slash + 1, object));
+}
+
+static bool is_wanted(const struct operation *operation, const struct operations_query *query) {
+    if (query->state > 0 && !text_equal(list_states[query->state], operation_state_name(operation->state)))
+        return false;
+    if (query->type && !text_starts(operation->type, query->type))
+        return false;
+    return !query->object || is_of(operation, query->object);
+}
+
+/* The place behind the last operation of the page before. */
+static int list_position(struct operations *operations, const char *after, uint64_t *ret, struct error *error) {
+    const struct operation *operation;
+
+    *ret = 0;
+    while (after && (operation = operations_next(operations, ret)))
+        if (text_equal(operation->id, after))
+            return 0;
+    return after ? error_set(error, ERROR_BAD_VALUE, "continue", after,
+                             "it is not what a page before gave, or that operation is forgotten by now")
+                 : 0;
+}
+
+static int handle_operations(struct request *request, struct error *error) {
+    struct operations *operations = manager_operations(request->manager);
+    const struct operations_query *query = request->query;
+    struct emitter emitter = reply_emitter(request);
+    const struct operation *operation;
+    const char *last = NULL;
+    int64_t shown = 0;
+    uint64_t position;
+    int r = list_position(operations, query->after, &position, error);
+
+    if (r < 0)
+        return r;
     emit_object(&emitter);
     emit_key(&emitter, "operations");
     emit_array(&emitter);
-    while ((operation = operations_next(operations, &position)))
+    while ((operation = operations_next(operations, &position))) {
+        if (!is_wanted(operation, query))
+            continue;
+        if (query->limit > 0 && shown == query->limit)
+            break;
         operation_emit(operation, &emitter);
+        last = operation->id;
+        shown++;
+    }
     emit_array_end(&emitter);
+    emit_key_text(&emitter, "continue", operation ? last : NULL);
     emit_object_end(&emitter);
     return 0;
 }
@@ -205,8 +268,8 @@ static int handle_events(struct request *request, struct error *error) {
 }
 
 const struct route operation_routes[] = {
-    { "GET", "/v1/operations", handle_operations, PERMISSION_VIEW, "List operations, newest first", NULL, NULL,
-      "OperationList", ROUTE_QUICK },
+    { "GET", "/v1/operations", handle_operations, PERMISSION_VIEW, "List operations, newest first", &operations_query_table,
+      NULL, "OperationList", ROUTE_QUICK },
     { "GET", "/v1/operations/{id}", handle_operation, PERMISSION_VIEW, "Show an operation, or wait for it",
       &operation_query_table, NULL, "Operation", 0 },
     { "DELETE", "/v1/operations/{id}", handle_operation_cancel, PERMISSION_OPERATE, "Cancel an operation",

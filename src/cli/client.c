@@ -100,6 +100,13 @@ char *url_encode(const char *text) {
 
 /* --- connecting --------------------------------------------------------------------------------------------------- */
 
+void query_add(struct buffer *path, const char *name, const char *value) {
+    _cleanup_free_ char *encoded = value ? url_encode(value) : NULL;
+
+    if (encoded)
+        buffer_addf(path, "%c%s=%s", strchr(path->data, '?') ? '&' : '?', name, encoded);
+}
+
 static int connect_to(const char *path) {
     struct sockaddr_un address = { .sun_family = AF_UNIX };
     _cleanup_close_ int fd = -EBADF;

@@ -54,6 +54,8 @@ int client_upgrade(struct client *client, const char *path, int *ret_fd, struct 
 
 /* "a b/c" -> "a%20b%2Fc". Allocated. */
 char *url_encode(const char *text);
+/* "?name=value", or "&…" behind another; value NULL: nothing. */
+void query_add(struct buffer *path, const char *name, const char *value);
 
 DEFINE_CLEANUP(struct client *, client_free)
 #define _cleanup_client_ _cleanup_(client_freep)

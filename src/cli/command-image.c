@@ -75,12 +75,19 @@ static const struct view image_view = { .columns = image_columns, .count = ELEME
                                         .name = "digest" };
 
 static int run_image_ls(struct invocation *invocation, struct error *error) {
+    const struct image_options *options = invocation->options;
     _cleanup_response_ struct response response = RESPONSE_INIT;
+    _cleanup_buffer_ struct buffer path = BUFFER_INIT;
     struct client *client;
     int r = invocation_client(invocation, &client, error);
 
+    buffer_add_text(&path, "/v1/images");
+    query_add(&path, "type", options->type);
+    query_add(&path, "name", invocation->count > 0 ? invocation->arguments[0] : NULL);
+    if (r == 0 && path.failed)
+        r = error_set(error, ERROR_NO_MEMORY, "");
     if (r == 0)
-        r = client_request(client, "GET", "/v1/images", NULL, &response, error);
+        r = client_request(client, "GET", path.data, NULL, &response, error);
     if (r < 0)
         return r;
     return output_list(invocation, &image_view, json_member(response.json, "images"),
@@ -222,13 +229,6 @@ static int send_file(struct client *client, int fd, struct transfer *transfer, s
     }
 }
 
-static void add_query(struct buffer *path, const char *name, const char *value) {
-    _cleanup_free_ char *encoded = value ? url_encode(value) : NULL;
-
-    if (encoded)
-        buffer_addf(path, "%c%s=%s", strchr(path->data, '?') ? '&' : '?', name, encoded);
-}
-
 static int upload(struct invocation *invocation, const char *type, const char *name, int fd, struct error *error) {
     const struct image_options *options = invocation->options;
     _cleanup_response_ struct response response = RESPONSE_INIT;
@@ -239,11 +239,11 @@ static int upload(struct invocation *invocation, const char *type, const char *n
     int r = invocation_client(invocation, &client, error);
 
     buffer_add_text(&path, "/v1/images/upload");
-    add_query(&path, "type", type);
-    add_query(&path, "alias", name);
-    add_query(&path, "checksum", options->checksum);
-    add_query(&path, "format", options->format);
-    add_query(&path, "platform", options->platform);
+    query_add(&path, "type", type);
+    query_add(&path, "alias", name);
+    query_add(&path, "checksum", options->checksum);
+    query_add(&path, "format", options->format);
+    query_add(&path, "platform", options->platform);
     if (r == 0)
         r = client_upload_begin(client, "POST", path.data, "application/octet-stream", error);
     transfer_begin(&transfer, invocation->quiet, name ? name : "image", "sending",
@@ -476,6 +476,11 @@ static int run_image_prune(struct invocation *invocation, struct error *error) {
 static const char *const kernels[] = { "cloud", "generic", NULL };
 static const char *const variants[] = { "container", "disk", "both", NULL };
 static const char *const types[] = { "disk", "iso", "rootfs", "oci", "docker-archive", NULL };
+static const char *const list_types[] = { "oci", "disk", "iso", NULL };
+static const struct flag list_flags[] = {
+    { .name = "type", .type = FLAG_TEXT, .offset = offsetof(struct image_options, type), .value = "TYPE",
+      .choices = list_types, .help = "Only this type: oci, disk or iso." },
+};
 static const struct flag pull_flags[] = {
     IMAGE_TEXT("name", name, "NAME", "Its name here; default: made from the source."),
     IMAGE_TEXT("platform", platform, "OS/ARCHITECTURE", "Which one of an image for several platforms; default: this host's."),
@@ -506,8 +511,9 @@ static const struct flag prune_flags[] = {
 };
 
 static const struct command image_ls = {
-    .name = "ls", .alias = "list", .group = GROUP_IMAGES, .summary = "List images", .usage = "",
-    .common = COMMON_OUTPUT | COMMON_QUIET, .run = run_image_ls,
+    .name = "ls", .alias = "list", .group = GROUP_IMAGES, .summary = "List images, oldest first", .usage = "[PREFIX]",
+    .flags = list_flags, .flag_count = ELEMENTS(list_flags), .options_size = sizeof(struct image_options),
+    .common = COMMON_OUTPUT | COMMON_QUIET, .maximum = 1, .complete = COMPLETE_IMAGES, .run = run_image_ls,
 };
 static const struct command image_pull = {
     .name = "pull", .group = GROUP_IMAGES, .summary = "Pull an image from a registry or a local archive",

@@ -124,13 +124,6 @@ static const struct column instance_columns[] = {
 static const struct view instance_view = { .columns = instance_columns, .count = ELEMENTS(instance_columns),
                                            .name = "name" };
 
-static void add_filter(struct buffer *path, const char *name, const char *value) {
-    _cleanup_free_ char *encoded = value ? url_encode(value) : NULL;
-
-    if (encoded)
-        buffer_addf(path, "%c%s=%s", strchr(path->data, '?') ? '&' : '?', name, encoded);
-}
-
 static int run_ls(struct invocation *invocation, struct error *error) {
     const struct list_options *options = invocation->options;
     _cleanup_response_ struct response response = RESPONSE_INIT;
@@ -139,11 +132,11 @@ static int run_ls(struct invocation *invocation, struct error *error) {
     int r = invocation_client(invocation, &client, error);
 
     buffer_add_text(&path, "/v1/instances");
-    add_filter(&path, "kind", options->kind);
-    add_filter(&path, "state", options->state);
-    add_filter(&path, "label", options->label);
-    add_filter(&path, "name", invocation->count > 0 ? invocation->arguments[0] : options->name);
-    add_filter(&path, "deleted", options->deleted ? "true" : NULL);
+    query_add(&path, "kind", options->kind);
+    query_add(&path, "state", options->state);
+    query_add(&path, "label", options->label);
+    query_add(&path, "name", invocation->count > 0 ? invocation->arguments[0] : options->name);
+    query_add(&path, "deleted", options->deleted ? "true" : NULL);
     if (r == 0)
         r = client_request(client, "GET", path.data, NULL, &response, error);
     if (r < 0)

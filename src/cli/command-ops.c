@@ -19,6 +19,11 @@
 
 #define LINE_MAX_SIZE (1024 * 1024)
 
+struct operation_options {
+    const char *state, *type, *object;
+    int64_t limit;
+};
+
 struct event_options {
     const char *since, *type;
     int64_t count;
@@ -141,12 +146,22 @@ static const struct view operation_view = { .columns = operation_columns, .count
                                             .name = "id" };
 
 static int run_ops_ls(struct invocation *invocation, struct error *error) {
+    const struct operation_options *options = invocation->options;
     _cleanup_response_ struct response response = RESPONSE_INIT;
+    _cleanup_buffer_ struct buffer path = BUFFER_INIT;
+    _cleanup_free_ char *limit = text_format("%lld", (long long) options->limit);
     struct client *client;
     int r = invocation_client(invocation, &client, error);
 
+    buffer_add_text(&path, "/v1/operations");
+    query_add(&path, "state", options->state);
+    query_add(&path, "type", options->type);
+    query_add(&path, "object", options->object);
+    query_add(&path, "limit", options->limit ? limit : NULL);
+    if (r == 0 && (path.failed || !limit))
+        r = error_set(error, ERROR_NO_MEMORY, "");
     if (r == 0)
-        r = client_request(client, "GET", "/v1/operations", NULL, &response, error);
+        r = client_request(client, "GET", path.data, NULL, &response, error);
     return r < 0 ? r : output_list(invocation, &operation_view, json_member(response.json, "operations"),
                                    json_member(response.json, "operations"), error);
 }
@@ -207,8 +222,21 @@ static const struct flag event_flags[] = {
     { .name = "count", .letter = 'n', .type = FLAG_NUMBER, .offset = offsetof(struct event_options, count),
       .value = "NUMBER", .help = "End after so many." },
 };
+#define OPERATION_TEXT(flag_name, member, value_name, text)                                                 \
+    { .name = flag_name, .type = FLAG_TEXT, .offset = offsetof(struct operation_options, member),              \
+      .value = value_name, .help = text }
+static const char *const operation_states[] = { "running", "done", "failed", "canceled", NULL };
+static const struct flag operation_flags[] = {
+    { .name = "state", .type = FLAG_TEXT, .offset = offsetof(struct operation_options, state), .value = "STATE",
+      .choices = operation_states, .help = "Only those in this state: running, done, failed or canceled." },
+    OPERATION_TEXT("type", type, "PREFIX", "Only types that start with this, such as image."),
+    OPERATION_TEXT("object", object, "NAME", "Only those of this object, such as web-1."),
+    { .name = "limit", .letter = 'n', .type = FLAG_NUMBER, .offset = offsetof(struct operation_options, limit),
+      .value = "NUMBER", .help = "At most so many." },
+};
 static const struct command ops_ls = {
     .name = "ls", .alias = "list", .group = GROUP_NODE, .summary = "List operations, newest first", .usage = "",
+    .flags = operation_flags, .flag_count = ELEMENTS(operation_flags), .options_size = sizeof(struct operation_options),
     .common = COMMON_OUTPUT | COMMON_QUIET, .run = run_ops_ls,
 };
 static const struct command ops_show = {

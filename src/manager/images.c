@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -161,16 +162,107 @@ int manager_image_prune(struct manager *manager, const struct actor *actor, bool
     return 0;
 }
 
-int manager_images_emit(struct manager *manager, struct emitter *emitter) {
-    const struct image *image;
-    size_t position = 0;
+/* --- lists ------------------------------------------------------------------------------------------------------------ */
 
+/* A page goes on behind an image that may be gone by then: so the cursor is its place in the order, time and digest. */
+struct cursor {
+    uint64_t created; /* ms, as records keep it */
+    const char *digits;
+};
+
+static int cursor_parse(const char *text, struct cursor *ret) {
+    const char *dash = strchr(text, '-');
+    char number[24];
+
+    if (!dash || (size_t) (dash - text) >= sizeof(number) || strlen(dash + 1) != 64 ||
+        strspn(dash + 1, "0123456789abcdef") != 64)
+        return -EINVAL;
+    snprintf(number, sizeof(number), "%.*s", (int) (dash - text), text);
+    ret->digits = dash + 1;
+    return text_parse_u64(number, &ret->created);
+}
+
+const char *image_cursor_check(const char *text) {
+    return cursor_parse(text, &(struct cursor){ 0 }) < 0 ? "it is not what a page before gave" : NULL;
+}
+
+static struct cursor cursor_of(const struct image *image) {
+    return (struct cursor){ image->created / CLOCK_MILLISECOND, strchr(image->digest, ':') + 1 };
+}
+
+static int cursor_compare(const struct cursor *a, const struct cursor *b) {
+    return a->created != b->created ? (a->created > b->created) - (a->created < b->created) : strcmp(a->digits, b->digits);
+}
+
+static int image_compare(const void *a, const void *b) {
+    const struct image *const *first = a, *const *second = b;
+    struct cursor one = cursor_of(*first), two = cursor_of(*second);
+
+    return cursor_compare(&one, &two);
+}
+
+static bool has_name(const struct image *image, const char *prefix) {
+    for (char *const *alias = image->aliases; alias && *alias; alias++)
+        if (text_starts(*alias, prefix))
+            return true;
+    return false;
+}
+
+static bool is_wanted(const struct image *image, const struct image_filter *filter, const struct cursor *after) {
+    struct cursor own = cursor_of(image);
+
+    if (after && cursor_compare(&own, after) <= 0)
+        return false;
+    if (filter->type >= 0 && filter->type != image->type)
+        return false;
+    return !filter->name || has_name(image, filter->name);
+}
+
+/* Those that are wanted, oldest first. */
+static int images_sorted(struct manager *manager, const struct image_filter *filter, const struct image ***ret,
+                         size_t *ret_count) {
+    const struct image *image, **list = NULL;
+    size_t position = 0, count = 0, all = 0;
+    struct cursor after;
+
+    if (filter->after && cursor_parse(filter->after, &after) < 0)
+        return -EINVAL;
+    while (storage_image_next(manager->storage, &position))
+        all++;
+    list = calloc(all + 1, sizeof(struct image *));
+    if (!list)
+        return -ENOMEM;
+    for (position = 0; (image = storage_image_next(manager->storage, &position));)
+        if (is_wanted(image, filter, filter->after ? &after : NULL))
+            list[count++] = image;
+    qsort(list, count, sizeof(struct image *), image_compare);
+    *ret = list;
+    *ret_count = count;
+    return 0;
+}
+
+int manager_images_emit(struct manager *manager, const struct image_filter *filter, struct emitter *emitter) {
+    _cleanup_free_ const struct image **list = NULL;
+    _cleanup_free_ char *next = NULL;
+    size_t count = 0, shown;
+    int r = images_sorted(manager, filter, &list, &count);
+
+    if (r < 0)
+        return r;
+    shown = filter->limit > 0 && filter->limit < count ? filter->limit : count;
+    if (shown < count) {
+        struct cursor last = cursor_of(list[shown - 1]);
+        next = text_format("%llu-%s", (unsigned long long) last.created, last.digits);
+        if (!next)
+            return -ENOMEM;
+    }
     emit_object(emitter);
     emit_key(emitter, "images");
     emit_array(emitter);
-    while ((image = storage_image_next(manager->storage, &position)))
-        storage_image_emit(image, emitter);
+    for (size_t i = 0; i < shown; i++)
+        storage_image_emit(list[i], emitter);
     emit_array_end(emitter);
+    emit_key_text(emitter, "continue", next);
     emit_object_end(emitter);
     return emitter->out->failed ? -ENOMEM : 0;
 }

@@ -149,7 +149,16 @@ int manager_image_tag(struct manager *manager, const struct actor *actor, const 
                       struct error *error);
 int manager_image_prune(struct manager *manager, const struct actor *actor, bool all, struct emitter *emitter,
                         struct error *error);
-int manager_images_emit(struct manager *manager, struct emitter *emitter);
+struct image_filter {
+    int type;          /* enum image_type; -1: all */
+    const char *name;  /* literal prefix of one of its names */
+    const char *after; /* `continue` of the page before */
+    size_t limit;      /* 0: all */
+};
+/* NULL if a page could have given it, else what is wrong. */
+const char *image_cursor_check(const char *text);
+/* {"images":[…],"continue":"…"|null}, oldest first. */
+int manager_images_emit(struct manager *manager, const struct image_filter *filter, struct emitter *emitter);
 int manager_image_emit(struct manager *manager, const char *name, struct emitter *emitter, struct error *error);
 
 /* --- node ---------------------------------------------------------------------------------------------------------- */

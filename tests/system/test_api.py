@@ -212,6 +212,37 @@ def test_stale_and_missing_tags(daemon):
 
 # --- lists -------------------------------------------------------------------------------------------------------------------
 
+def pages(daemon, path, member, query=""):
+    """All pages, each with its `continue`."""
+    found, after = [], None
+    while after is not None or not found:
+        page = daemon.get(f"{path}?limit=2{query}" + (f"&continue={after}" if after else ""))
+        found.append(page[member])
+        after = page["continue"]
+        if after is None:
+            return found
+
+
+def test_pages_of_operations(daemon):
+    for name in ("a", "b", "c"):
+        daemon.create(name, start=True)
+    daemon.act("a", "stop")
+    everything = daemon.get("/v1/operations")
+    assert everything["continue"] is None
+    ids = [operation["id"] for operation in everything["operations"]]
+    assert [one["id"] for page in pages(daemon, "/v1/operations", "operations") for one in page] == ids
+    assert all(len(page) == 2 for page in pages(daemon, "/v1/operations", "operations")[:-1])
+
+    def shown(query):
+        return daemon.get("/v1/operations?" + query)["operations"]
+    stops = shown("type=instance.stop&object=a")
+    assert len(stops) == 1 and stops[0]["object"] == "instances/a" and shown("object=instances/a&state=done&type=instance.stop") == stops
+    assert shown("state=running") == [] and shown("type=image") == []
+    assert {one["object"] for page in pages(daemon, "/v1/operations", "operations", "&object=b") for one in page} == {"instances/b"}
+    for query in ("limit=-1", "limit=x", "state=nonsense", "continue=nonsense", "offset=1"):
+        assert daemon.request("GET", f"/v1/operations?{query}").status == 400, query
+
+
 def test_pages(daemon):
     for number in range(7):
         daemon.create(f"web-{number}")

@@ -316,6 +316,16 @@ def test_check_is_an_operation(polder):
     assert (operation["type"], operation["state"]) == ("node.check", "done") and operation["result"] == {"clean": True, "problems": []}
 
 
+def test_operations_are_filtered(polder):
+    fake(polder, "web-1")
+    fake(polder, "web-2")
+    polder("stop", "web-1")
+    rows = list(csv.DictReader(io.StringIO(polder.out("ops", "ls", "--type", "instance", "--object", "web-1", "--state", "done", "-o", "csv"))))
+    assert rows[0]["TYPE"] == "instance.stop" and {row["OBJECT"] for row in rows} == {"instances/web-1"}
+    assert len(polder.out("ops", "ls", "-q", "-n", "1").split()) == 1
+    assert polder.out("image", "ls", "-q", "--type", "iso", "nothing") == ""
+
+
 def test_logs(polder):
     fake(polder, "web-1", "--label", "polder.fake.run=output=hello")
     polder("logs", "web-1", status=None)

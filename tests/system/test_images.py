@@ -112,6 +112,28 @@ def test_boot_medium(daemon, tmp_path):
     upload_refused(daemon, disk(tmp_path).read_bytes(), "bad-image", type="iso")
 
 
+def test_pages_and_filters(daemon, tmp_path):
+    """Oldest first; a page goes on behind an image that is gone."""
+    made = [upload(daemon, tar_of({"n": str(number).encode()}), type="rootfs", alias=f"tree-{number}")["digest"] for number in range(5)]
+    made.append(upload(daemon, disk(tmp_path).read_bytes(), type="disk", alias="disk")["digest"])
+
+    def page(query=""):
+        return daemon.get("/v1/images" + query)
+    assert [image["digest"] for image in page()["images"]] == made and page()["continue"] is None
+    first = page("?limit=2")
+    assert [image["digest"] for image in first["images"]] == made[:2]
+    daemon.expect(204, "DELETE", "/v1/images/tree-1")
+    second = page(f"?limit=3&continue={first['continue']}")
+    assert [image["digest"] for image in second["images"]] == made[2:5]
+    last = page(f"?limit=3&continue={second['continue']}")
+    assert [image["digest"] for image in last["images"]] == made[5:] and last["continue"] is None
+    assert [image["digest"] for image in page("?type=disk")["images"]] == made[5:]
+    assert [image["digest"] for image in page("?name=tree-&limit=1")["images"]] == made[:1]
+    assert page("?name=ree")["images"] == [] and page("?type=iso")["images"] == []
+    for query in ("limit=-1", "type=x", "continue=x", "continue=1-" + "g" * 64, "continue=-" + "0" * 64, "offset=1"):
+        assert daemon.request("GET", "/v1/images?" + query).status == 400, query
+
+
 def test_rootfs(daemon):
     tar = tar_of({"bin/": ("dir",), "bin/sh": b"#!", "etc/": ("dir",), "lib": ("link", "usr/lib")})
     for data in (tar, gzip.compress(tar)):

@@ -319,7 +319,11 @@ int manager_image_prune(struct manager *manager, const struct actor *actor, bool
     return emit_nothing(emitter);
 }
 
-int manager_images_emit(struct manager *manager, struct emitter *emitter) {
+const char *image_cursor_check(const char *text) {
+    return NULL;
+}
+
+int manager_images_emit(struct manager *manager, const struct image_filter *filter, struct emitter *emitter) {
     return emit_nothing(emitter);
 }
 
