@@ -30,7 +30,7 @@ def description(daemon):
 def test_description_is_valid(description, tmp_path):
     """An independent validator of OpenAPI 3.1 takes it. It comes from npm, since Debian 12 has none."""
     if not shutil.which("npm") or not shutil.which("node"):
-        pytest.skip("npm is not installed; test_description_schemas checks the schemas with python3-jsonschema")
+        pytest.skip("npm is not installed; test_description_keeps_the_rules checks the rules with python3-jsonschema")
     place = pathlib.Path(os.environ.get("POLDER_TEST_CACHE") or tmp_path) / "openapi-validator"
     if not (place / "node_modules/@apidevtools/swagger-parser").exists():
         place.mkdir(parents=True, exist_ok=True)
@@ -45,6 +45,36 @@ def test_description_is_valid(description, tmp_path):
     done = subprocess.run(["node", str(place / "check.mjs"), str(tmp_path / "openapi.json")], capture_output=True,
                           text=True, timeout=DEADLINE)
     assert done.returncode == 0, done.stderr
+
+
+def broken(description, *path, value=None):
+    """A copy in which one member is another; without a value it is gone."""
+    copy = json.loads(json.dumps(description))
+    target = copy
+    for part in path[:-1]:
+        target = target[part]
+    if value is None:
+        del target[path[-1]]
+    else:
+        target[path[-1]] = value
+    return copy
+
+
+def test_description_keeps_the_rules(description):
+    """The rules of OpenAPI 3.1, with nothing but Debian's packages; and they find what breaks them."""
+    pytest.importorskip("jsonschema")
+    import openapilib
+    assert openapilib.problems(description) == []
+    show = ("paths", "/v1/instances/{name}", "get")
+    for path, value in [(("info", "version"), None), (("openapi",), "3.0.3"), (("info", "colour"), "red"), ((*show, "responses"), {}),
+                        ((*show, "responses", "default"), {}), ((*show, "responses", "600"), {"description": "x"}),
+                        ((*show, "parameters", 0, "required"), False), ((*show, "parameters", 0, "in"), "body"),
+                        ((*show, "parameters", 0, "name"), "other"), ((*show, "parameters", 0, "schema"), None),
+                        ((*show, "operationId"), description["paths"]["/v1/instances"]["get"]["operationId"]),
+                        (("paths", "v1/x"), {}), (("paths", "/v1/instances/{other}"), {"get": description["paths"][show[1]]["get"]}),
+                        ((*show, "requestBody"), {"content": {}}), (("components", "schemas", "a b"), {}),
+                        (("components", "schemas", "Problem"), None), (("components", "schemas", "Problem", "type"), "record")]:
+        assert openapilib.problems(broken(description, *path, value=value)), (path, value)
 
 
 def resolver_for(description):
