@@ -230,6 +230,19 @@ static int why_plan(struct invocation *invocation, const char *id, struct error 
     return r < 0 ? r : show_plan(invocation, response.json, error) < 0 ? -EINVAL : 1;
 }
 
+static double milli(struct json_object *why, const char *path) {
+    return json_object_get_double(json_path(why, path)) / 1000;
+}
+
+static void show_share(struct json_object *why) {
+    printf("score %s: %g CPUs asked for x %g for its priority x %g for its weight\n", json_path_text(why, "allocation.score", "?"),
+           milli(why, "allocation.requested_milli"), milli(why, "allocation.priority_factor_milli"),
+           milli(why, "allocation.weight_factor_milli"));
+    if (json_path(why, "control"))
+        printf("control channel: %g messages a second: %g for its priority x %s\n", milli(why, "control.control_budget_milli"),
+               milli(why, "control.control_priority_factor_milli"), json_path_text(why, "control.control_rate", "?"));
+}
+
 static int run_why(struct invocation *invocation, struct error *error) {
     _cleanup_response_ struct response response = RESPONSE_INIT;
     const char *name = invocation->arguments[0];
@@ -262,6 +275,8 @@ static int run_why(struct invocation *invocation, struct error *error) {
     }
     if (json_path(response.json, "weight"))
         show_weight(response.json);
+    if (json_path(response.json, "allocation"))
+        show_share(response.json);
     show_placement(json_member(response.json, "placement"));
     show_optimized(json_member(response.json, "optimizer"));
     if (json_object_is_type(json_member(response.json, "decision"), json_type_object))

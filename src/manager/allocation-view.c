@@ -30,6 +30,43 @@ void allocation_emit_weight(struct instance *instance, struct emitter *emitter) 
     emit_object_end(emitter);
 }
 
+static void emit_terms(const struct allocation *own, struct emitter *emitter) {
+    emit_key_text(emitter, "formula", "R_allocated = R_requested x C_priority x S_weight, clamped to [floor, limit]");
+    emit_key_unsigned(emitter, "requested_milli", own->requested);
+    emit_key_unsigned(emitter, "priority_factor_milli", own->priority);
+    emit_key_unsigned(emitter, "weight_factor_milli", own->weight);
+    emit_key_unsigned(emitter, "score", allocation_score(own));
+    emit_key_unsigned(emitter, "floor_milli", own->reservation);
+    emit_key_unsigned(emitter, "limit_milli", own->limit);
+}
+
+static bool is_machine(const struct instance *instance) {
+    return instance->assigned.kind == KIND_MICROVM || instance->assigned.kind == KIND_VM;
+}
+
+static void emit_budget(const struct instance *instance, struct emitter *emitter) {
+    emit_key_text(emitter, "control_formula", "C = P x R");
+    emit_key_unsigned(emitter, "control_priority_factor_milli", priority_factor(instance->spec.priority));
+    emit_key_integer(emitter, "control_rate", instance->spec.control_rate);
+    emit_key_unsigned(emitter, "control_budget_milli",
+                      priority_factor(instance->spec.priority) * (uint64_t) instance->spec.control_rate);
+}
+
+void allocation_emit_score(const struct instance *instance, struct emitter *emitter) {
+    const struct allocation own = allocation_terms(instance);
+
+    emit_key(emitter, "allocation");
+    emit_object(emitter);
+    emit_terms(&own, emitter);
+    emit_object_end(emitter);
+    if (!is_machine(instance))
+        return;
+    emit_key(emitter, "control");
+    emit_object(emitter);
+    emit_budget(instance, emitter);
+    emit_object_end(emitter);
+}
+
 /* What the kernel was told, read back from it. */
 static void emit_control(struct instance *instance, uint64_t weight, struct emitter *emitter) {
     _cleanup_free_ char *cpus = NULL;
@@ -91,13 +128,7 @@ static void emit_cpu(struct instance *instance, const struct allocation *items, 
 
     emit_key(emitter, "cpu");
     emit_object(emitter);
-    emit_key_text(emitter, "formula", "R_allocated = R_requested x C_priority x S_weight, clamped to [floor, limit]");
-    emit_key_unsigned(emitter, "requested_milli", own->requested);
-    emit_key_unsigned(emitter, "priority_factor_milli", own->priority);
-    emit_key_unsigned(emitter, "weight_factor_milli", own->weight);
-    emit_key_unsigned(emitter, "score", allocation_score(own));
-    emit_key_unsigned(emitter, "floor_milli", own->reservation);
-    emit_key_unsigned(emitter, "limit_milli", own->limit);
+    emit_terms(own, emitter);
     emit_key_boolean(emitter, "contended", sum_of_requests(items, count) > capacity);
     emit_key_unsigned(emitter, "granted_milli", own->granted);
     emit_key_unsigned(emitter, "busy_milli", own->busy);
@@ -159,13 +190,8 @@ static void emit_requests(struct instance *instance, struct emitter *emitter) {
     emit_key_integer(emitter, "io_writes", status->io_writes);
     emit_key_unsigned(emitter, "control_calls", facts.control_calls);
     emit_key_unsigned(emitter, "control_waits", facts.control_waits);
-    if (instance->assigned.kind == KIND_MICROVM || instance->assigned.kind == KIND_VM) {
-        emit_key_text(emitter, "control_formula", "C = P x R");
-        emit_key_unsigned(emitter, "control_priority_factor_milli", priority_factor(instance->spec.priority));
-        emit_key_integer(emitter, "control_rate", instance->spec.control_rate);
-        emit_key_unsigned(emitter, "control_budget_milli",
-                          priority_factor(instance->spec.priority) * (uint64_t) instance->spec.control_rate);
-    }
+    if (is_machine(instance))
+        emit_budget(instance, emitter);
     emit_object_end(emitter);
     free(facts.hostname);
     list_free(facts.addresses);

@@ -88,6 +88,8 @@ void allocation_limits(struct instance *instance, struct cgroup_limits *limits);
 void allocation_applied(struct instance *instance, const struct cgroup_limits *limits);
 /* Member "weight": the terms of R_i. */
 void allocation_emit_weight(struct instance *instance, struct emitter *emitter);
+/* Member "allocation": R x C x S, the score by which it shares. Member "control" of a machine: the budget of its control channel. */
+void allocation_emit_score(const struct instance *instance, struct emitter *emitter);
 /* Counters and weight of each real instance, as OpenMetrics. */
 void allocation_metrics(struct manager *manager, struct buffer *out);
 /* Terms of the formulas for one instance now: R, C and S with floor and limit. */

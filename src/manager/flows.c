@@ -96,23 +96,87 @@ static void emit_flows(const struct flow *flows, size_t count, struct emitter *e
     emit_object_end(emitter);
 }
 
-int manager_flows_emit(struct manager *manager, struct emitter *emitter, struct error *error) {
-    _cleanup_free_ struct network_flow *found = NULL;
-    _cleanup_free_ struct flow *flows = NULL;
-    size_t count = 0, named = 0;
-    int r = manager->network ? network_flows(manager->network, &found, &count, error) : 0;
+/* Those between instances that are there, the largest first; names are borrowed. Allocated, NULL without memory. */
+static struct flow *named_flows(struct manager *manager, const struct network_flow *found, size_t count, size_t *ret_count) {
+    struct flow *flows = calloc(count + 1, sizeof(*flows));
+    size_t named = 0;
 
-    if (r < 0)
-        return r;
-    flows = calloc(count + 1, sizeof(*flows));
-    if (!flows)
-        return error_errno(error, -ENOMEM, "sorting what instances sent");
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; flows && i < count; i++) {
         const struct instance *from = registry_find(manager, found[i].from), *to = registry_find(manager, found[i].to);
         if (from && to)
             flows[named++] = (struct flow){ from->name, to->name, found[i].packets, found[i].bytes };
     }
-    qsort(flows, named, sizeof(*flows), flow_compare);
+    if (flows)
+        qsort(flows, named, sizeof(*flows), flow_compare);
+    *ret_count = named;
+    return flows;
+}
+
+int manager_flows_emit(struct manager *manager, struct emitter *emitter, struct error *error) {
+    _cleanup_free_ struct network_flow *found = NULL;
+    _cleanup_free_ struct flow *flows = NULL;
+    size_t count = 0, named;
+    int r = manager->network ? network_flows(manager->network, &found, &count, error) : 0;
+
+    if (r < 0)
+        return r;
+    flows = named_flows(manager, found, count, &named);
+    if (!flows)
+        return error_errno(error, -ENOMEM, "sorting what instances sent");
     emit_flows(flows, named, emitter);
     return 0;
+}
+
+/* --- metrics --------------------------------------------------------------------------------------------------------- */
+
+#define METRIC_FLOWS 1000 /* the largest: pairs are many */
+
+void flows_done(struct flows_state *state) {
+    fiber_unref(state->reader);
+    free(state->found);
+    *state = (struct flows_state){ 0 };
+}
+
+static int read_main(void *userdata) {
+    _cleanup_error_ struct error ignored = ERROR_INIT;
+    struct manager *manager = userdata;
+    struct network_flow *found = NULL;
+    size_t count = 0;
+
+    if (network_flows(manager->network, &found, &count, &ignored) < 0)
+        return 0; /* the next may; what is known stays */
+    free(manager->flows.found);
+    manager->flows.found = found;
+    manager->flows.count = count;
+    return 0;
+}
+
+static void begin_reading(struct manager *manager) {
+    struct flows_state *state = &manager->flows;
+
+    if (!manager->network || manager->stopping || (state->reader && !fiber_is_done(state->reader)))
+        return;
+    fiber_unref(STEAL_PTR(state->reader));
+    (void) fiber_start(&state->reader, "flows", read_main, manager);
+}
+
+static void add_flows(const struct manager *manager, const char *name, const char *help, const struct flow *flows, size_t count,
+                      bool bytes, struct buffer *out) {
+    buffer_addf(out, "# TYPE %s counter\n# HELP %s %s\n", name, name, help);
+    for (size_t i = 0; i < count && i < METRIC_FLOWS; i++)
+        buffer_addf(out, "%s{from=\"%s\",to=\"%s\",node=\"%s\"} %llu\n", name, flows[i].from, flows[i].to,
+                    manager->facts.hostname, (unsigned long long) (bytes ? flows[i].bytes : flows[i].packets));
+}
+
+void flows_metrics(struct manager *manager, struct buffer *out) {
+    _cleanup_free_ struct flow *flows = NULL;
+    size_t count;
+
+    begin_reading(manager);
+    flows = named_flows(manager, manager->flows.found, manager->flows.count, &count);
+    if (!flows)
+        return;
+    add_flows(manager, "polder_flow_packets_total", "Packets that an instance sent to another.", flows, count, false, out);
+    add_flows(manager, "polder_flow_bytes_total", "Bytes that an instance sent to another: packets x their mean size.", flows, count,
+              true, out);
 }

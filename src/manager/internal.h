@@ -42,6 +42,13 @@ struct placements {
     struct placement_record kept[PLACEMENTS_KEPT]; /* by number */
 };
 
+/* The flows that metrics tell. */
+struct flows_state {
+    struct fiber *reader;        /* of the last reading, or NULL */
+    struct network_flow *found;  /* by that before */
+    size_t count;
+};
+
 struct manager {
     struct manager_configuration configuration; /* borrowed strings */
     struct store *store;
@@ -78,6 +85,7 @@ struct manager {
     struct fiber *sweeper;
     struct fiber *storekeeper; /* tidies the image store; the last one that the sweeper started */
     struct fiber *probe; /* of what the host can do */
+    struct flows_state flows;
     struct fiber *explainer; /* tells those who wait for room why */
     struct fiber_queue explain_queue;
     bool explain_stale;
@@ -138,6 +146,12 @@ void medium_let_go(struct instance *instance, const char *digest);
 /* Keeps its image and its medium from being removed, and ends that. Safe to repeat. -ENOENT: one is gone already. */
 int instance_pin(struct instance *instance);
 void instance_unpin(struct instance *instance);
+
+/* --- flows ----------------------------------------------------------------------------------------------------- */
+/* What instances sent each other, as OpenMetrics: as of the last reading, which the kernel may take its time for; each call begins
+ * another unless one is under way. Waits for nothing. */
+void flows_metrics(struct manager *manager, struct buffer *out);
+void flows_done(struct flows_state *state);
 
 /* --- advice --------------------------------------------------------------------------------------------------- */
 void advice_note_start(struct manager *manager, enum kind kind, uint64_t duration);

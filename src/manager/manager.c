@@ -294,6 +294,7 @@ void manager_stop(struct manager *manager, uint64_t deadline) {
     fiber_end(manager->allocator.keeper);
     fiber_end(manager->sweeper);
     fiber_end(manager->probe);
+    fiber_end(manager->flows.reader);
     storage_stop(manager->storage);
     fiber_end(manager->writer);
     fiber_end(manager->storekeeper); /* last: all else is done if the image store hangs */
@@ -354,6 +355,7 @@ void manager_free(struct manager *manager) {
     fiber_unref(manager->sweeper);
     fiber_unref(manager->storekeeper);
     fiber_unref(manager->probe);
+    flows_done(&manager->flows);
     fiber_unref(manager->explainer);
     fiber_unref(manager->reaper);
     fiber_unref(manager->tidier);

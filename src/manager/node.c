@@ -33,12 +33,23 @@ static void emit_overcommit(const char *key, const uint64_t percent[KIND_COUNT],
     emit_object_end(emitter);
 }
 
+static uint64_t virtual_of(uint64_t physical, uint64_t percent) {
+    return (uint64_t) ((unsigned __int128) physical * percent / 100);
+}
+
+/* Without what is kept for the host. */
+static uint64_t memory_for_instances(const struct manager *manager) {
+    uint64_t reserve = manager->configuration.memory_reserve;
+
+    return manager->facts.memory > reserve ? manager->facts.memory - reserve : 0;
+}
+
 /* V = P x C for each kind, of what is left to instances. */
 static void emit_virtual(const char *key, uint64_t physical, const uint64_t percent[KIND_COUNT], struct emitter *emitter) {
     emit_key(emitter, key);
     emit_object(emitter);
     for (int kind = KIND_CONTAINER; kind <= KIND_VM; kind++)
-        emit_key_unsigned(emitter, kind_name(kind), (uint64_t) ((unsigned __int128) physical * percent[kind] / 100));
+        emit_key_unsigned(emitter, kind_name(kind), virtual_of(physical, percent[kind]));
     emit_object_end(emitter);
 }
 
@@ -65,8 +76,7 @@ static void emit_memory_part(const struct manager *manager, const struct engine_
     emit_key_unsigned(emitter, "promised", totals->promised_memory);
     emit_key_unsigned(emitter, "taken", totals->taken_memory);
     emit_overcommit("overcommit_percent", manager->configuration.overcommit_memory, emitter);
-    emit_virtual("virtual", manager->facts.memory > reserve ? manager->facts.memory - reserve : 0,
-                 manager->configuration.overcommit_memory, emitter);
+    emit_virtual("virtual", memory_for_instances(manager), manager->configuration.overcommit_memory, emitter);
     emit_object_end(emitter);
 }
 
@@ -256,6 +266,22 @@ static void metrics_states(struct manager *manager, struct buffer *out) {
         buffer_addf(out, "polder_instances{state=\"%s\"} %zu\n", state_name(state), counts[state]);
 }
 
+/* V = P x C. */
+static void metrics_virtual(struct manager *manager, struct buffer *out) {
+    const char *node = manager->facts.hostname;
+
+    metric_head(out, "polder_virtual_cpus", "gauge", "CPUs that may be promised to instances of a kind, were there no others.");
+    for (int kind = KIND_CONTAINER; kind <= KIND_VM; kind++) {
+        uint64_t milli = virtual_of(manager->facts.cpus * 1000, manager->configuration.overcommit_cpu[kind]);
+        buffer_addf(out, "polder_virtual_cpus{kind=\"%s\",node=\"%s\"} %" PRIu64 ".%03" PRIu64 "\n", kind_name((enum kind) kind), node,
+                    milli / 1000, milli % 1000);
+    }
+    metric_head(out, "polder_virtual_memory_bytes", "gauge", "Memory that may be promised to instances of a kind, were there no others.");
+    for (int kind = KIND_CONTAINER; kind <= KIND_VM; kind++)
+        buffer_addf(out, "polder_virtual_memory_bytes{kind=\"%s\",node=\"%s\"} %" PRIu64 "\n", kind_name((enum kind) kind), node,
+                    virtual_of(memory_for_instances(manager), manager->configuration.overcommit_memory[kind]));
+}
+
 void manager_metrics(struct manager *manager, struct buffer *out) {
     struct engine_totals totals;
     struct store_statistics store;
@@ -263,6 +289,7 @@ void manager_metrics(struct manager *manager, struct buffer *out) {
     engine_totals(manager->engine, &totals);
     store_statistics(manager->store, &store);
     metrics_states(manager, out);
+    metrics_virtual(manager, out);
     metric_head(out, "polder_promised_cpus", "gauge", "CPUs promised to admitted instances.");
     buffer_addf(out, "polder_promised_cpus %" PRIu64 ".%03" PRIu64 "\n", totals.promised_cpus / 1000,
                 totals.promised_cpus % 1000);
@@ -276,6 +303,7 @@ void manager_metrics(struct manager *manager, struct buffer *out) {
     buffer_addf(out, "polder_allocator_pass_seconds %" PRIu64 ".%06" PRIu64 "\n", manager->allocator.pass_time / 1000000,
                 manager->allocator.pass_time % 1000000);
     allocation_metrics(manager, out);
+    flows_metrics(manager, out);
     metric_head(out, "polder_queue_length", "gauge", "Instances that wait for room.");
     buffer_addf(out, "polder_queue_length %zu\n", totals.queued);
     metric_head(out, "polder_store_commits_total", "counter", "Transactions groups written.");

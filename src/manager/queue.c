@@ -537,6 +537,7 @@ int manager_why_emit(struct manager *manager, const char *name, struct emitter *
         emit_key_text(emitter, "message", instance->status.message);
     engine_emit_yield(manager->engine, instance->assigned.uuid, clock_now(), emitter);
     allocation_emit_weight(instance, emitter);
+    allocation_emit_score(instance, emitter);
     placement_emit(instance, emitter);
     optimize_emit_done(instance, emitter);
     number = engine_decision_about(manager->engine, instance->assigned.uuid);

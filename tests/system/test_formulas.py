@@ -334,6 +334,9 @@ def test_score_by_hand_and_in_the_kernel(daemon):
         assert abs(told["cpu"]["score"] - cpus * 1000 * factor_c * factor_s) <= 1
         assert told["weight"]["in_force"] == dynamic
         assert told["cpu"]["control_group"]["expected"] == kernel_value(weight)
+        why = daemon.get("/v1/instances/one/why")["allocation"]
+        assert (why["requested_milli"], why["priority_factor_milli"]) == (cpus * 1000, factor_c * 1000)
+        assert why["score"] == told["cpu"]["score"] and why["weight_factor_milli"] == told["cpu"]["weight_factor_milli"]
         return weight
 
     first = check(0.5, 20, 1)
@@ -371,6 +374,11 @@ def test_dynamic_weight_moves_with_age(daemon):
     eventually(lambda: weight_in_kernel(uuids["old"]) == kernel_value(100), what="the plain weight")
 
 
+def virtual(daemon, what):
+    text = daemon.expect(200, "GET", "/metrics").body.decode()
+    return {kind: float(value) for kind, value in re.findall(rf'^polder_virtual_{what}\{{kind="(\w+)",node="[^"]+"\}} ([0-9.]+)$', text, re.M)}
+
+
 def test_virtual_capacity_by_hand(make_daemon):
     """V = P x C: 150 % of the processors may be promised to containers, and not a thousandth more."""
     daemon = make_daemon(fake=False, arguments=["--overcommit_cpu_container", "150"]).start()
@@ -381,6 +389,9 @@ def test_virtual_capacity_by_hand(make_daemon):
     memory = daemon.get("/v1/node")["memory"]
     for kind, percent in memory["overcommit_percent"].items():
         assert memory["virtual"][kind] == (memory["physical"] - memory["reserved"]) * percent // 100
+    assert virtual(daemon, "cpus") == {"container": physical * 1.5 / 1000} | {kind: cpus["virtual_milli"][kind] / 1000
+                                                                            for kind in ("microvm", "vm")}
+    assert virtual(daemon, "memory_bytes") == memory["virtual"]
     container(daemon, "most", cpus=physical * 1.5 / 1000 - 0.01)
     assert daemon.get("/v1/node")["cpus"]["promised_milli"] == physical * 1.5 - 10
     container(daemon, "rest", cpus=0.01)
@@ -393,6 +404,7 @@ def test_virtual_capacity_by_hand(make_daemon):
     daemon.arguments[-1] = "200"  # the input that changes
     daemon.restart()
     daemon.wait_state("more", "running")
+    assert virtual(daemon, "cpus")["container"] == physical * 2 / 1000
 
 
 def test_requests_are_counted_over_all_runs(daemon):
@@ -421,6 +433,9 @@ def test_control_budget_of_a_microvm(request):
         told = allocation(daemon, "m")["requests"]
         assert told["control_budget_milli"] == told["control_priority_factor_milli"] * told["control_rate"]
         assert told["control_budget_milli"] == (100 + 9 * 50) / 100 * 40 * 1000
+        why = daemon.get("/v1/instances/m/why")["control"]
+        assert (why["control_budget_milli"], why["control_rate"]) == (220000, 40)
+        assert "control channel: 220 messages a second: 5.5 for its priority x 40" in daemon.polder("why", "m").stdout
         before = told["control_calls"]
         for _ in range(3):
             assert daemon.execute("m", "echo", "hello") == "hello\n"
@@ -458,8 +473,18 @@ def test_traffic_between_instances(request):
         for row in found.values():
             assert (row["packets"], row["bytes_per_packet"], row["bytes"]) == (40, 1428, 40 * 1428)
         assert (together["a"]["with"], together["a"]["bytes"], together["a"]["percent"]) == ("b", 2 * 40 * 1428, 100)
+
+        def metric(what):
+            text = daemon.expect(200, "GET", "/metrics").body.decode()
+            return {(row[0], row[1]): int(row[2]) for row in re.findall(
+                rf'^polder_flow_{what}_total\{{from="(\w+)",to="(\w+)",node="[^"]+"\}} (\d+)$', text, re.M)}
+
+        # As of the reading that the last question began.
+        eventually(lambda: metric("bytes") == {("a", "b"): 40 * 1428, ("b", "a"): 40 * 1428}, what="the bytes in /metrics")
+        assert metric("packets") == {("a", "b"): 40, ("b", "a"): 40}
         ping("a", "c", 80)  # the input that changes
         found, together = flows()
         assert found["a", "c"]["bytes"] == 80 * 1428 and found["a", "b"]["bytes"] == 40 * 1428
         assert (together["a"]["with"], together["a"]["percent"], together["b"]["with"]) == ("c", 66, "a")
+        eventually(lambda: metric("bytes").get(("a", "c")) == 80 * 1428, what="the bytes in /metrics")
         assert "a had better stay on one node with c: 66 % of its traffic" in daemon.polder("network", "flows").stdout
