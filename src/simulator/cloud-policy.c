@@ -7,6 +7,8 @@
 #include <string.h>
 
 #include "base/text.h"
+#include "simulator/cloud-correlation.h"
+#include "simulator/draw.h"
 
 /* While a plan is made, hosts have the guests that they would have: `lists`. Sums over them are kept until they change. */
 
@@ -16,6 +18,7 @@
 #define NOWHERE UINT32_MAX
 
 const char *const overload_names[] = { "THR", "IQR", "MAD", "LR", NULL };
+const char *const selection_names[] = { "MMT", "MU", "MC", "RS", NULL };
 
 struct sketch {
     uint32_t *vms;
@@ -38,8 +41,9 @@ struct plan {
 };
 
 int cloud_policy_find(const char *name, struct cloud_policy *ret, struct error *error) {
-    for (unsigned i = 0; i < OVERLOAD_COUNT; i++) {
-        _cleanup_free_ char *prefix = text_format("%s-MMT-", overload_names[i]);
+    for (unsigned i = 0; i < OVERLOAD_COUNT * SELECTION_COUNT; i++) {
+        unsigned overload = i / SELECTION_COUNT, selection = i % SELECTION_COUNT;
+        _cleanup_free_ char *prefix = text_format("%s-%s-", overload_names[overload], selection_names[selection]);
         if (!prefix)
             return error_errno(error, -ENOMEM, "reading a policy");
         if (!text_starts(name, prefix))
@@ -48,7 +52,7 @@ int cloud_policy_find(const char *name, struct cloud_policy *ret, struct error *
         double parameter = strtod(name + strlen(prefix), &end);
         if (*end != '\0' || end == name + strlen(prefix) || !(parameter >= 0 && parameter <= 100))
             return error_set(error, ERROR_BAD_VALUE, "--policy", name, "its parameter is a number of 0 to 100");
-        *ret = (struct cloud_policy){ .overload = i, .parameter = parameter };
+        *ret = (struct cloud_policy){ .overload = overload, .selection = selection, .parameter = parameter };
         return 0;
     }
     return error_set(error, ERROR_NOT_FOUND, "policy", name);
@@ -250,15 +254,57 @@ static void sort_by_request(const struct plan *plan, uint32_t *vms, size_t count
 
 /* --- relieving ------------------------------------------------------------------------------------------------------- */
 
-/* Takes VMs of least memory from the host until it is no longer overloaded. */
-static void choose_leavers(const struct plan *plan, uint32_t host, uint32_t *leavers, size_t *count) {
-    struct sketch *sketch = &plan->sketches[host];
+static double reluctance(const struct plan *plan, uint32_t number) {
+    const struct cloud_vm *vm = &plan->cloud->vms[number];
 
+    return plan->policy->selection == SELECTION_MU ? vm->request / vm->mips : vm->memory;
+}
+
+static uint32_t least_reluctant(const struct plan *plan, const struct sketch *sketch) {
+    uint32_t chosen = NOWHERE;
+
+    for (size_t i = 0; i < sketch->count; i++)
+        if (chosen == NOWHERE || reluctance(plan, sketch->vms[i]) < reluctance(plan, chosen))
+            chosen = sketch->vms[i];
+    return chosen;
+}
+
+static uint32_t most_correlated(const struct plan *plan, const struct sketch *sketch) {
+    const double *series[CORRELATION_MAX];
+    size_t length = CLOUD_HISTORY, most;
+
+    for (size_t i = 0; i < sketch->count && i < CORRELATION_MAX; i++) {
+        const struct cloud_vm *vm = &plan->cloud->vms[sketch->vms[i]];
+        series[i] = vm->history;
+        length = vm->history_count < length ? vm->history_count : length;
+    }
+    return sketch->count <= CORRELATION_MAX && correlation_most(series, sketch->count, length, &most) == 0
+               ? sketch->vms[most]
+               : least_reluctant(plan, sketch);
+}
+
+static uint32_t anybody(const struct plan *plan, uint32_t host) {
+    const struct sketch *sketch = &plan->sketches[host];
+    uint64_t state = (uint64_t) plan->cloud->now << 32 | (uint64_t) host << 8 | sketch->count;
+
+    return sketch->count ? sketch->vms[draw_below(&state, sketch->count)] : NOWHERE;
+}
+
+static uint32_t leaver(const struct plan *plan, uint32_t host) {
+    switch (plan->policy->selection) {
+    case SELECTION_MC:
+        return most_correlated(plan, &plan->sketches[host]);
+    case SELECTION_RS:
+        return anybody(plan, host);
+    default:
+        return least_reluctant(plan, &plan->sketches[host]);
+    }
+}
+
+/* Takes those who leave most readily from the host until it is no longer overloaded. */
+static void choose_leavers(const struct plan *plan, uint32_t host, uint32_t *leavers, size_t *count) {
     do {
-        uint32_t chosen = NOWHERE;
-        for (size_t i = 0; i < sketch->count; i++)
-            if (chosen == NOWHERE || plan->cloud->vms[sketch->vms[i]].memory < plan->cloud->vms[chosen].memory)
-                chosen = sketch->vms[i];
+        uint32_t chosen = leaver(plan, host);
         if (chosen == NOWHERE)
             return;
         leavers[(*count)++] = chosen;

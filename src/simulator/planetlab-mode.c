@@ -20,10 +20,14 @@
 #define STEPS 287 /* the day's end comes before the 288th */
 #define PLAIN_THRESHOLD 0.7
 #define POLDER "polder"
+#define NO_POLICY "NPA"
+#define DAY 86400.0
+#define KWH 3.6e6
 
 struct run {
     const char *name;
     bool own; /* the engine's planner */
+    bool idle; /* none: all hosts at full power all day */
     struct cloud_policy policy;
     struct cloud_result outcome;
 };
@@ -169,14 +173,27 @@ static int run_planner(const struct work *work, struct cloud *cloud, const struc
 
 /* --- all runs -------------------------------------------------------------------------------------------------------- */
 
+/* Non-power-aware, by the definition rather than by steps. */
+static struct cloud_result all_on(const struct cloud *cloud) {
+    double watts = 0;
+
+    for (size_t i = 0; i < cloud->host_count; i++)
+        watts += cloud_power(&cloud->hosts[i], 1);
+    return (struct cloud_result){ .energy = watts * DAY / KWH };
+}
+
 static int run_one(struct workers *workers, void *userdata, size_t which) {
     struct work *work = userdata;
     struct run *run = &work->runs[which];
     const struct bar bar = { workers, which };
     _cleanup_cloud_ struct cloud *cloud = NULL;
-    double threshold = !run->own && run->policy.overload == OVERLOAD_THR ? run->policy.parameter : PLAIN_THRESHOLD;
+    double threshold = !run->own && !run->idle && run->policy.overload == OVERLOAD_THR ? run->policy.parameter : PLAIN_THRESHOLD;
     int r = cloud_new(work->use, work->vm_count, work->hosts, threshold, &cloud);
 
+    if (r >= 0 && run->idle) {
+        run->outcome = all_on(cloud);
+        return 0;
+    }
     if (r >= 0)
         r = run->own ? run_planner(work, cloud, &bar) : run_policy(run, cloud, &bar);
     if (r >= 0)
@@ -293,7 +310,8 @@ static int add_runs(struct work *work, char **names, struct error *error) {
             return error_set(error, ERROR_TOO_LARGE, "--policy", "31 names");
         run->name = *name;
         run->own = text_equal(*name, POLDER);
-        if (!run->own)
+        run->idle = text_equal(*name, NO_POLICY);
+        if (!run->own && !run->idle)
             r = cloud_policy_find(*name, &run->policy, error);
     }
     return r;
@@ -333,7 +351,9 @@ const struct mode planetlab_mode = {
     .summary = "consolidation of a day of VMs: energy, migrations, violations; policies side by side",
     .help = "TRACE [OPTIONS]\n\n"
             "TRACE is a tar with a file of 288 percentages per VM. The hosts and the measures are CloudSim's.\n\n"
-            "  --policy P,...  THR-MMT-N, IQR-MMT-N, MAD-MMT-N, LR-MMT-N with a number N, polder\n"
+            "  --policy P,...  THR-MMT-N, IQR-MMT-N, MAD-MMT-N, LR-MMT-N with a number N (for MMT also MU, MC or RS: who\n"
+            "                  leaves is who uses least, whose use the others' tell most of, or anybody), NPA\n"
+            "                  (all hosts at full power), polder\n"
             "  --set NAME=VALUE  a parameter of polder: relieve, fill, pack, margin, weight, rest, dwell, payback,\n"
             "                  move-power\n"
             "  --hosts N       (800)\n"

@@ -129,7 +129,7 @@ def cases(directory):
         "vms generated": ("vms", "--generate", "vms=2000,days=3,seed=4", "--policy", "first,dot,polder", *page),
         "packing": ("packing", "--capacity", "150,150", "-o", "json", items),
         "planetlab": ("planetlab", planetlab(directory / "day.tar.gz"), "--hosts", 50, "--policy",
-                      "THR-MMT-0.8,IQR-MMT-1.5,MAD-MMT-2.5,LR-MMT-1.2,polder", "-o", "json"),
+                      "THR-MMT-0.8,IQR-MMT-1.5,MAD-MMT-2.5,LR-MMT-1.2,LR-MC-1.2,LR-MU-1.2,LR-RS-1.2,NPA,polder", "-o", "json"),
         "roadef": ("roadef", *roadef(directory), "--steps", 300000, "--save", "PAGE", "-o", "json"),
     }
 
