@@ -447,7 +447,8 @@ static int print_json(const struct request *request) {
 static int run_tuner(const struct request *request, struct error *error) {
     size_t logs = list_count(request->paths), count = request->cell_count / logs;
     _cleanup_free_ struct queue_run *candidates = reallocarray(NULL, count, sizeof(*candidates));
-    struct tune tune = { request->logs, request->paths, logs, candidates, count, request->goal, request->steps };
+    struct tune tune = { request->logs, request->paths, logs, candidates, count, request->goal, request->steps,
+                         request->workers };
     struct queue_run best;
     int r = -ENOMEM;
 

@@ -11,6 +11,7 @@
 
 #include "base/text.h"
 #include "engine/fixed.h"
+#include "simulator/workers.h"
 
 #define WAIT_FACTOR 1.5
 #define EXCESS_COST 10
@@ -77,34 +78,52 @@ static double logarithm(double value, double base) {
     return fixed_log2((value + 1e-3) / (base + 1e-3));
 }
 
-/* baselines: of the first halves. */
-static int value_of(const struct tune *tune, const struct queue_run *choice, const struct measure *baselines,
-                    struct value *ret) {
+/* The first halves of all logs under each of some choices, by threads. */
+struct measuring {
+    const struct tune *tune;
+    const struct queue_run *choices;
+    struct measure *measures; /* [choice][log] */
+};
+
+static int measure_one(struct workers *workers, void *userdata, size_t which) {
+    const struct measuring *measuring = userdata;
+    size_t logs = measuring->tune->log_count;
+
+    return simulate(measuring->tune, &measuring->choices[which / logs], which % logs, PART_FIRST, &measuring->measures[which]);
+}
+
+static int measure_all(const struct tune *tune, const struct queue_run *choices, size_t count, const char *what,
+                       struct measure *ret) {
+    struct measuring measuring = { tune, choices, ret };
+
+    return workers_run(what, tune->workers, count * tune->log_count, measure_one, &measuring, NULL);
+}
+
+/* Both of the first halves of the logs. */
+static struct value value_of(const struct tune *tune, const struct measure *measures, const struct measure *baselines) {
     struct value sum = { 0 };
 
     for (size_t log = 0; log < tune->log_count; log++) {
-        struct measure measure;
-        int r = simulate(tune, choice, log, PART_FIRST, &measure);
-        if (r < 0)
-            return r;
-        double excess = logarithm(measure.longest, baselines[log].longest * WAIT_FACTOR);
-        sum.goal += logarithm(measure.goal, baselines[log].goal) + (excess > 0 ? EXCESS_COST * excess : 0);
-        sum.slowdown += logarithm(measure.slowdown, baselines[log].slowdown);
+        const struct measure *measure = &measures[log];
+        double excess = logarithm(measure->longest, baselines[log].longest * WAIT_FACTOR);
+        sum.goal += logarithm(measure->goal, baselines[log].goal) + (excess > 0 ? EXCESS_COST * excess : 0);
+        sum.slowdown += logarithm(measure->slowdown, baselines[log].slowdown);
     }
-    *ret = (struct value){ sum.goal / (double) tune->log_count, sum.slowdown / (double) tune->log_count };
-    return 0;
+    return (struct value){ sum.goal / (double) tune->log_count, sum.slowdown / (double) tune->log_count };
 }
 
 static int compare(const struct tune *tune, const struct measure *baselines, struct queue_run *best,
                    struct value *ret) {
+    _cleanup_free_ struct measure *measures = calloc(tune->candidate_count * tune->log_count, sizeof(*measures));
+    int r = measures ? measure_all(tune, tune->candidates, tune->candidate_count, "comparing", measures) : -ENOMEM;
+
+    if (r < 0)
+        return r;
     *ret = (struct value){ INFINITY, INFINITY };
     printf("%-20s %-13s %-10s %10s\n", "POLICY", "BACKFILL", "ESTIMATES", "VALUE");
     for (size_t i = 0; i < tune->candidate_count; i++) {
         const struct queue_run *choice = &tune->candidates[i];
-        struct value value;
-        int r = value_of(tune, choice, baselines, &value);
-        if (r < 0)
-            return r;
+        struct value value = value_of(tune, &measures[i * tune->log_count], baselines);
         printf("%-20s %-13s %-10s %10.4f\n", choice->policy->name, backfill_names[choice->backfill],
                estimate_names[choice->estimate], value.goal);
         if (is_better(value, *ret)) {
@@ -132,9 +151,12 @@ static double *parameter_of(struct policy_parameters *parameters, const struct p
 /* Pattern search: each parameter in turn up and down by a factor, which shrinks when a whole round found nothing better. */
 static int search(const struct tune *tune, const struct measure *baselines, struct queue_run *best,
                   struct value *value) {
+    _cleanup_free_ struct measure *measures = calloc(tune->log_count, sizeof(*measures));
     double factor = 2;
     uint64_t step = 0;
 
+    if (!measures)
+        return -ENOMEM;
     while (step < tune->steps && factor > 1.02) {
         uint64_t before = step;
         bool better = false;
@@ -142,14 +164,14 @@ static int search(const struct tune *tune, const struct measure *baselines, stru
             for (int direction = 0; direction < 2 && queue_tune_has(best, row) && step < tune->steps; direction++) {
                 struct queue_run choice = *best;
                 double *parameter = parameter_of(&choice.parameters, row);
-                struct value found;
                 *parameter = *parameter == 0 ? (direction ? -.1 : .1) : direction ? *parameter / factor : *parameter * factor;
                 if (*parameter < row->minimum || *parameter > row->maximum)
                     continue;
                 step++;
-                int r = value_of(tune, &choice, baselines, &found);
+                int r = measure_all(tune, &choice, 1, NULL, measures);
                 if (r < 0)
                     return r;
+                struct value found = value_of(tune, measures, baselines);
                 if (is_better(found, *value)) {
                     *value = found;
                     *best = choice;
@@ -193,10 +215,8 @@ int queue_tune(const struct tune *tune, struct queue_run *ret) {
     _cleanup_free_ struct measure *baselines = calloc(tune->log_count, sizeof(*baselines));
     struct queue_run best = tune->candidates[0], baseline = baseline_of(&tune->candidates[0]);
     struct value value;
-    int r = baselines ? 0 : -ENOMEM;
+    int r = baselines ? measure_all(tune, &baseline, 1, NULL, baselines) : -ENOMEM;
 
-    for (size_t log = 0; r >= 0 && log < tune->log_count; log++)
-        r = simulate(tune, &baseline, log, PART_FIRST, &baselines[log]);
     if (r >= 0)
         r = compare(tune, baselines, &best, &value);
     if (r >= 0)

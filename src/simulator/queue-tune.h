@@ -24,6 +24,7 @@ struct tune {
     size_t candidate_count;
     enum tune_goal goal;
     uint64_t steps; /* of the search for parameters */
+    uint64_t workers;
 };
 
 /* Prints what was compared and what it proposes, which is *ret. -ENOMEM. Deterministic. */

@@ -38,7 +38,7 @@ static void tell_locked(struct workers *workers, size_t which, double share) {
     workers->sum -= workers->parts[which];
     workers->parts[which] = parts;
     int percent = (int) (workers->sum * 100 / (PARTS * workers->count));
-    if (percent == workers->shown)
+    if (percent == workers->shown || !workers->what)
         return;
     workers->shown = percent;
     progress_show(workers->what, (double) workers->sum / (double) (PARTS * workers->count));
@@ -87,7 +87,8 @@ int workers_run(const char *what, uint64_t threads, size_t count, worker_piece *
     while (others > 0)
         pthread_join(started[--others], NULL);
     pthread_mutex_destroy(&workers.lock);
-    progress_end();
+    if (what)
+        progress_end();
     if (workers.failure < 0 && ret_failed)
         *ret_failed = workers.failed;
     return workers.failure;

@@ -18,7 +18,7 @@ uint64_t workers_usual(void);
 
 /* Does all of [0, count) on so many threads, fewer where there are not that many pieces or no more threads can be had.
  * Pieces are begun in their order, and the failure of the first that failed is returned, so that it is the same for any
- * number; *ret_failed (may be NULL) is its number then. -ENOMEM also. `what` stands before the bar. */
+ * number; *ret_failed (may be NULL) is its number then. -ENOMEM also. `what` stands before the bar; NULL: no bar. */
 int workers_run(const char *what, uint64_t threads, size_t count, worker_piece *piece, void *userdata, size_t *ret_failed);
 
 /* How far the piece is, 0 to 1; one that ended is at 1 without being told. */

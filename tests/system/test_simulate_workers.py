@@ -48,6 +48,7 @@ def cases(tmp_path):
         "packing": ("packing", "--capacity", "150,150", *items),
         "planetlab": ("planetlab", planetlab(tmp_path / "day.tar.gz"), "--hosts", 16),
         "queue": ("queue", "--policy", "fcfs,sjf,polder", "--backfill", "none,easy", log),
+        "tuner": ("queue", "--tune", "fairness", "--tune-steps", 6, "--policy", "sjf,dynamic,polder", "--backfill", "none,easy", log, log),
         "roadef": ("roadef", model, write("start", "0 0 0\n"), "--steps", 40000),
     }
 
@@ -60,7 +61,7 @@ def test_any_number_gives_the_same_bytes(cases):
         for number in (1, 2, 5, 64):
             assert simulate(*words, "--workers", number).stdout == usual.stdout, (mode, number)
         assert simulate(*words, preexec_fn=lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})).stdout == usual.stdout
-        assert "--workers" in simulate(*words, "--workers", 0).stderr and "--workers N" in simulate(mode, "--help").stdout
+        assert "--workers" in simulate(*words, "--workers", 0).stderr and "--workers N" in simulate(words[0], "--help").stdout
     assert simulate(*cases["placement"], "--jobs", 3).stdout == simulate(*cases["placement"]).stdout
 
 
@@ -76,6 +77,7 @@ def test_the_first_that_fails_is_told(cases, tmp_path):
 
 
 @pytest.mark.parametrize("mode,what", [("placement", "placing"), ("packing", "packing"), ("planetlab", "simulating"), ("queue", "simulating"),
+                                       ("tuner", "comparing"),
                                        ("roadef", "searching")])
 def test_a_bar_on_a_terminal(cases, mode, what):
     """It grows, it is taken away at the end, and it is nowhere in the result."""
