@@ -69,6 +69,11 @@ def host(request):
         daemon.polder("image", "build", "busybox")
         for kind in ("container", "microvm"):
             daemon.polder("run", "--detach", "--name", kind, "--kind", kind, "busybox", "--", "sleep", "100000")
+        # An empty disk: it stays in its firmware, and says nothing.
+        with open(daemon.directory / "blank.raw", "wb") as file:
+            file.truncate(MIB)
+        daemon.polder("image", "import", daemon.directory / "blank.raw", "--name", "blank")
+        daemon.polder("run", "--name", "vm", "--kind", "vm", "--memory", "64M", "--graphics", "blank")
         yield daemon
 
 
@@ -94,7 +99,7 @@ def test_no_process_beside_what_runs(host):
     """Per machine QEMU alone, per container conmon and what it runs; for all of them polderd and dnsmasq."""
     def shown():
         return sorted(programs_of(host).values())
-    wanted = sorted(["polderd", "conmon", "sleep", "qemu-system-x86", "dnsmasq"])
+    wanted = sorted(["polderd", "conmon", "sleep", "qemu-system-x86", "qemu-system-x86", "dnsmasq"])
     eventually(lambda: shown() == wanted, what=f"just {wanted} (now {shown()})")
 
 
@@ -114,7 +119,7 @@ def test_a_list_asks_nobody(host, tmp_path):
                               stderr=subprocess.PIPE)
     try:
         eventually(lambda: "TracerPid:\t0" not in pathlib.Path(f"/proc/{host.pid}/status").read_text(), what="strace to attach")
-        for path in ("/v1/instances", "/v1/instances?limit=1", "/v1/instances/microvm", "/v1/instances/container",
+        for path in ("/v1/instances", "/v1/instances?limit=1", "/v1/instances/microvm", "/v1/instances/vm", "/v1/instances/container",
                      "/v1/operations", "/v1/images"):
             host.get(path)
     finally:
@@ -133,7 +138,7 @@ def test_a_list_while_a_machine_is_deaf(host):
     try:
         for _ in range(20):
             states = {one["name"]: one["status"]["state"] for one in host.list()}
-            assert states == {"container": "running", "microvm": "running"}
+            assert states == {"container": "running", "microvm": "running", "vm": "running"}
             assert host.instance("microvm")["status"]["pid"] == pid
         assert host.execute("container", "echo", "here").strip() == "here"
     finally:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What can be asked of VMs that are no more than a boot sector which counts on its serial line (guestlib.ticker) or an empty
-disk: the socket for VNC viewers."""
+disk: the socket for VNC viewers, and options whose effect needs no more of a guest, beside the other kinds."""
 import os
 import pathlib
 import socket
 import stat
+import subprocess
 
 import pytest
 
@@ -150,3 +151,113 @@ def test_guest_that_does_not_shut_down(host, machine):
     assert host.instance("deaf")["spec"]["stop_timeout"] == "5s"
     host.polder("set", "deaf", "--unset", "stop-timeout")
     assert host.instance("deaf")["spec"]["stop_timeout"] == "1m30s"
+
+
+# ---- options of each kind ----
+
+KINDS = ["container", "microvm", "vm"]
+READ = ("dd if=/dev/zero of=/data bs=256k count=32 2>/dev/null; sync; read a x </proc/uptime; "
+        "dd if=/data of=/dev/null bs=256k iflag=direct 2>/dev/null; read b x </proc/uptime; echo $a $b | awk '{print $2 - $1}'")
+
+
+@pytest.fixture
+def create(host):
+    """create(name, kind, …): a started one of that kind that runs for ever, removed at the end."""
+    made = []
+
+    def start(name, kind, **spec):
+        made.append(name)
+        what = {"image": "ticker", "memory": "64M"} if kind == "vm" else {"image": "busybox", "memory": "128M", "command": ["sleep", "1000"]}
+        host.create(name, start=True, kind=kind, network="none", **{**what, **spec})
+        return host.instance(name)["status"]["pid"]
+
+    yield start
+    for name in made:
+        host.polder("rm", "--force", "--purge", name, status=None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_timeout_ends_it(host, create, kind):
+    pid = create("timed", kind, timeout="1s", stop_timeout="1s", restart="always")
+    host.wait_state("timed", "stopped", "failed")
+    status = host.instance("timed")["status"]
+    assert status["pid"] == 0 and status["restarts"] == 0 and not guestlib.is_alive(pid), status
+    assert status["finished"] >= status["started"]
+    host.polder("set", "timed", "--timeout", "0s")
+    host.polder("start", "timed")
+    assert host.state_of("timed") == "running"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_remove_takes_it_away_when_it_ends(host, create, kind, end):
+    pid = create("passing", kind, remove=True, stop_timeout="1s")
+    uuid = host.instance("passing")["assigned"]["uuid"]
+    if end == "kill":
+        os.kill(pid, 9)
+    else:
+        host.polder("stop", "passing", status=None)
+    eventually(lambda: host.state_of("passing") is None, what="its removal")
+    eventually(lambda: not (host.state / "instances" / uuid).exists() and not guestlib.processes_of(uuid), what="what it had to go")
+    host.check_clean()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_restart_on_failure_as_often_as_told(host, create, kind):
+    first = create("again", kind, restart="on-failure", restart_limit=1)
+    os.kill(first, 9)
+    eventually(lambda: host.instance("again")["status"]["restarts"] == 1 and host.state_of("again") == "running", what="its restart")
+    second = host.instance("again")["status"]["pid"]
+    assert second != first and guestlib.is_alive(second)
+    os.kill(second, 9)
+    host.wait_state("again", "failed")
+    assert host.instance("again")["status"]["restarts"] == 1
+
+
+@pytest.mark.parametrize("kind", ["container", "microvm"])
+def test_io_read_slows_direct_reads(host, create, kind):
+    """Of a VM: test_vm.py. 8 MiB at 2 MiB/s take four seconds, less what may come in a burst."""
+    create("reader", kind, io_read="2M")  # no disk of a size: what a loop device reads may be in the host's memory
+    assert float(host.execute("reader", "sh", "-c", READ)) > 2
+    host.polder("set", "reader", "--io-read", "0")
+    eventually(lambda: float(host.execute("reader", "sh", "-c", READ)) < 2, what="the same reads to be faster without a limit")
+
+
+# ---- UDP through polderd ----
+
+@pytest.fixture(scope="module")
+def udp(host):
+    """A static program in the shared directory that asks and answers."""
+    source = pathlib.Path(__file__).parent / "data/udp.c"
+    subprocess.run(["gcc", "-static", "-O1", "-o", host.share / "udp", source], check=True)
+    host.share.chmod(0o755)
+    return host.share / "udp"
+
+
+@pytest.fixture(scope="module")
+def talkers(host, udp):
+    """A container and a microVM, each with a published UDP port behind which it answers, and a container that only asks."""
+    made = []
+    for name, kind, words in (("box", "container", ["--publish", "5301:53/udp"]), ("micro", "microvm", ["--publish", "5302:53/udp"]),
+                              ("asker", "container", [])):
+        made.append(name)
+        host.polder("run", "--detach", "--kind", kind, "--name", name, "--volume", f"{host.share}:/share:ro", *words, "busybox", "--",
+                    *(["/share/udp", "serve", "53"] if words else ["sleep", "1000"]))
+    gateway = host.execute("asker", "sh", "-c", "ip route | awk '/^default/ {print $3}'").strip()
+    yield gateway
+    host.polder("rm", "--force", "--purge", *made)
+
+
+@pytest.mark.parametrize("name, port", [("box", 5301), ("micro", 5302)])
+def test_published_udp_port_answers_from_everywhere(host, udp, talkers, name, port):
+    for address in ("127.0.0.1", talkers):
+        assert host.host(udp, "ask", address, port, "host").stdout.startswith("host from "), address
+    other = "micro" if name == "box" else "box"
+    for source in ("asker", other, name):
+        answer = host.execute(source, "/share/udp", "ask", talkers, str(port), source)
+        assert answer.startswith(f"{source} from "), (source, answer)
+    # A daemon that was killed takes nothing with it, and its successor none either.
+    host.kill9()
+    assert host.host(udp, "ask", "127.0.0.1", port, "alone").stdout.startswith("alone from ")
+    host.start()
+    assert host.host(udp, "ask", "127.0.0.1", port, "again").stdout.startswith("again from ")

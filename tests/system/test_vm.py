@@ -45,7 +45,8 @@ def debian(host):
     """The name of the VM that most tests share."""
     host.create("debian", start=True, kind="vm", image="debian", memory="640M", cpus=1, hostname="tower", graphics=True,
                 log_size=SIZE, ssh_keys=[KEY], user_data=USER_DATA, disk="5G", publish=[{"host_port": 2222, "port": 22}],
-                mounts=[{"type": "bind", "source": str(host.share), "target": "/share"}])
+                mounts=[{"type": "bind", "source": str(host.share), "target": "/share"},
+                        {"type": "bind", "source": str(host.share), "target": "/fixed", "read_only": True}])
     host.wait_agent("debian")
     host.execute("debian", "systemctl", "is-system-running", "--wait", status=None)
     return "debian"
@@ -72,6 +73,12 @@ def test_boots_under_seabios_and_runs_commands(host, debian):
     shown = host.polder("exec", "-e", "-X=1", "-e", "A=b", debian, "--", "env").stdout.splitlines()
     assert {"-X=1", "A=b"} <= set(shown), shown
     assert host.polder("exec", "--interactive", debian, "--", "wc", "-c", stdin=None, input="x" * 10000).stdout.strip() == "10000"
+    # Whose, where, with what; and docker's codes for what cannot be run.
+    done = host.polder("exec", "-u", "daemon", "-w", "/var/tmp", "-e", "WORD=a b", debian, "--", "sh", "-c", "id -un; pwd; echo \"$WORD\"")
+    assert done.stdout == "daemon\n/var/tmp\na b\n"
+    assert "/no/such" in host.polder("exec", debian, "--", "/no/such", status=127).stderr
+    assert host.polder("exec", debian, "--", "/etc/passwd", status=126).stderr
+    assert "/missing" in host.polder("exec", "-w", "/missing", debian, "--", "pwd", status=126).stderr
 
 
 def test_seed_sets_name_user_key_and_network(host, debian):
@@ -108,6 +115,11 @@ def test_shared_directory(host, debian):
     assert host.execute(debian, "cat", "/share/from-host") == "hello\n"
     host.execute(debian, "sh", "-c", "echo there > /share/from-guest")
     assert (host.share / "from-guest").read_text() == "there\n"
+    # The host keeps it from being written to, whatever the guest's root makes of the mount.
+    assert host.execute(debian, "cat", "/fixed/from-host") == "hello\n"
+    for before in ("true", "mount -o remount,rw /fixed"):
+        assert host.polder("exec", debian, "--", "sh", "-c", f"{before}; touch /fixed/new", status=None).returncode != 0, before
+    assert not (host.share / "new").exists()
 
 
 def test_serial_console_asks_for_a_login(host, debian):
@@ -149,7 +161,11 @@ def test_set_changes_limits_of_a_running_vm(host, debian):
     write = ("read a x </proc/uptime; dd if=/dev/zero of=/root/zeros bs=256k count=32 oflag=direct 2>/dev/null; "
              "read b x </proc/uptime; rm /root/zeros; echo $a $b | awk '{print $2 - $1}'")
     assert inside(host, debian, write) > 2
-    host.polder("set", debian, "--cpus", "1", "--memory", "640M", "--io-write", "0")
+    host.polder("set", debian, "--io-read", "2M")
+    read = ("read a x </proc/uptime; dd if=/dev/vda of=/dev/null bs=256k count=32 iflag=direct 2>/dev/null; "
+            "read b x </proc/uptime; echo $a $b | awk '{print $2 - $1}'")
+    assert inside(host, debian, read) > 2
+    host.polder("set", debian, "--cpus", "1", "--memory", "640M", "--io-write", "0", "--io-read", "0")
     assert guestlib.cpu_limit(host, debian) == 1
     eventually(lambda: memory_inside(host, debian) == whole, what="its memory to come back")
 
