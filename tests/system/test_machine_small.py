@@ -86,7 +86,8 @@ def test_vnc_viewers_connect_to_a_socket(host, machine):
     # Several at once; one stays while the others come and go.
     first, size = look(path)
     others = [look(path) for _ in range(6)]
-    assert size[0] >= 640 and size[1] >= 400 and {other[1] for other in others} == {size}
+    # The firmware may change the mode between two of them.
+    assert all(one[0] >= 640 and one[1] >= 400 for one in (size, *(other[1] for other in others)))
     for other, _ in others:
         other.close()
     assert asks_for_a_picture(first)

@@ -184,6 +184,31 @@ def test_suspend_and_resume(host, microvm):
     guestlib.check_jail(host, "asleep")
 
 
+def test_suspended_over_a_reboot_of_the_host(host, microvm):
+    """Its memory is on disk; what was at the runtime directory is gone, and the boot is another."""
+    counter = guestlib.Counter(host, microvm("asleep", "--network", "none"))
+    before = counter.wait_above(5)
+    boot = host.execute("asleep", "cat", "/proc/sys/kernel/random/boot_id")
+    host.polder("suspend", "asleep")
+    host.polder("network", "reset")  # what a reboot would end, and killing polderd does not
+    polderlib.reboot(host)
+    try:
+        assert host.state_of("asleep") == "suspended"
+        host.polder("resume", "asleep")
+        host.wait_agent("asleep")
+        after = counter.value()
+        assert before <= after < before + 600, (before, after)
+        assert host.execute("asleep", "cat", "/proc/sys/kernel/random/boot_id") == boot
+        assert guestlib.clock_is_right(host, "asleep")
+        counter.wait_above(after)
+        host.check_clean()
+    finally:
+        host.polder("rm", "--force", "--purge", "asleep", status=None)
+        host.stop()
+        host.before = None
+        host.start()
+
+
 @pytest.mark.long
 def test_qemu_that_dies_while_somebody_attaches_to_what_it_restores(host, microvm):
     """Its memory is loaded, and it is gone before its terminal is handed out: an error for who asked, and polderd goes on."""
