@@ -79,6 +79,7 @@ static struct loop {
     sd_event_source *starved_source; /* when a fiber without a stack is tried again */
     struct fiber *current;
     struct fiber *ready_first, *ready_last;
+    struct fiber *yielded_first, *yielded_last;
     struct posted *deferred_first, *deferred_last;
     struct stack_switch main_context;
     struct stack *pool;
@@ -115,6 +116,30 @@ static void ready_add(struct fiber *fiber) {
     ready_arm();
 }
 
+/* A defer source is served before all file descriptors, however long these have been waiting: who yields comes back by a file
+ * descriptor, behind those. A full counter says that it is told already. */
+static void yielded_add(struct fiber *fiber) {
+    fiber->ready = true;
+    fiber->next = NULL;
+    if (loop.yielded_last)
+        loop.yielded_last->next = fiber;
+    else
+        loop.yielded_first = fiber;
+    loop.yielded_last = fiber;
+    (void) !write(loop.post_fd, &(uint64_t){ 1 }, sizeof(uint64_t));
+}
+
+static void yielded_ready(void) {
+    struct fiber *list = loop.yielded_first;
+
+    loop.yielded_first = loop.yielded_last = NULL;
+    while (list) {
+        struct fiber *fiber = list;
+        list = fiber->next;
+        ready_add(fiber);
+    }
+}
+
 static bool fiber_resume(struct fiber *fiber);
 
 static void deferred_run(void) {
@@ -139,8 +164,7 @@ static void starved_arm(void) {
     (void) sd_event_source_set_enabled(loop.starved_source, SD_EVENT_ONESHOT);
 }
 
-/* Runs the fibers that are ready now; those that become ready meanwhile come with the next round, so that file
- * descriptors and timers get their turn. */
+/* Runs the fibers that are ready now; those that become ready meanwhile come with the next round. */
 static int on_ready(sd_event_source *source _unused_, void *userdata _unused_) {
     struct fiber *list = loop.ready_first;
     bool starved = false;
@@ -178,6 +202,7 @@ static int on_posted(sd_event_source *source _unused_, int fd, uint32_t events _
         posted->function(posted->userdata);
         free(posted);
     }
+    yielded_ready();
     return 0;
 }
 
@@ -496,7 +521,7 @@ int fiber_yield(void) {
     if (fiber_is_canceled())
         return -ECANCELED;
     fiber->wake_result = 0;
-    ready_add(fiber);
+    yielded_add(fiber);
     switch_enter(&fiber->context, &loop.main_context);
     return fiber_is_canceled() ? -ECANCELED : 0;
 }

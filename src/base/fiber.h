@@ -51,7 +51,7 @@ void fiber_unshield(void);
 
 /* Fails with -ECANCELED alone. */
 int fiber_sleep(uint64_t microseconds);
-/* Lets other ready fibers and events run once. */
+/* Lets other ready fibers and events run once: also those that wait on a file descriptor which is ready by now. */
 int fiber_yield(void);
 /* Waits until fd is ready for `events` (EPOLLIN | EPOLLOUT …). Returns the events (> 0) or negative errno. */
 int fiber_wait_fd(int fd, uint32_t events, uint64_t deadline);

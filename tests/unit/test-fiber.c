@@ -271,6 +271,47 @@ ON_FIBER(two_thousand)
 ON_FIBER(runs_processes)
 ON_FIBER(missing_program_and_deadline)
 
+/* --- yielding --------------------------------------------------------------------------------------------------------- */
+
+struct reader {
+    int fd;
+    bool came;
+};
+
+static int read_one(void *userdata) {
+    struct reader *reader = userdata;
+    char byte;
+
+    assert_int_equal(fiber_read(reader->fd, &byte, 1, DEADLINE_NONE), 1);
+    reader->came = true;
+    return 0;
+}
+
+/* Who yields again and again keeps nobody from what has come meanwhile. */
+static void yield_to_descriptors(void) {
+    _cleanup_fiber_ struct fiber *fiber = NULL;
+    struct reader reader = { 0 };
+    int pipe[2], result = 0;
+
+    assert_int_equal(pipe2(pipe, O_CLOEXEC | O_NONBLOCK), 0);
+    reader.fd = pipe[0];
+    assert_int_equal(fiber_start(&fiber, "reader", read_one, &reader), 0);
+    for (unsigned i = 0; i < 5; i++)
+        assert_int_equal(fiber_yield(), 0);
+    assert_false(reader.came);
+    assert_int_equal(write(pipe[1], "x", 1), 1);
+    for (unsigned i = 0; i < 5 && !reader.came; i++)
+        assert_int_equal(fiber_yield(), 0);
+    assert_true(reader.came);
+    assert_int_equal(fiber_join(fiber, DEADLINE_NONE, &result), 0);
+    close(pipe[0]);
+    close(pipe[1]);
+}
+
+static void test_yield(void **state _unused_) {
+    run_on_fiber(yield_to_descriptors);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_join_and_cancel),  cmocka_unit_test(test_cancel_before_start),
@@ -278,6 +319,7 @@ int main(void) {
         cmocka_unit_test(test_waits_for_bytes),  cmocka_unit_test(test_jobs_run_beside),
         cmocka_unit_test(test_two_thousand),     cmocka_unit_test(test_runs_processes),
         cmocka_unit_test(test_missing_program_and_deadline),
+        cmocka_unit_test(test_yield),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
