@@ -573,6 +573,21 @@ def test_system_calls_that_fail_around_real_instances(request, kind, count):
         assert hits >= count // 4, hits
 
 
+def test_signals_that_are_refused(request):
+    """A process that cannot be ended is not waited for: the N-th signal that polderd sends is refused."""
+    if polderlib.build_option("b_sanitize") not in (None, "none", []):
+        pytest.skip("sanitizers make system calls of their own, and end at the first that fails")
+    with prepared(request) as daemon:
+        daemon.create("beside", start=True, **REAL["container"])
+        for number, call in ((1, "kill"), (2, "kill"), (1, "pidfd_send_signal"), (2, "pidfd_send_signal")):
+            injection = Injection(daemon, call, "error=EPERM", number)
+            try:
+                acknowledged = life(daemon, "web", **REAL["container"])
+            finally:
+                injection.end()
+            check_after(daemon, "web", acknowledged, f"{call} {number}")
+
+
 # ---- F38: a newer schema, while instances run ----
 
 STEP = "ALTER TABLE item ADD COLUMN note TEXT NOT NULL DEFAULT ''; UPDATE item SET note = 'carried over';"

@@ -33,6 +33,7 @@
 #include "drivers/container/config.h"
 
 #define CHILD_STACK (16 * 1024)
+#define KILL_ATTEMPTS 3
 #define THREAD_STACK (128 * 1024)
 #define OPTIONS_MAX 4095 /* what mount(2) takes */
 #define SCRATCH_OPTIONS "mode=711,size=1m,nr_inodes=2048"
@@ -58,12 +59,25 @@ static int write_map(pid_t pid, const char *file, int64_t base) {
     return file_write_value(AT_FDCWD, path, value);
 }
 
+/* The stack goes with it. One that cannot be ended ends with us: to wait for it would be for ever. */
+static int holder_end(pid_t pid, char *stack) {
+    int r = -1;
+
+    for (int i = 0; r < 0 && i < KILL_ATTEMPTS; i++)
+        r = kill(pid, SIGKILL);
+    if (r < 0)
+        return -errno;
+    (void) waitpid(pid, NULL, __WALL);
+    munmap(stack, CHILD_STACK);
+    return 0;
+}
+
 /* A namespace is made with a process in it; here one that waits until its descriptor is taken. It shares our memory, so
  * that no page table is copied, and touches none of it but what it is told. */
 static int user_namespace_open(int64_t base) {
     char *stack = mmap(NULL, CHILD_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     char path[40];
-    int fd, r;
+    int fd, ended, r;
     pid_t pid, maker = getpid();
 
     if (stack == MAP_FAILED)
@@ -75,11 +89,10 @@ static int user_namespace_open(int64_t base) {
     snprintf(path, sizeof(path), "/proc/%d/ns/user", pid);
     fd = r < 0 ? r : open(path, O_RDONLY | O_CLOEXEC);
     r = fd < 0 && r >= 0 ? -errno : r;
-    if (pid > 0) {
-        (void) kill(pid, SIGKILL);
-        (void) waitpid(pid, NULL, __WALL);
-    }
-    munmap(stack, CHILD_STACK);
+    ended = pid < 0 ? munmap(stack, CHILD_STACK) : holder_end(pid, stack);
+    r = r < 0 ? r : ended;
+    if (r < 0)
+        close_fd(fd);
     return r < 0 ? r : fd;
 }
 
