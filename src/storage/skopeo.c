@@ -88,6 +88,9 @@ static int skopeo_failed(const struct image_request *request, const struct buffe
         return error_set(error, ERROR_BAD_IMAGE, "a part of it is larger than allowed");
     if (request->source == SOURCE_DOCKER)
         return error_set(error, ERROR_REGISTRY, request->reference, message);
+    if (strstr(message, "more than one image"))
+        return error_set(error, ERROR_BAD_IMAGE, "its index.json names several images; of one for several platforms it names an "
+                                                 "index, as 'skopeo copy --all' and builders write it");
     return error_set(error, ERROR_BAD_IMAGE, message);
 }
 

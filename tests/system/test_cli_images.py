@@ -152,6 +152,9 @@ def test_pull_of_archives(polder, busybox, tmp_path):
     # One image alone is of one platform.
     refused = polder.error("image", "pull", f"docker-archive:{saved}", "--platform", "linux/arm64", "--name", "wrong")
     assert "linux/amd64" in refused and "linux/arm64" in refused, refused
+    # Several images without an index of their platforms are several images.
+    (layout / "index.json").write_bytes(imagelib.index_bytes([other, busybox]))
+    assert "names several images" in polder.error("image", "pull", f"oci:{layout}", "--name", "several")
     assert names(polder) == {"layout", "arm", "arm-too", "saved"}
     polder("image", "rm", *names(polder))
 
