@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/json.h"
 #include "base/text.h"
@@ -298,6 +299,15 @@ static int take_option(struct settings *settings, const char *option, const char
     return 0;
 }
 
+/* Each policy reads the trace anew, and a pipe can be read but once. */
+static int check_readable(const struct settings *settings, struct error *error) {
+    struct stat status;
+
+    if (settings->count < 2 || !settings->path || stat(settings->path, &status) < 0 || S_ISREG(status.st_mode))
+        return 0;
+    return error_set(error, ERROR_BAD_SOURCE, settings->path, "it is no plain file and can be read once: name one --policy");
+}
+
 static int read_settings(struct settings *settings, int count, char **words, struct error *error) {
     int r = option_scores("--policy", "policy", "first,best,l1,l2,dot,worst,polder", settings->scores,
                           &settings->count, error);
@@ -318,7 +328,7 @@ static int read_settings(struct settings *settings, int count, char **words, str
     }
     if (r >= 0 && (settings->generator.vms > 0) == (settings->path != NULL))
         return error_set(error, ERROR_USAGE, "a FILE or --generate is needed, and not both");
-    return r;
+    return r < 0 ? r : check_readable(settings, error);
 }
 
 static int run(int count, char **words, struct error *error) {

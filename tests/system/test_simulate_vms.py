@@ -134,6 +134,12 @@ def test_a_trace_larger_than_memory_allowed(tmp_path):
     assert json.loads(out)[0]["placed"] == 500000
 
 
+def test_a_pipe_is_read_by_one_policy(tmp_path):
+    """Several at once would each get a part of it."""
+    os.mkfifo(tmp_path / "pipe")
+    assert "name one --policy" in simulate("vms", tmp_path / "pipe", "--policy", "first,best", status=2).stderr
+
+
 def test_any_number_of_workers_gives_the_same_bytes():
     words = ("--generate", "vms=5000,days=3,seed=4", "-o", "json")
     assert simulate("vms", *words).stdout == simulate("vms", *words, "--workers", 5).stdout
