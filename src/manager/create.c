@@ -32,6 +32,7 @@ struct idempotency {
     char operation[UUID_TEXT_SIZE];
     uint64_t digest;  /* of the request: a key belongs to one */
     uint64_t created; /* wall time */
+    uint64_t until;   /* clock_now(): a step of the wall clock under this daemon ends no key */
     bool pending;     /* not committed yet */
     bool failed;      /* and never will be */
     struct fiber_queue decided;
@@ -85,6 +86,7 @@ static struct idempotency *idempotency_begin(struct manager *manager, const char
     known->uuid = strdup(uuid);
     known->digest = digest;
     known->created = clock_wall();
+    known->until = clock_now() + IDEMPOTENCY_DAY;
     known->pending = true;
     return idempotency_add(manager, key, known) < 0 ? NULL : known;
 }
@@ -116,7 +118,17 @@ static char *idempotency_text(const struct idempotency *known) {
 }
 
 static bool is_over(const struct idempotency *known) {
-    return !known->pending && known->created + IDEMPOTENCY_DAY < clock_wall();
+    return !known->pending && known->until < clock_now();
+}
+
+/* What an earlier daemon wrote is as old as the wall clock says now, but not younger than new. */
+static bool take_age(struct idempotency *known) {
+    uint64_t now = clock_wall(), age = now > known->created ? now - known->created : 0;
+
+    if (age > IDEMPOTENCY_DAY)
+        return false;
+    known->until = clock_now() + IDEMPOTENCY_DAY - age;
+    return true;
 }
 
 int idempotency_load(struct manager *manager, const char *key, const char *text, size_t size) {
@@ -126,7 +138,7 @@ int idempotency_load(struct manager *manager, const char *key, const char *text,
     if (!known)
         return -ENOMEM;
     if (json_parse(text, size, &json, NULL) < 0 ||
-        table_decode(&idempotency_table, json, DECODE_STORED, known, NULL) < 0 || is_over(known)) {
+        table_decode(&idempotency_table, json, DECODE_STORED, known, NULL) < 0 || !take_age(known)) {
         known->references = 1;
         idempotency_unref(known);
         return 0;

@@ -81,7 +81,7 @@ void operation_unref(struct operation *operation) {
 static bool operation_is_stale(const struct operation *operation, size_t count) {
     if (operation->state == OPERATION_RUNNING)
         return false;
-    return count > OPERATIONS_KEPT || operation->finished + OPERATIONS_KEPT_US < clock_wall();
+    return count > OPERATIONS_KEPT || operation->ended + OPERATIONS_KEPT_US < clock_now();
 }
 
 static void operations_trim(struct operations *operations) {
@@ -139,6 +139,7 @@ static void operation_finish(struct operation *operation, int r, struct error *e
     free(operation->step);
     operation->step = NULL;
     operation->finished = clock_wall();
+    operation->ended = clock_now();
     operation_changed(operation);
 }
 

@@ -32,6 +32,7 @@ struct operation {
     struct error error;
     char *result;  /* JSON value or NULL */
     uint64_t created, finished; /* wall time */
+    uint64_t ended; /* clock_now() */
     uint64_t revision;          /* counts changes, for waiters */
     bool idle;                  /* waits for what may never come: a daemon that stops does not wait for it */
     struct fiber *fiber;        /* NULL when it is over */
