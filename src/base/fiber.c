@@ -792,20 +792,24 @@ void fiber_queue_wake_all(struct fiber_queue *queue) {
 }
 
 int fiber_mutex_lock(struct fiber_mutex *mutex, uint64_t deadline) {
-    while (mutex->owner) {
-        int r = fiber_queue_wait(&mutex->waiters, deadline);
-        if (r < 0) {
-            /* The wake-up may have been ours: hand it on. */
-            if (!mutex->owner)
-                fiber_queue_wake_one(&mutex->waiters);
-            return r;
-        }
+    int r = 0;
+
+    if (!mutex->owner) {
+        mutex->owner = loop.current;
+        return 0;
     }
-    mutex->owner = loop.current;
-    return 0;
+    if (mutex->owner == loop.current)
+        return -EDEADLK;
+    while (r >= 0 && mutex->owner != loop.current)
+        r = fiber_queue_wait(&mutex->waiters, deadline);
+    /* It was handed to us while the wait ended otherwise. */
+    if (r < 0 && loop.current && mutex->owner == loop.current)
+        fiber_mutex_unlock(mutex);
+    return r;
 }
 
+/* It goes to the first who waits at once: who locks again right away would otherwise have it before them, for ever. */
 void fiber_mutex_unlock(struct fiber_mutex *mutex) {
-    mutex->owner = NULL;
+    mutex->owner = mutex->waiters.first;
     fiber_queue_wake_one(&mutex->waiters);
 }

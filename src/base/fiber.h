@@ -77,7 +77,8 @@ int fiber_queue_wait(struct fiber_queue *queue, uint64_t deadline);
 void fiber_queue_wake_one(struct fiber_queue *queue);
 void fiber_queue_wake_all(struct fiber_queue *queue);
 
-/* Held across waits by one fiber at a time; first come, first served. */
+/* Held across waits by one fiber at a time; first come, first served. Errors: -EDEADLK if it is ours already or we are no
+ * fiber, and those of a wait. */
 struct fiber_mutex {
     struct fiber *owner;
     struct fiber_queue waiters;

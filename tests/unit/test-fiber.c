@@ -122,6 +122,48 @@ static void mutex_excludes(void) {
     }
 }
 
+static int take_at_once_again(void *userdata) {
+    struct shared *shared = userdata;
+
+    for (int i = 0; i < 1000; i++) {
+        assert_int_equal(fiber_mutex_lock(&shared->mutex, DEADLINE_NONE), 0);
+        assert_int_equal(fiber_mutex_lock(&shared->mutex, DEADLINE_NONE), -EDEADLK);
+        assert_int_equal(fiber_yield(), 0);
+        shared->inside++;
+        fiber_mutex_unlock(&shared->mutex);
+    }
+    return 0;
+}
+
+static int take_and_give(void *userdata) {
+    struct shared *shared = userdata;
+
+    if (fiber_mutex_lock(&shared->mutex, DEADLINE_NONE) >= 0)
+        fiber_mutex_unlock(&shared->mutex);
+    return 0;
+}
+
+/* Who locks again right after it unlocked comes after those who wait, and who is canceled when his turn comes hands it on. */
+static void mutex_is_fair(void) {
+    struct shared shared = { 0 };
+    struct fiber *greedy, *canceled;
+
+    assert_int_equal(fiber_start(&greedy, "greedy", take_at_once_again, &shared), 0);
+    assert_int_equal(fiber_yield(), 0);
+    assert_int_equal(fiber_mutex_lock(&shared.mutex, DEADLINE_NONE), 0);
+    assert_true(shared.inside <= 2);
+    assert_int_equal(fiber_start(&canceled, "canceled", take_and_give, &shared), 0);
+    assert_int_equal(fiber_yield(), 0);
+    fiber_mutex_unlock(&shared.mutex);
+    fiber_cancel(canceled);
+    assert_int_equal(fiber_join(greedy, deadline_in(10 * CLOCK_SECOND), NULL), 0);
+    assert_int_equal(shared.inside, 1000);
+    assert_int_equal(fiber_join(canceled, deadline_in(10 * CLOCK_SECOND), NULL), 0);
+    assert_null(shared.mutex.owner);
+    fiber_unref(greedy);
+    fiber_unref(canceled);
+}
+
 static int wait_queue(void *userdata) {
     struct shared *shared = userdata;
     size_t length = strlen(shared->order);
@@ -264,6 +306,7 @@ static void missing_program_and_deadline(void) {
 ON_FIBER(join_and_cancel)
 ON_FIBER(cancel_before_start)
 ON_FIBER(mutex_excludes)
+ON_FIBER(mutex_is_fair)
 ON_FIBER(queue_wakes)
 ON_FIBER(waits_for_bytes)
 ON_FIBER(jobs_run_beside)
@@ -315,7 +358,7 @@ static void test_yield(void **state _unused_) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_join_and_cancel),  cmocka_unit_test(test_cancel_before_start),
-        cmocka_unit_test(test_mutex_excludes),   cmocka_unit_test(test_queue_wakes),
+        cmocka_unit_test(test_mutex_excludes),   cmocka_unit_test(test_mutex_is_fair), cmocka_unit_test(test_queue_wakes),
         cmocka_unit_test(test_waits_for_bytes),  cmocka_unit_test(test_jobs_run_beside),
         cmocka_unit_test(test_two_thousand),     cmocka_unit_test(test_runs_processes),
         cmocka_unit_test(test_missing_program_and_deadline),
