@@ -69,6 +69,10 @@ def test_boots_under_seabios_and_runs_commands(host, debian):
     assert host.execute(debian, "sh", "-c", "test -d /sys/firmware/efi && echo efi || echo bios") == "bios\n"
     done = host.polder("exec", debian, "--", "sh", "-c", "echo out; echo err >&2; exit 9", status=9)
     assert (done.stdout, done.stderr) == ("out\n", "err\n")
+    for words, status, wanted in [(["nosuch"], 127, "polder: 'nosuch' is not found in the instance\n"), (["/no/such"], 127, "not found"),
+                                  (["/etc/passwd"], 126, "Permission denied")]:
+        told = host.polder("exec", debian, "--", *words, status=status).stderr
+        assert wanted in told and len(told.splitlines()) == 1, told
     # A variable's name may look like an option.
     shown = host.polder("exec", "-e", "-X=1", "-e", "A=b", debian, "--", "env").stdout.splitlines()
     assert {"-X=1", "A=b"} <= set(shown), shown
@@ -108,6 +112,27 @@ def test_cp_both_ways(host, debian, tmp_path):
     host.polder("cp", tmp_path / "there", f"{debian}:/root")
     host.polder("cp", f"{debian}:/root/there", tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == data
+
+
+def test_cp_tells_what_is_wrong(host, debian, tmp_path):
+    (tmp_path / "there").write_text("x")
+    assert host.polder("cp", f"{debian}:/root/absent", tmp_path, status=1).stderr == "polder: there is no file '/root/absent'\n"
+    assert host.polder("cp", tmp_path / "there", f"{debian}:/absent/", status=1).stderr == "polder: there is no directory '/absent/'\n"
+    assert host.polder("cp", f"{debian}:/etc/fstab", f"{tmp_path}/fstab").stderr == "" and (tmp_path / "fstab").exists()
+
+
+def test_cp_is_bounded_by_the_disk_alone(host, debian, tmp_path):
+    """/run, where the files of commands are, is a small part of the memory. The guest agent needs a little of it, too."""
+    host.polder("exec", debian, "--", "sh", "-c", "head -c 4G /dev/zero > /run/filled; truncate -s -262144 /run/filled")
+    try:
+        data = os.urandom(1_000_000)
+        (tmp_path / "there").write_bytes(data)
+        host.polder("cp", tmp_path / "there", f"{debian}:/root/beside")
+        host.polder("cp", f"{debian}:/root/beside", tmp_path / "back")
+        assert (tmp_path / "back").read_bytes() == data
+    finally:
+        host.polder("exec", debian, "--", "rm", "/run/filled")
+    eventually(lambda: host.execute(debian, "sh", "-c", "ls /var/tmp | grep polder-exec; true") == "", DEADLINE, "an empty /var/tmp")
 
 
 def test_shared_directory(host, debian):

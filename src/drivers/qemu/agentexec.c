@@ -3,7 +3,8 @@
  * and all of it in one reply; so the program is run by the guest's shell with its output in two files
  * beneath /run (standard input likewise, when there is some), which are read while they grow. Limits that
  * follow: no terminal, standard input reaches the program only when it is complete, and output takes room
- * in the guest until the program has ended.
+ * in the guest until the program has ended. Beneath /run that room is memory, a tenth of it on Debian, which
+ * serves commands even where the disk is full; archives of files are larger and go beneath /var/tmp.
  *
  * A stream is: filling (input is written to a file) -> running (the pump fiber launches the program and
  * reads) -> ended. The pump outlives the stream to clean up in the guest. */
@@ -32,7 +33,15 @@
 #define SCRIPT                                                                                               \
     "p=$1 i=$2 d=$3; shift 3; umask 077; exec >\"$p.out\" 2>\"$p.err\" || exit 125; "                        \
     "if [ -n \"$i\" ]; then exec <\"$p.in\"; else exec </dev/null; fi; "                                     \
-    "if [ -n \"$d\" ]; then cd -- \"$d\" || exit 126; fi; umask 022; exec \"$@\""
+    "if [ -n \"$d\" ]; then cd -- \"$d\" || exit 126; fi; umask 022; "                                    \
+    "case \"$1\" in */*) ;; *) command -v -- \"$1\" >/dev/null 2>&1 || "                                   \
+    "{ echo \"polder: '$1' is not found in the instance\" >&2; exit 127; } ;; esac; exec \"$@\""
+
+/* What tar says of a missing file comes after an empty archive, which is no refusal any more for who reads it. */
+#define ABSENT 66
+#define GET_SCRIPT                                                                                           \
+    "[ -e \"$3\" ] || [ -L \"$3\" ] || exit 66; exec tar -C \"$1\" -cf - -- \"$2\""
+#define PUT_SCRIPT "[ -d \"$1\" ] || exit 66; exec tar -C \"$1\" -xpf -"
 
 struct program {
     struct stream stream;
@@ -41,8 +50,8 @@ struct program {
     char **arguments;
     char *directory;
     char *prefix; /* "/run/polder-exec-HEX" */
+    char *path;   /* a transfer's, for which an exit code other than 0 is a failure; NULL for a command */
     bool with_input;
-    bool problem_is_error; /* a transfer: an exit code other than 0 is a failure */
     bool freed;            /* nobody reads any more */
     bool input_closed;
     bool launched;
@@ -66,6 +75,7 @@ static void program_unref(struct program *program) {
     list_free(program->arguments);
     free(program->directory);
     free(program->prefix);
+    free(program->path);
     buffer_done(&program->complaint);
     error_clear(&program->error);
     fiber_unref(program->pump);
@@ -168,7 +178,7 @@ static void emit_shell(struct emitter *emitter, const struct program *program) {
     emit_array(emitter);
     emit_text(emitter, "-c");
     emit_text(emitter, SCRIPT);
-    emit_text(emitter, "polder-exec");
+    emit_text(emitter, "polder");
     emit_text(emitter, program->prefix);
     emit_text(emitter, program->with_input ? "i" : "");
     emit_text(emitter, program->directory ? program->directory : "");
@@ -247,7 +257,7 @@ static int files_drain(struct program *program, bool *ret_any, struct error *err
         size_t size = 1;
 
         while (size > 0) {
-            int r = file_read_guest(program, i, &size, error);
+            int r = program->freed ? -ECANCELED : file_read_guest(program, i, &size, error);
             if (r < 0)
                 return r;
             *ret_any |= size > 0;
@@ -319,19 +329,22 @@ static void program_clean(struct program *program) {
         guest_do(program->agent, "/bin/rm", arguments);
 }
 
-/* 126 and 127 come with the shell's explanation. */
+/* Why a transfer failed. What a command or the shell says of itself is in its output already. */
 static void problem_note(struct program *program) {
     _cleanup_free_ char *text = NULL;
-    bool explained =
-            program->problem_is_error ? program->code != 0 : program->code == 126 || program->code == 127;
 
-    if (!explained || program->complaint.size == 0)
+    if (!program->path || program->code == 0)
         return;
+    if (program->code == ABSENT) {
+        (void) error_set(&program->error, ERROR_NOT_FOUND, program->with_input ? "directory" : "file", program->path);
+        return;
+    }
     while (program->complaint.size > 0 &&
            strchr("\r\n ", program->complaint.data[program->complaint.size - 1]))
         program->complaint.size--;
     text = text_escape(program->complaint.data, program->complaint.size, false);
-    (void) error_set(&program->error, ERROR_GUEST, text);
+    if (program->complaint.size > 0)
+        (void) error_set(&program->error, ERROR_GUEST, text);
 }
 
 static int pump_main(void *userdata) {
@@ -373,12 +386,21 @@ static long program_read(struct stream *stream, enum stream_channel *ret_channel
     return byte_queue_read(&program_of(stream)->queue, ret_channel, data, size, deadline);
 }
 
+/* Its input could not be stored: it is not run at all, and its result says why. */
+static int program_refuse(struct program *program) {
+    program->ended = true;
+    program->code = 255;
+    byte_queue_close(&program->queue, 0);
+    fiber_queue_wake_all(&program->waiting);
+    return -EPIPE;
+}
+
 static int program_write(struct stream *stream, const void *data, size_t size, uint64_t deadline _unused_) {
     struct program *program = program_of(stream);
     const char *position = data;
     int r = 0;
 
-    if (!program->with_input || program->input_closed)
+    if (!program->with_input || program->input_closed || program->ended)
         return -EPIPE;
     if (program->input < 0)
         r = file_open_guest(program, ".in", "w", &program->input, &program->error);
@@ -389,14 +411,14 @@ static int program_write(struct stream *stream, const void *data, size_t size, u
         position += portion;
         size -= portion;
     }
-    return r;
+    return r < 0 && error_is_set(&program->error) ? program_refuse(program) : r;
 }
 
 static int program_close_input(struct stream *stream) {
     struct program *program = program_of(stream);
     int r = 0;
 
-    if (!program->with_input || program->input_closed)
+    if (!program->with_input || program->input_closed || program->ended)
         return 0;
     program->input_closed = true;
     if (program->input < 0)
@@ -426,7 +448,7 @@ static int program_result(struct stream *stream, int *ret_code, struct error *er
     if (!error_is_set(&program->error))
         return 0;
     error_copy(error, &program->error);
-    return program->code == 126 || program->code == 127 ? 0 : -EPROTO;
+    return -error_number(program->error.code);
 }
 
 static void program_free(struct stream *stream) {
@@ -449,7 +471,8 @@ static const struct stream_operations program_operations = {
     .free = program_free,
 };
 
-static struct program *program_new(struct agent *agent, bool with_input) {
+/* `path`: what a transfer is of, NULL for a command. */
+static struct program *program_new(struct agent *agent, bool with_input, const char *path) {
     struct program *program = calloc(1, sizeof(*program));
     char name[17];
 
@@ -461,7 +484,12 @@ static struct program *program_new(struct agent *agent, bool with_input) {
     program->agent = agent_ref(agent);
     program->with_input = with_input;
     program->input = program->files[0] = program->files[1] = program->pid = -1;
-    program->prefix = text_format("/run/polder-exec-%s", name);
+    program->prefix = text_format("%s/polder-exec-%s", path ? "/var/tmp" : "/run", name);
+    program->path = path ? strdup(path) : NULL;
+    if (path && !program->path) {
+        program_unref(program);
+        return NULL;
+    }
     return program;
 }
 
@@ -519,7 +547,7 @@ int agent_exec(struct agent *agent, const struct driver_instance *instance _unus
     r = agent_wait_up(agent, error);
     if (r < 0)
         return r;
-    program = program_new(agent, request->stdin_open);
+    program = program_new(agent, request->stdin_open, NULL);
     if (!program)
         return error_errno(error, -ENOMEM, "asking the guest agent");
     (void) arguments_make(request, &program->arguments);
@@ -528,17 +556,16 @@ int agent_exec(struct agent *agent, const struct driver_instance *instance _unus
     return program_begin(program, ret, error);
 }
 
-static int transfer_begin(struct agent *agent, bool put, const char *const *arguments, struct stream **ret,
-                          struct error *error) {
+static int transfer_begin(struct agent *agent, bool put, const char *path, const char *const *arguments,
+                          struct stream **ret, struct error *error) {
     struct program *program;
     int r = agent_wait_up(agent, error);
 
     if (r < 0)
         return r;
-    program = program_new(agent, put);
+    program = program_new(agent, put, path);
     if (!program)
         return error_errno(error, -ENOMEM, "asking the guest agent");
-    program->problem_is_error = true;
     (void) list_copy((char *const *) (uintptr_t) arguments, &program->arguments);
     return program_begin(program, ret, error);
 }
@@ -555,15 +582,15 @@ int agent_get(struct agent *agent, const char *path, struct stream **ret, struct
     if (!slash || copy[0] != '/')
         return error_set(error, ERROR_BAD_VALUE, "path", path, "it must be absolute");
     *slash = '\0';
-    const char *arguments[] = { "tar", "-C", slash == copy ? "/" : copy, "-cf",
-                                "-",   "--", slash[1] ? slash + 1 : ".", NULL };
-    return transfer_begin(agent, false, arguments, ret, error);
+    const char *arguments[] = { "sh", "-c", GET_SCRIPT, "polder", slash == copy ? "/" : copy,
+                                slash[1] ? slash + 1 : ".", path, NULL };
+    return transfer_begin(agent, false, path, arguments, ret, error);
 }
 
 int agent_put(struct agent *agent, const char *path, struct stream **ret, struct error *error) {
-    const char *arguments[] = { "tar", "-C", path, "-xpf", "-", NULL };
+    const char *arguments[] = { "sh", "-c", PUT_SCRIPT, "polder", path, NULL };
 
     if (path[0] != '/')
         return error_set(error, ERROR_BAD_VALUE, "path", path, "it must be absolute");
-    return transfer_begin(agent, true, arguments, ret, error);
+    return transfer_begin(agent, true, path, arguments, ret, error);
 }
