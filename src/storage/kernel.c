@@ -46,22 +46,30 @@ static int version_compare(const char *a, const char *b) {
     return strverscmp(a, b);
 }
 
+/* NULL and 0: there is none. Want of memory or descriptors is no such answer. */
+static int directory_open(const char *path, DIR **ret) {
+    *ret = path ? opendir(path) : NULL;
+    if (*ret)
+        return 0;
+    return !path ? -ENOMEM : errno == ENOENT || errno == ENOTDIR ? 0 : -errno;
+}
+
 /* The newest boot/vmlinuz-VERSION beneath root that has its modules; a cloud kernel, being smaller, before others. */
 static int kernel_look(const char *root, struct kernel_place *best) {
     _cleanup_free_ char *boot = text_format("%s/boot", root);
-    DIR *directory = boot ? opendir(boot) : NULL;
     struct dirent *entry;
+    DIR *directory;
+    int r = directory_open(boot, &directory);
 
-    if (!directory)
-        return boot ? 0 : -ENOMEM;
-    while ((entry = readdir(directory))) {
+    while (directory && r >= 0 && (entry = readdir(directory))) {
         const char *version = entry->d_name + strlen("vmlinuz-");
         _cleanup_free_ char *modules = NULL;
         bool better;
         if (!text_starts(entry->d_name, "vmlinuz-") || !*version)
             continue;
         modules = text_format("%s/lib/modules/%s", text_equal(root, "/") ? "" : root, version);
-        if (!modules || !file_exists(AT_FDCWD, modules))
+        r = modules ? 0 : -ENOMEM;
+        if (r < 0 || !file_exists(AT_FDCWD, modules))
             continue;
         better = !best->version || (strstr(version, "cloud") && !strstr(best->version, "cloud")) ||
                  (!strstr(version, "cloud") == !strstr(best->version, "cloud") && version_compare(version, best->version) > 0);
@@ -71,21 +79,24 @@ static int kernel_look(const char *root, struct kernel_place *best) {
         best->version = strdup(version);
         best->kernel = text_format("%s/%s", boot, entry->d_name);
         best->modules = STEAL_PTR(modules);
+        r = best->version && best->kernel ? 0 : -ENOMEM;
     }
-    closedir(directory);
-    return !best->version || (best->kernel && best->modules) ? 0 : -ENOMEM;
+    if (directory)
+        closedir(directory);
+    return r;
 }
 
 static int kernel_find(struct storage *storage, struct kernel_place *ret, struct error *error) {
     _cleanup_free_ char *own = text_format("%s/kernels", storage->state_path);
-    DIR *directory;
+    DIR *directory = NULL;
     struct dirent *entry;
     int r = own ? 0 : -ENOMEM;
 
     if (storage->kernel_root)
         r = kernel_look(storage->kernel_root, ret);
-    directory = r >= 0 && !ret->version ? opendir(own) : NULL;
-    while (directory && (entry = readdir(directory)) && r >= 0) {
+    if (r >= 0 && !ret->version)
+        r = directory_open(own, &directory);
+    while (directory && r >= 0 && (entry = readdir(directory))) {
         _cleanup_free_ char *root = text_format("%s/%s", own, entry->d_name);
         if (entry->d_name[0] != '.')
             r = root ? kernel_look(root, ret) : -ENOMEM;

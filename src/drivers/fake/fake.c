@@ -145,12 +145,15 @@ struct life {
     int code, oom;
 };
 
-static bool life_read(const struct driver_instance *view, struct life *ret) {
+/* True: there is one. That it cannot be read (-ENOMEM …) does not mean that there is none. */
+static int life_read(const struct driver_instance *view, struct life *ret) {
     _cleanup_free_ char *path = text_format("%s/fake", view->run_path), *text = NULL;
+    int r = path ? file_read(AT_FDCWD, path, FILE_MAX, &text, NULL) : -ENOMEM;
 
     *ret = (struct life){ .code = -1 };
-    return path && file_read(AT_FDCWD, path, FILE_MAX, &text, NULL) >= 0 &&
-           sscanf(text, "%15s %" SCNi64 " %" SCNu64 " %d %d", ret->state, &ret->pid, &ret->ends, &ret->code, &ret->oom) == 5;
+    if (r < 0)
+        return r == -ENOENT ? 0 : r;
+    return sscanf(text, "%15s %" SCNi64 " %" SCNu64 " %d %d", ret->state, &ret->pid, &ret->ends, &ret->code, &ret->oom) == 5;
 }
 
 static char *memory_path(const struct driver_instance *view) {
@@ -379,8 +382,11 @@ static int fake_adopt(void *data, struct driver_instance *view, bool *ret_runnin
     *ret_running = *ret_paused = false;
     if (r >= 0)
         r = step_play(instance, "adopt", error);
-    if (r < 0 || !life_read(view, &life))
+    if (r < 0)
         return r;
+    r = life_read(view, &life);
+    if (r <= 0)
+        return r < 0 ? error_errno(error, r, "reading what it was") : 0;
     if (text_equal(life.state, "ended")) {
         *ret_exit = (struct driver_exit){ .code = life.code, .out_of_memory = life.oom };
         return 0;
