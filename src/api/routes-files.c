@@ -221,19 +221,23 @@ static void remove_after(struct operation *operation, const char *path) {
     }
 }
 
-static int start_import(struct request *request, const char *path, struct operation **ret, struct error *error) {
-    const struct upload_query *query = request->query;
-    struct image_request image = {
+static struct image_request upload_request(const struct upload_query *query, const char *path) {
+    return (struct image_request){
         .source = upload_sources[query->type], .reference = upload_types[query->type], .file = path,
         .alias = query->alias, .checksum = query->checksum, .format = query->format,
         .platform = query->platform, .tls_verify = true,
     };
+}
+
+static int start_import(struct request *request, const char *path, struct operation **ret, struct error *error) {
+    struct image_request image = upload_request(request->query, path);
 
     return manager_image_add(request->manager, request->actor, &image, ret, error);
 }
 
 static int handle_upload(struct request *request, struct error *error) {
     const struct upload_query *query = request->query;
+    struct image_request asked = upload_request(query, "");
     _cleanup_operation_ struct operation *operation = NULL;
     _cleanup_free_ char *path = NULL;
     _cleanup_close_ int fd = -EBADF;
@@ -241,6 +245,9 @@ static int handle_upload(struct request *request, struct error *error) {
 
     if (!request->has_body)
         return error_set(error, ERROR_BAD_REQUEST, "the image's bytes are missing");
+    r = storage_image_check(&asked, error);
+    if (r < 0)
+        return r;
     request_cancelable(request, true);
     r = storage_upload_path(manager_storage(request->manager), &path, error);
     if (r < 0)

@@ -158,6 +158,11 @@ static int lost(struct client *client, int r, struct error *error) {
     return error_set(error, ERROR_NO_DAEMON, client->path, r == 0 ? "the connection ended" : strerror(-r));
 }
 
+static int broken_off(struct client *client, struct error *error) {
+    client->fd = close_fd(client->fd);
+    return error_set(error, ERROR_NO_DAEMON, client->path, "it broke its reply off in the middle; its log says why");
+}
+
 static int send_all(struct client *client, const char *data, size_t size) {
     while (size > 0) {
         ssize_t n = send(client->fd, data, size, MSG_NOSIGNAL);
@@ -361,6 +366,9 @@ long client_stream_read(struct client *client, void *data, size_t size, struct e
         if (client->complete)
             return 0;
         r = receive_some(client);
+        /* What went wrong after the first byte cannot be said in HTTP any more. */
+        if (r == -EPROTO && !client->complete)
+            return broken_off(client, error);
         if (r <= 0 && !client->complete)
             return lost(client, r, error);
     }

@@ -266,9 +266,14 @@ static int upload(struct invocation *invocation, const char *type, const char *n
 /* A directory in OCI layout is sent as a tar. */
 static int upload_directory(struct invocation *invocation, const char *directory, const char *name,
                             struct error *error) {
+    _cleanup_free_ char *index = text_format("%s/index.json", directory);
     int pipes[2], r, status = 0;
     pid_t pid;
 
+    if (!index)
+        return error_set(error, ERROR_NO_MEMORY, "");
+    if (!file_exists(AT_FDCWD, index))
+        return error_set(error, ERROR_BAD_SOURCE, directory, "it is a directory, but no OCI layout: it has no index.json");
     if (pipe2(pipes, O_CLOEXEC) < 0)
         return error_errno(error, -errno, "starting tar");
     pid = fork();

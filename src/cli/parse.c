@@ -197,6 +197,8 @@ static int spec_value(const struct field *field, const char *value, char **ret_o
         if (!strcmp(field->name, "ssh_keys"))
             (*ret_owned)[strcspn(*ret_owned, "\n")] = '\0';
         *ret = *ret_owned;
+    } else if ((!strcmp(field->name, "user_data") || !strcmp(field->name, "ssh_keys")) && file_exists(AT_FDCWD, value)) {
+        return usage(error, "'--%s' takes the text itself: give '@%s' for what is in that file", field->flag, value);
     }
     return 0;
 }

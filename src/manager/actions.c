@@ -552,6 +552,7 @@ static int patch_decode(struct instance *instance, struct json_object *body, str
 }
 
 static int patch_check(struct instance *instance, const struct patch *patch, struct error *error) {
+    static const char stop_first[] = "while the instance runs: stop it first";
     enum state state = instance->status.state;
     bool running = state_is_active(state) || state == STATE_SUSPENDED || state == STATE_QUEUED;
     const struct field *frozen = table_first_frozen(&instance_spec_table, &instance->spec, &patch->after, running);
@@ -560,9 +561,9 @@ static int patch_check(struct instance *instance, const struct patch *patch, str
         return error_set(error, ERROR_WRONG_STATE, state_name(state), "change", "undelete, delete");
     if (frozen)
         return error_set(error, ERROR_FROZEN_FIELD, frozen->name,
-                         frozen->change == CHANGE_STOPPED ? "while the instance runs" : "after the instance was created");
+                         frozen->change == CHANGE_STOPPED ? stop_first : "after the instance was created");
     if (patch->name && running)
-        return error_set(error, ERROR_FROZEN_FIELD, "name", "while the instance runs");
+        return error_set(error, ERROR_FROZEN_FIELD, "name", stop_first);
     return 0;
 }
 

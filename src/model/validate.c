@@ -46,7 +46,7 @@ static char *kinds_text(unsigned kinds) {
         if (kinds & (1U << kind) && list_add(&names, kind_name((enum kind) kind)) < 0)
             return NULL;
     joined = list_join(names, " and ");
-    return joined ? text_format("only %s does", joined) : NULL;
+    return joined ? text_format(list_count(names) > 1 ? "only %s do" : "only %s does", joined) : NULL;
 }
 
 static int check_kind(const struct instance_spec *spec, enum kind kind, struct error *error) {

@@ -456,7 +456,7 @@ static int check_options(const struct image_request *request, struct error *erro
     return 0;
 }
 
-static int check_request(const struct image_request *request, struct error *error) {
+int storage_image_check(const struct image_request *request, struct error *error) {
     static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789/_-.";
     bool known = !request->format;
 
@@ -492,7 +492,7 @@ static int add_by_source(struct storage *storage, const struct image_request *re
 int storage_image_add(struct storage *storage, const struct image_request *request,
                       const struct storage_progress *progress, const struct image **ret, struct error *error) {
     _cleanup_list_ char **found = NULL;
-    int r = check_request(request, error);
+    int r = storage_image_check(request, error);
 
     if (r >= 0)
         r = storage_wait(storage, progress, error);

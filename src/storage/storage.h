@@ -71,6 +71,8 @@ struct image_request {
     uint64_t maximum;       /* bytes it may take; 0: no limit but the disk */
 };
 
+/* Is what the request asks for possible? Looks at no file: a wrong word is told before an image was sent. */
+int storage_image_check(const struct image_request *request, struct error *error);
 /* Brings an image in. Nothing of it is visible before all of it is checked and durable. *ret is borrowed. Two requests
  * for the same layer do the work once. Errors: REGISTRY, BAD_IMAGE, BAD_DIGEST, BAD_SOURCE, NO_SPACE, TOO_LARGE … */
 int storage_image_add(struct storage *storage, const struct image_request *request,

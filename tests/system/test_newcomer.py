@@ -3,7 +3,9 @@
 configuration's lines, and what an installation brings along."""
 import json
 import os
+import socket
 import subprocess
+import threading
 
 import pytest
 
@@ -80,6 +82,32 @@ def test_a_medium_needs_no_image(polder, tmp_path):
     assert daemon.is_alive()
     polder("rm", "--purge", "installer")
     polder("image", "rm", "medium")
+
+
+def test_wrong_words_are_told_before_an_image_is_sent(polder, tmp_path):
+    """Of a terabyte nobody could wait for the end."""
+    disk = tmp_path / "large.raw"
+    with open(disk, "wb") as file:
+        file.truncate(1 << 40)
+    for words, wanted in [(("--format", "qcow3"), "'format' cannot be 'qcow3'"), (("--checksum", "md5:aa"), "'checksum' cannot be 'md5:aa'"),
+                          (("--name", "a b"), "cannot be 'a b'")]:
+        assert wanted in polder.error("image", "import", disk, *words, status=2)
+
+
+def test_directory_that_is_no_layout_is_not_sent(polder, tmp_path):
+    with open(tmp_path / "large.raw", "wb") as file:
+        file.truncate(1 << 40)
+    assert "it has no index.json" in polder.error("image", "import", f"{tmp_path}/", status=2)
+
+
+def test_archives_tell_what_to_do(polder, tmp_path):
+    (tmp_path / "a.ovf").write_text("<Envelope/>")
+    subprocess.run(["tar", "-C", tmp_path, "-cf", tmp_path / "a.ova", "a.ovf"], check=True)
+    assert "give the .vmdk inside" in polder.error("image", "import", tmp_path / "a.ova")
+    subprocess.run(["gzip", "-k", tmp_path / "a.ova"], check=True)
+    assert "gzip -d" in polder.error("image", "import", tmp_path / "a.ova.gz")
+    (tmp_path / "disk.raw").write_bytes(b"\1" * 4096)
+    assert "format: it is declared as 'qcow2' but is raw" in polder.error("image", "import", tmp_path / "disk.raw", "--format", "qcow2")
 
 
 # --- commands that cannot run ---------------------------------------------------------------------------------------------
@@ -239,6 +267,39 @@ def test_errors_say_it_once_and_whole(polder):
     assert "cannot be 'B B'" in polder.error("image", "tag", "busybox", "B B", status=2)
     pulled = polder.error("image", "pull", "docker://127.0.0.1:1/x", status=None)
     assert "connection refused" in pulled and "\\" not in pulled
+
+
+def test_text_that_names_a_file(polder, tmp_path):
+    (tmp_path / "data.yaml").write_text("#cloud-config\n{}\n")
+    for flag in ("--user-data", "--ssh-key"):
+        told = polder.error("create", "--kind", "vm", flag, tmp_path / "data.yaml", "busybox", status=2)
+        assert told == f"polder: '{flag}' takes the text itself: give '@{tmp_path}/data.yaml' for what is in that file\n"
+
+
+def test_what_cannot_change_now_tells_when(polder):
+    polder("run", "-d", "--name", "web", "--kind", "fake", "fake")
+    assert "'disk' cannot change while the instance runs: stop it first" in polder.error("set", "web", "--disk", "2G")
+    assert "'name' cannot change while the instance runs: stop it first" in polder.error("set", "web", "--rename", "shop")
+
+
+def test_reply_that_breaks_off(tmp_path):
+    """What goes wrong in the middle of an archive cannot be told in HTTP; that it went wrong can."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "sock"))
+    listener.listen()
+
+    def answer():
+        connection, _ = listener.accept()
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: application/x-tar\r\n\r\n200\r\n" + b"\0" * 512 + b"\r\n")
+        connection.close()
+    server = threading.Thread(target=answer)
+    server.start()
+    done = subprocess.run([build_directory() / "src/cli/polder", "--socket", tmp_path / "sock", "cp", "web:/x", "-"], capture_output=True,
+                          timeout=DEADLINE)
+    server.join()
+    listener.close()
+    assert done.returncode == 125 and b"it broke its reply off in the middle; its log says why" in done.stderr, done
 
 
 def test_what_is_empty_takes_one_line(polder):

@@ -188,6 +188,11 @@ static int refuse_format(const char *format, struct failure *failure) {
                     "it is a VMDK descriptor, whose data is in other files; give a single-file VMDK");
     if (strcmp(format, "luks") == 0)
         return fail(failure, FAILURE_DISK_ENCRYPTED, "format", "it is encrypted (LUKS)");
+    if (strcmp(format, "tar") == 0)
+        return fail(failure, FAILURE_DISK_UNKNOWN, "format",
+                    "it is a tar archive: of an OVA unpack it and give the .vmdk inside, of files say --type rootfs");
+    if (strcmp(format, "gzip") == 0 || strcmp(format, "xz") == 0)
+        return fail(failure, FAILURE_DISK_UNKNOWN, "format", "it is compressed: unpack it with %s -d first", format);
     return fail(failure, FAILURE_DISK_UNKNOWN, "format", "%s is not a disk image format that can be used",
                 format);
 }
@@ -221,7 +226,7 @@ int disk_probe(const struct disk *disk, const char *declared, uint64_t max_virtu
     if (!signature->probe)
         return refuse_format(signature->format, failure);
     if (declared && strcmp(declared, signature->format) != 0)
-        return fail(failure, FAILURE_DISK_MISMATCH, "declared", "it is declared as '%s' but is %s", declared,
+        return fail(failure, FAILURE_DISK_MISMATCH, "format", "it is declared as '%s' but is %s", declared,
                     signature->format);
     facts.format = signature->format;
     if (signature->probe(disk, &facts, failure) < 0 || check_size(&facts, max_virtual, failure) < 0)
