@@ -228,7 +228,7 @@ void problem_emit(const struct error *error, const char *path, const struct oper
         emit_key_text(emitter, "instance", path);
     if (operation) {
         emit_key(emitter, "operation");
-        operation_emit(operation, emitter);
+        operation_emit(operation, NULL, emitter);
     }
     emit_object_end(emitter);
 }

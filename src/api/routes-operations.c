@@ -51,7 +51,7 @@ int reply_operation(struct request *request, struct operation *operation, uint64
     snprintf(location, sizeof(location), "/v1/operations/%s", operation->id);
     reply_header(request, "Location", location);
     request->reply.status = operation->state == OPERATION_RUNNING || wait_ms == 0 ? 202 : 200;
-    operation_emit(operation, &emitter);
+    operation_emit(operation, request->actor, &emitter);
     return 0;
 }
 
@@ -139,7 +139,7 @@ static int handle_operations(struct request *request, struct error *error) {
             continue;
         if (query->limit > 0 && shown == query->limit)
             break;
-        operation_emit(operation, &emitter);
+        operation_emit(operation, request->actor, &emitter);
         last = operation->id;
         shown++;
     }
@@ -171,7 +171,7 @@ static int handle_operation(struct request *request, struct error *error) {
         if (r < 0 && r != -ETIMEDOUT)
             return r;
     }
-    operation_emit(operation, &emitter);
+    operation_emit(operation, request->actor, &emitter);
     return 0;
 }
 
@@ -189,7 +189,7 @@ static int handle_operation_cancel(struct request *request, struct error *error)
             return r;
     }
     request->reply.status = operation->state == OPERATION_RUNNING ? 202 : 200;
-    operation_emit(operation, &emitter);
+    operation_emit(operation, request->actor, &emitter);
     return 0;
 }
 

@@ -337,11 +337,12 @@ static int run_cp(struct invocation *invocation, struct error *error) {
     if (r == 0)
         r = invocation_client(invocation, &copy.client, error);
     transfer_begin(&copy.transfer, invocation->quiet, source.instance ? invocation->arguments[0] : invocation->arguments[1],
-                   "copying", !source.instance ? regular_size(source.path) : 0);
+                   "copying", r == 0 && !source.instance ? regular_size(source.path) : 0);
     (void) signal(SIGPIPE, SIG_IGN);
     if (r == 0)
         r = source.instance ? copy_out(&copy, &source, target.path, error)
                             : copy_in(invocation, &copy, source.path, &target, error);
+    transfer_end(&copy.transfer);
     if (r < 0)
         suggest_instance(invocation, source.instance ? source.instance : target.instance ? target.instance : "", error);
     free(source.instance);

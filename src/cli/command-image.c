@@ -223,6 +223,8 @@ static int send_file(struct client *client, int fd, struct transfer *transfer, s
             continue;
         if (n < 0)
             return error_errno(error, -errno, "reading the file");
+        if (n == 0 && transfer->total > 0 && transfer->done != transfer->total)
+            return error_set(error, ERROR_BAD_REQUEST, "the file changed while it was sent");
         if (n == 0 || client_upload_write(client, data, (size_t) n) < 0)
             return 0; /* the reply says why it was not taken */
         transfer_add(transfer, (size_t) n);

@@ -253,30 +253,37 @@ static bool guarantee_lacks(const struct engine *engine, const struct guaranteed
     return true;
 }
 
-/* Those that hold of what it lacks; or, where it lacks nothing, those that wait for some before it. */
-static bool refuses_guarantee(const struct engine *engine, const struct engine_entry *entry, struct engine_refusal *ret) {
+/* Does it come before the other in the queue's order, as it last was? */
+static bool is_before(const struct engine *engine, const struct engine_entry *one, const struct engine_entry *other) {
+    const struct queue_entry *a = &engine->queue->entries[one->handle], *b = &engine->queue->entries[other->handle];
+
+    return a->key != b->key ? a->key < b->key : a->rank < b->rank;
+}
+
+/* Those that hold of what it lacks; or, where it lacks nothing and is barred, those that wait for some before it. */
+static void refuses_guarantee(const struct engine *engine, const struct engine_entry *entry, bool barred, struct engine_refusal *ret) {
     bool is_fake = entry->kind == KIND_FAKE, lacks;
     struct guaranteed sum = { 0 };
     const struct engine_entry *other;
     size_t position = 0;
 
     if (!is_guaranteed(entry) || is_there(entry))
-        return false;
+        return;
     while ((other = next_entry(engine, &position)))
         if (is_there(other) && (other->kind == KIND_FAKE) == is_fake)
             guaranteed_add(&sum, other);
     lacks = guarantee_lacks(engine, &sum, entry, ret);
     for (position = 0; (other = next_entry(engine, &position));) {
         bool holds = ret->filter == FILTER_MEMORY ? other->guarantee.memory > 0 : other->guarantee.cpus > 0;
-        bool counts = lacks ? is_there(other) && holds : !is_there(other) && is_guaranteed(other);
+        bool counts = lacks ? is_there(other) && holds
+                            : barred && !is_there(other) && is_guaranteed(other) && is_before(engine, other, entry);
         if (!counts || other == entry || (other->kind == KIND_FAKE) != is_fake || ret->others++ > 0)
             continue;
         ret->other = other->name;
     }
-    ret->ahead = !lacks;
-    if (!lacks && ret->others > 0)
+    ret->ahead = !lacks && ret->others > 0;
+    if (ret->ahead)
         ret->filter = entry->guarantee.cpus > 0 ? FILTER_CPU : FILTER_MEMORY;
-    return lacks;
 }
 
 static void explain(const struct engine *engine, const struct engine_place *place, const struct engine_entry *entry,
@@ -289,8 +296,8 @@ static void explain(const struct engine *engine, const struct engine_place *plac
     find_others(engine, place, entry, false, ret);
     if (ret->others == 0 && is_barred)
         find_others(engine, place, entry, true, ret);
-    if (ret->others == 0 && !refuses_guarantee(engine, entry, ret) && !is_barred)
-        *ret = (struct engine_refusal){ .filter = FILTER_PASSED };
+    if (ret->others == 0) /* who waits before it is known of the node as it is */
+        refuses_guarantee(engine, entry, is_barred && place == &engine->place, ret);
 }
 
 void constraints_explain(const struct engine *engine, const struct engine_entry *entry, struct engine_refusal *ret) {
@@ -477,6 +484,8 @@ static bool is_short(const struct engine *engine, struct guarantees *guarantees,
 
     if (!is_guaranteed(entry))
         return false;
+    if (guarantee_lacks(engine, &(struct guaranteed){ 0 }, entry, &ignored))
+        return true; /* an empty node could not: it holds up nobody */
     if (!guarantees->lacking[is_fake] && guarantee_lacks(engine, &guarantees->sums[is_fake], entry, &ignored))
         guarantees->lacking[is_fake] = true;
     if (!guarantees->lacking[is_fake])

@@ -116,6 +116,15 @@ static bool has_moved(const struct instance *instance, const struct looked *befo
            instance->status.started != before->started;
 }
 
+/* One at rest since before this polderd has not been told its image, which it pins all the same. */
+static void know_image(struct instance *instance) {
+    const struct image *image = NULL;
+
+    if (!instance->view.image && !text_is_empty(instance->assigned.image_digest) &&
+        storage_image_find(instance->manager->storage, instance->assigned.image_digest, &image, NULL) >= 0)
+        instance->view.image = image;
+}
+
 static int check_one(struct instance *instance, char ***problems, struct error *error) {
     const struct looked before = { instance->status.state, instance->status.started };
     _cleanup_error_ struct error trouble = ERROR_INIT;
@@ -126,6 +135,7 @@ static int check_one(struct instance *instance, char ***problems, struct error *
     /* What never ran has no disk yet. */
     if (!instance->driver || !instance->driver->check || !before.started || instance->uncommitted || has_moved(instance, &before))
         return 0;
+    know_image(instance);
     r = instance->driver->check(instance->driver_data, &instance->view, resting, &found, &trouble);
     if (r == -ECANCELED || r == -ENOMEM) {
         error_move(error, &trouble);

@@ -314,5 +314,8 @@ int manager_fsck_start(struct manager *manager, const struct actor *actor, bool 
         return error_errno(error, -ENOMEM, "checking");
     }
     r = operation_start(manager->operations, "node.check", "node", actor->name, fsck_body, fsck, fsck_free, ret);
-    return r < 0 ? error_errno(error, r, "checking") : 0;
+    if (r < 0)
+        return error_errno(error, r, "checking");
+    (*ret)->restricted = true; /* it names what lies open */
+    return 0;
 }

@@ -256,7 +256,8 @@ const char *operation_state_name(enum operation_state state) {
     return names[state];
 }
 
-void operation_emit(const struct operation *operation, struct emitter *emitter) {
+void operation_emit(const struct operation *operation, const struct actor *actor, struct emitter *emitter) {
+    bool hidden = operation->restricted && actor && authorise(actor, "default", PERMISSION_ADMIN, NULL, NULL) < 0;
     char time[CLOCK_TEXT_SIZE];
 
     emit_object(emitter);
@@ -275,12 +276,12 @@ void operation_emit(const struct operation *operation, struct emitter *emitter) 
     emit_key_text(emitter, "created", clock_format(operation->created, time));
     emit_key_text(emitter, "finished", operation->finished ? clock_format(operation->finished, time) : NULL);
     emit_key(emitter, "error");
-    if (error_is_set(&operation->error))
+    if (error_is_set(&operation->error) && !hidden)
         emit_error(emitter, &operation->error);
     else
         emit_null(emitter);
     emit_key(emitter, "result");
-    if (operation->result)
+    if (operation->result && !hidden)
         emit_raw(emitter, operation->result);
     else
         emit_null(emitter);

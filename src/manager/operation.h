@@ -8,6 +8,7 @@
 #include "base/fiber.h"
 #include "base/json.h"
 #include "base/uuid.h"
+#include "manager/actor.h"
 
 /* A change under way: progress, cancel, wait. Kept in memory while it runs and for an hour (at most 1,000) after. Its
  * start is in the audit record; what a crash interrupted is finished or undone by reconcile, which says so there. */
@@ -34,6 +35,7 @@ struct operation {
     uint64_t created, finished; /* wall time */
     uint64_t ended; /* clock_now() */
     uint64_t revision;          /* counts changes, for waiters */
+    bool restricted;            /* what came of it is for those alone who may administer the node */
     bool idle;                  /* waits for what may never come: a daemon that stops does not wait for it */
     struct fiber *fiber;        /* NULL when it is over */
     struct fiber_queue waiters;
@@ -58,7 +60,8 @@ void operation_wait_begin(struct operation *operation, const char *step);
 void operation_wait_end(struct operation *operation);
 /* Is any under way that will end by itself? */
 bool operations_busy(const struct operations *operations);
-void operation_emit(const struct operation *operation, struct emitter *emitter);
+/* For this actor; NULL: for who began it. */
+void operation_emit(const struct operation *operation, const struct actor *actor, struct emitter *emitter);
 const char *operation_state_name(enum operation_state state);
 
 /* For the manager. body runs on a fiber of its own; its return value and error decide the state. */

@@ -275,6 +275,8 @@ int room_take(struct instance *instance, struct operation *operation, struct err
     if (instance->control.queued || instance->stands) /* for a label that is gone it goes on waiting */
         request.wishes = (struct engine_wishes){ 0 };
     r = engine_check(manager->engine, &request, error);
+    if (r >= 0) /* the node may have become smaller: it would wait for ever */
+        r = reservation_check(manager, instance, error);
     if (r < 0)
         return r;
     if (!instance->control.queued)

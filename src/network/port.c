@@ -148,14 +148,16 @@ static int rate_main(void *userdata) {
 
 /* One job for all: there may be thousands. */
 static int rates_main(void *userdata) {
-    struct port_job *job = userdata;
+    struct port_job *job = userdata, one;
     int r = 0;
 
-    for (size_t i = 0; r >= 0 && i < job->network->count; i++) {
-        job->member = job->network->members[i];
-        r = rate_main(job);
-        if (r == -ENODEV)
-            r = 0;
+    for (size_t i = 0; i < job->network->count; i++) {
+        one = (struct port_job){ .network = job->network, .member = job->network->members[i] };
+        int failed = rate_main(&one);
+        if (failed < 0 && failed != -ENODEV && r >= 0) { /* the others get theirs all the same */
+            r = failed;
+            *job = one;
+        }
     }
     return r;
 }

@@ -230,7 +230,7 @@ static void append_name(struct buffer *text, const char *name) {
     size_t length = strnlen(name, UNUSED_LENGTH);
 
     for (size_t i = 0; i < length; i++)
-        buffer_add(text, (unsigned char) name[i] < ' ' || name[i] == 0x7f ? "?" : name + i, 1);
+        buffer_add(text, (unsigned char) name[i] < ' ' || (unsigned char) name[i] >= 0x7f ? "?" : name + i, 1);
     if (name[length] != '\0')
         buffer_add_text(text, "...");
 }

@@ -166,6 +166,17 @@ def test_readers_change_nothing(daemon, description):
     assert reader.request("GET", "/v1/instances").status == 200
 
 
+def test_readers_are_not_told_what_a_check_found(daemon):
+    """It names what lies open on the host."""
+    reply = daemon.request("POST", "/v1/fsck?wait=60s", {"follow": True})
+    assert reply.status == 200 and reply.json["result"]["clean"] in (True, False), reply
+    path = f"/v1/operations/{reply.json['id']}"
+    assert daemon.get(path)["result"] == reply.json["result"]
+    reader = daemon.client(reader=True)
+    assert reader.request("GET", path).json["result"] is None
+    assert [one["result"] for one in reader.request("GET", "/v1/operations?type=node.check").json["operations"]] == [None]
+
+
 def test_actor_in_the_audit(daemon):
     daemon.create("web-1")
     rows = daemon.audit()

@@ -105,6 +105,7 @@ def put_files(files, directory):
     for name, content in files.items():
         if not name.endswith(("-shm", ".lock", ".reserve")):  # not what it promises to keep
             (directory / name).write_bytes(content)
+            (directory / name).chmod(0o600)  # as it was
 
 
 def names_of(directory):

@@ -554,6 +554,22 @@ static void test_guarantees(void **state) {
     engine_free(engine);
 }
 
+/* What the node could not guarantee if it were empty waits, and holds up nobody; who waits is told of those before it alone. */
+static void test_guarantees_that_cannot_be(void **state) {
+    struct engine *engine = engine_of(4000);
+
+    submit_promised(engine, "huge", KIND_VM, (struct engine_guarantee){ 4000, GIB, true });
+    submit_promised(engine, "first", KIND_VM, (struct engine_guarantee){ 2000, GIB, true });
+    submit_promised(engine, "second", KIND_VM, (struct engine_guarantee){ 2000, GIB, true });
+    submit_promised(engine, "third", KIND_VM, (struct engine_guarantee){ .cpus = 1000 });
+    submit_promised(engine, "fourth", KIND_VM, (struct engine_guarantee){ .cpus = 1000 });
+    expect_starts(engine, "first");
+    assert_int_equal(refusal_of(engine, "huge").free, 1000);
+    assert_true(refusal_of(engine, "third").ahead);
+    assert_int_equal(refusal_of(engine, "third").others, 2); /* huge and second, not fourth */
+    engine_free(engine);
+}
+
 static void test_guarantee_of_memory(void **state) {
     struct engine *engine = engine_of(8000);
 
@@ -735,6 +751,7 @@ int main(void) {
         cmocka_unit_test(test_spread),
         cmocka_unit_test(test_supposed_nodes),
         cmocka_unit_test(test_guarantees),
+        cmocka_unit_test(test_guarantees_that_cannot_be),
         cmocka_unit_test(test_guarantee_of_memory),
         cmocka_unit_test(test_guarantees_at_random),
         cmocka_unit_test(test_at_random),

@@ -56,7 +56,15 @@ int display_hand(struct machine *machine, int fd, struct error *error) {
     if (!qmp_is_open(machine->qmp))
         return error_set(error, ERROR_BUSY, "QEMU", "it does not answer");
     r = qmp_call(machine->qmp, "getfd", get, fd, deadline_in(QMP_DEADLINE), NULL, error);
-    return r < 0 ? r : machine_call(machine, "add_client", add, NULL, error);
+    if (r < 0)
+        return r;
+    r = machine_call(machine, "add_client", add, NULL, error);
+    if (r < 0 && qmp_is_open(machine->qmp)) { /* QEMU shall not keep it */
+        fiber_shield();
+        (void) machine_call(machine, "closefd", get, NULL, NULL);
+        fiber_unshield();
+    }
+    return r;
 }
 
 static int display_accept(struct display *display) {
