@@ -157,16 +157,11 @@ static int check_one(struct instance *instance, char ***problems, struct error *
 
 int fsck_disks(struct manager *manager, char ***problems, struct error *error) {
     size_t count;
-    struct instance *const *sorted = registry_sorted(manager, &count);
-    struct instance **copy = calloc(count + 1, sizeof(*copy));
+    struct instance **copy = registry_hold(manager, &count);
     int r = copy ? 0 : -ENOMEM;
 
-    for (size_t i = 0; copy && i < count; i++)
-        copy[i] = instance_ref(sorted[i]);
     for (size_t i = 0; r >= 0 && i < count; i++)
         r = check_one(copy[i], problems, error);
-    for (size_t i = 0; copy && i < count; i++)
-        instance_unref(copy[i]);
-    free(copy);
+    registry_release(copy, count);
     return r < 0 && !error_is_set(error) ? error_errno(error, r, "checking the disks") : r;
 }

@@ -135,18 +135,13 @@ static int check_record(struct manager *manager, struct instance *instance, char
 static int check_records(struct manager *manager, char ***problems, struct error *error) {
     struct store_items items = { 0 };
     size_t count;
-    struct instance *const *sorted = registry_sorted(manager, &count);
-    struct instance **copy = calloc(count + 1, sizeof(*copy));
+    struct instance **copy = registry_hold(manager, &count);
     int r = copy ? 0 : -ENOMEM;
 
-    for (size_t i = 0; copy && i < count; i++)
-        copy[i] = instance_ref(sorted[i]);
     for (size_t i = 0; r >= 0 && i < count; i++)
         if (!copy[i]->uncommitted)
             r = check_record(manager, copy[i], problems);
-    for (size_t i = 0; copy && i < count; i++)
-        instance_unref(copy[i]);
-    free(copy);
+    registry_release(copy, count);
     if (r >= 0)
         r = store_list(manager->store, INSTANCE_PREFIX, NULL, 0, false, &items, error);
     for (size_t i = 0; i < items.count && r >= 0; i++) {

@@ -172,6 +172,9 @@ int registry_rename(struct manager *manager, struct instance *instance, const ch
 void registry_hide(struct manager *manager, struct instance *instance);
 int registry_show(struct manager *manager, struct instance *instance);
 struct instance *const *registry_sorted(struct manager *manager, size_t *ret_count);
+/* The same for who waits between one and the next: with a reference to each, until registry_release. NULL: no memory. */
+struct instance **registry_hold(struct manager *manager, size_t *ret_count);
+void registry_release(struct instance **held, size_t count);
 
 /* --- writing -------------------------------------------------------------------------------------------------- */
 /* Its record is written soon by the background writer. */

@@ -126,3 +126,18 @@ struct instance *const *registry_sorted(struct manager *manager, size_t *ret_cou
     *ret_count = manager->sorted_count;
     return manager->sorted;
 }
+
+struct instance **registry_hold(struct manager *manager, size_t *ret_count) {
+    struct instance *const *sorted = registry_sorted(manager, ret_count);
+    struct instance **held = calloc(*ret_count + 1, sizeof(*held));
+
+    for (size_t i = 0; held && i < *ret_count; i++)
+        held[i] = instance_ref(sorted[i]);
+    return held;
+}
+
+void registry_release(struct instance **held, size_t count) {
+    for (size_t i = 0; held && i < count; i++)
+        instance_unref(held[i]);
+    free(held);
+}
