@@ -159,6 +159,24 @@ static int refill(struct input *input, struct error *error) {
     return 0;
 }
 
+int input_look(struct input *input, char *ret, struct error *error) {
+    size_t at = 0;
+    int r = 0;
+
+    for (;;) {
+        while (input->begin + at < input->end && strchr(" \t", input->data[input->begin + at]))
+            at++;
+        if (input->begin + at < input->end || input->ended || at > INPUT_LINE_LIMIT)
+            break;
+        r = refill(input, error);
+        if (r < 0)
+            return r;
+    }
+    *ret = input->begin + at < input->end ? input->data[input->begin + at] : '\0';
+    *ret = *ret == '\n' || *ret == '\r' ? '\0' : *ret;
+    return 0;
+}
+
 int input_line(struct input *input, char **ret, struct error *error) {
     size_t searched = 0;
     char *found = NULL;

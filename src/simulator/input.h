@@ -32,6 +32,9 @@ int input_member(struct input *input, const char **ret_name, struct error *error
  * end. BAD_INPUT for lines above the limit, NUL bytes, a truncated or damaged packing. */
 int input_line(struct input *input, char **ret, struct error *error);
 
+/* The first character of the next line that is no blank, which stays unread; 0 at the end or for an empty line. BAD_INPUT. */
+int input_look(struct input *input, char *ret, struct error *error);
+
 /* Share of the file read, 0 to 1, for progress bars. */
 double input_progress(const struct input *input);
 uint64_t input_line_number(const struct input *input);

@@ -390,12 +390,14 @@ static int compare_jobs(const void *a, const void *b) {
 static int make_jobs(struct reading *reading, struct error *error) {
     struct swf_log *log = reading->log;
     int64_t begin = INT64_MAX;
+    int r;
 
     for (size_t i = 0; i < reading->count; i++)
         begin = reading->all[i]->submitted < begin ? reading->all[i]->submitted : begin;
-    log->jobs = calloc(reading->count + 1, sizeof(*log->jobs));
-    if (!log->jobs)
-        return error_errno(error, -ENOMEM, "reading the record");
+    r = array_grow(&log->storage, (reading->count + 1) * sizeof(*log->jobs));
+    if (r < 0)
+        return error_errno(error, r, "reading the record");
+    log->jobs = log->storage.data;
     for (size_t i = 0; reading->timed && i < reading->count; i++) {
         struct swf_job job;
         if (!make_job(reading, reading->all[i], begin, &job))
@@ -410,28 +412,20 @@ static int make_jobs(struct reading *reading, struct error *error) {
     return 0;
 }
 
-int ledger_log_is(const char *path, struct error *error) {
-    _cleanup_input_ struct input *input = NULL;
-    char *line;
-    int r = input_open(path, &input, error);
+int ledger_log_is(struct input *input, struct error *error) {
+    char first;
+    int r = input_look(input, &first, error);
 
-    if (r >= 0)
-        r = input_line(input, &line, error);
-    return r <= 0 ? r : line[strspn(line, " \t")] == '{';
+    return r < 0 ? r : first == '{';
 }
 
-int ledger_log_read(const char *path, uint64_t processors, void (*progress)(double share), struct swf_log *ret,
+int ledger_log_read(struct input *input, uint64_t processors, void (*progress)(double share), struct swf_log *ret,
                     struct error *error) {
-    _cleanup_input_ struct input *input = NULL;
     _cleanup_(swf_done) struct swf_log log = { 0 };
-    _cleanup_(reading_done) struct reading reading = { .log = &log, .given = processors };
+    _cleanup_(reading_done) struct reading reading = { .input = input, .log = &log, .given = processors };
     char *line;
-    int r = input_open(path, &input, error);
+    int r = map_new(&reading.runs);
 
-    if (r < 0)
-        return r;
-    reading.input = input;
-    r = map_new(&reading.runs);
     while (r >= 0 && (r = input_line(input, &line, error)) > 0) {
         r = read_line(&reading, line, error);
         if (progress && input_line_number(input) % PROGRESS_LINES == 0)
@@ -440,7 +434,7 @@ int ledger_log_read(const char *path, uint64_t processors, void (*progress)(doub
     if (r >= 0)
         r = make_jobs(&reading, error);
     if (r < 0)
-        return error_is_set(error) ? r : error_errno(error, r, "reading %s", path);
+        return error_is_set(error) ? r : error_errno(error, r, "reading the record");
     *ret = log;
     log = (struct swf_log){ 0 };
     return 0;

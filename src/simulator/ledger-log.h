@@ -11,10 +11,10 @@
 
 #define LEDGER_PART 100000
 
-/* Does the file look like one? NOT_FOUND, INTERNAL, BAD_INPUT as input_open. Returns 1, 0 or negative. */
-int ledger_log_is(const char *path, struct error *error);
+/* Does what comes next look like one? 1, 0; BAD_INPUT. */
+int ledger_log_is(struct input *input, struct error *error);
 
 /* `processors` of the machine, 0: the node's. BAD_INPUT names the file and the line: what is no JSON, no event of this engine,
  * has no instance or an absurd number; a record of another version of the engine. */
-int ledger_log_read(const char *path, uint64_t processors, void (*progress)(double share), struct swf_log *ret,
+int ledger_log_read(struct input *input, uint64_t processors, void (*progress)(double share), struct swf_log *ret,
                     struct error *error);

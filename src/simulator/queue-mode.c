@@ -324,6 +324,8 @@ static void *work(void *userdata) {
         if (!cell)
             return NULL;
         cell->result = cell->sequences ? run_sequences(cell) : queue_simulate(&cell->run, &cell->outcome);
+        if (!request->jobs && !request->report)
+            queue_outcome_done(&cell->outcome); /* the figures stay */
         pthread_mutex_lock(&request->lock);
         show_progress("simulating", (double) ++request->cells_done / (double) request->cell_count);
         pthread_mutex_unlock(&request->lock);
@@ -342,7 +344,8 @@ static int run_cells(struct request *request, struct error *error) {
         pthread_join(threads[i], NULL);
     for (size_t i = 0; i < request->cell_count; i++)
         if (request->cells[i].result < 0)
-            return error_errno(error, request->cells[i].result, "simulating %s", request->cells[i].path);
+            return error_errno(error, request->cells[i].result, "simulating %s%s", request->cells[i].path,
+                               request->cells[i].result == -ENOSPC ? " (in " ARRAY_PLACE ")" : "");
     return 0;
 }
 
@@ -489,15 +492,18 @@ static int write_report(const struct request *request, struct error *error) {
 /* A log of the archive, or a record of Polder's own. */
 static int read_log(const struct request *request, const char *path, enum swf_rules rules, struct swf_log *ret,
                     struct error *error) {
-    int r = ledger_log_is(path, error);
+    _cleanup_input_ struct input *input = NULL;
+    int r = input_open(path, &input, error);
 
+    if (r >= 0)
+        r = ledger_log_is(input, error);
     if (r == 0)
-        r = swf_read(path, rules, request->processors, show_reading, ret, error);
+        r = swf_read(input, rules, request->processors, show_reading, ret, error);
     else if (r > 0 && request->semantics != SEMANTICS_BATCH)
         r = error_set(error, ERROR_BAD_VALUE, "--semantics", semantics_names[request->semantics],
                       "Polder's own record is replayed as polderd decides: batch");
     else if (r > 0)
-        r = ledger_log_read(path, request->processors, show_reading, ret, error);
+        r = ledger_log_read(input, request->processors, show_reading, ret, error);
     return r;
 }
 

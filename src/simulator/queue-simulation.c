@@ -9,6 +9,8 @@
 const char *const semantics_names[SEMANTICS_COUNT + 1] = { "batch", "pyss", "rlscheduler", NULL };
 
 #define BSLD_BOUND 10 /* s */
+#define DIGIT_BITS 11 /* of a wait, see wait_of_rank */
+#define DIGITS (1 << DIGIT_BITS)
 
 enum event_kind { /* in the order of what happens at one moment */
     EVENT_CORRECTION,
@@ -35,7 +37,8 @@ struct simulation {
     const struct queue_run *run;
     struct queue *queue;
     struct predictor *predictor;
-    struct job_state *states;
+    struct job_state *states; /* of `storage`; one more than there are jobs, the ring's anchor */
+    struct array storage;
     struct event *heap;
     size_t heap_count, heap_room;
     uint64_t sequence;
@@ -48,7 +51,7 @@ struct simulation {
 static void simulation_done(struct simulation *simulation) {
     queue_free(simulation->queue);
     predictor_free(simulation->predictor);
-    free(simulation->states);
+    array_done(&simulation->storage);
     free(simulation->heap);
 }
 
@@ -369,23 +372,39 @@ static int loop(struct simulation *simulation) {
     return r;
 }
 
-static int compare_times(const void *a, const void *b) {
-    int64_t left = *(const int64_t *) a, right = *(const int64_t *) b;
+static int64_t wait_of(const struct queue_run *run, const struct queue_outcome *outcome, size_t job) {
+    return outcome->ends[job] - run->jobs[job].submitted - run->jobs[job].run;
+}
 
-    return left < right ? -1 : left > right;
+/* The wait that so many others are not above (0: the shortest), digit by digit from the highest: no copy of them all, which
+ * may be more than the memory. */
+static int64_t wait_of_rank(const struct queue_run *run, const struct queue_outcome *outcome, size_t rank) {
+    uint64_t prefix = 0, known = 0; /* bits of the answer */
+
+    for (int shift = 64 - 64 % DIGIT_BITS; shift >= 0; shift -= DIGIT_BITS) {
+        size_t counts[DIGITS] = { 0 };
+        for (size_t i = 0; i < run->count; i++) {
+            uint64_t wait = (uint64_t) wait_of(run, outcome, i) ^ (UINT64_C(1) << 63);
+            if ((wait & known) == prefix)
+                counts[wait >> shift & (DIGITS - 1)]++;
+        }
+        uint64_t digit = 0;
+        for (; rank >= counts[digit]; digit++)
+            rank -= counts[digit];
+        prefix |= digit << shift;
+        known |= (uint64_t) (DIGITS - 1) << shift;
+    }
+    return (int64_t) (prefix ^ (UINT64_C(1) << 63));
 }
 
 /* The sums of the definitions, over all jobs, in their order. */
-static int measure(const struct queue_run *run, struct queue_outcome *outcome) {
-    _cleanup_free_ int64_t *waits = reallocarray(NULL, run->count + 1, sizeof(*waits));
+static void measure(const struct queue_run *run, struct queue_outcome *outcome) {
     double bsld = 0, squares = 0, wait = 0, flow = 0, work = 0, count = (double) run->count;
     int64_t first = INT64_MAX, last = INT64_MIN;
 
-    if (!waits)
-        return -ENOMEM;
     for (size_t i = 0; i < run->count; i++) {
         const struct swf_job *job = &run->jobs[i];
-        int64_t time = outcome->ends[i] - job->submitted, waited = time - job->run;
+        int64_t time = outcome->ends[i] - job->submitted, waited = wait_of(run, outcome, i);
         double slowdown = (double) time / (double) (job->run > BSLD_BOUND ? job->run : BSLD_BOUND);
         slowdown = slowdown < 1 ? 1 : slowdown;
         bsld += slowdown;
@@ -393,24 +412,20 @@ static int measure(const struct queue_run *run, struct queue_outcome *outcome) {
         wait += (double) waited;
         flow += (double) time;
         work += (double) job->processors * (double) job->run;
-        waits[i] = waited;
+        outcome->wait_maximum = i == 0 || waited > outcome->wait_maximum ? waited : outcome->wait_maximum;
         first = job->submitted < first ? job->submitted : first;
         last = outcome->ends[i] > last ? outcome->ends[i] : last;
     }
-    qsort(waits, run->count, sizeof(*waits), compare_times);
     outcome->bsld = bsld / count;
     outcome->root_square_bsld = fixed_square_root(squares / count);
     outcome->wait = wait / count;
     outcome->flow = flow / count;
-    outcome->wait_95 = waits[(run->count * 95 + 99) / 100 - 1];
-    outcome->wait_maximum = waits[run->count - 1];
+    outcome->wait_95 = wait_of_rank(run, outcome, (run->count * 95 + 99) / 100 - 1);
     outcome->utilisation = work / ((double) run->processors * (double) (last - first));
-    return 0;
 }
 
 void queue_outcome_done(struct queue_outcome *outcome) {
-    free(outcome->starts);
-    free(outcome->ends);
+    array_done(&outcome->storage);
     free(outcome->stretches);
     outcome->starts = outcome->ends = NULL;
     outcome->stretches = NULL;
@@ -419,23 +434,23 @@ void queue_outcome_done(struct queue_outcome *outcome) {
 int queue_simulate(const struct queue_run *run, struct queue_outcome *ret) {
     _cleanup_outcome_ struct queue_outcome outcome = { 0 };
     _cleanup_(simulation_done) struct simulation simulation = { .run = run, .outcome = &outcome };
-    int r;
+    int r = array_grow(&simulation.storage, (run->count + 1) * sizeof(*simulation.states));
 
-    simulation.states = calloc(run->count + 1, sizeof(*simulation.states));
-    outcome.starts = malloc((run->count + 1) * sizeof(*outcome.starts));
-    outcome.ends = malloc((run->count + 1) * sizeof(*outcome.ends));
-    if (!simulation.states || !outcome.starts || !outcome.ends)
-        return -ENOMEM;
+    if (r >= 0)
+        r = array_grow(&outcome.storage, (run->count + 1) * 2 * sizeof(*outcome.starts));
+    if (r < 0)
+        return r;
+    simulation.states = simulation.storage.data;
+    outcome.starts = outcome.storage.data;
+    outcome.ends = outcome.starts + run->count + 1;
     simulation.states[run->count].before = simulation.states[run->count].after = (uint32_t) run->count;
     for (size_t i = 0; i < run->count; i++)
         outcome.starts[i] = outcome.ends[i] = -1;
     r = run->semantics == SEMANTICS_RLSCHEDULER ? rlscheduler_simulate(run, &outcome) : loop(&simulation);
-    if (r >= 0)
-        r = measure(run, &outcome);
     if (r < 0)
         return r;
+    measure(run, &outcome);
     *ret = outcome;
-    outcome.starts = outcome.ends = NULL;
-    outcome.stretches = NULL;
+    outcome = (struct queue_outcome){ 0 };
     return 0;
 }

@@ -59,8 +59,9 @@ struct queue_stretch {
 };
 
 struct queue_outcome {
-    int64_t *starts;  /* first start of each job; owned */
+    int64_t *starts; /* first start of each job; both of `storage` */
     int64_t *ends;
+    struct array storage;
     struct queue_stretch *stretches; /* in the order of their ends, or NULL; owned */
     size_t stretch_count, stretch_room;
     double bsld, root_square_bsld; /* means over all jobs of max(1, (wait + run) / max(run, 10 s)), and root of the square's */
@@ -71,9 +72,11 @@ struct queue_outcome {
     size_t waiting_maximum;
 };
 
-/* -ENOMEM, -ENOSPC for a job above the machine's size. */
+/* Memory grows with the jobs that wait or run; what is known of each job is kept as in array.h. -ENOMEM, -ENOSPC for a job
+ * above the machine's size, negative errno of that file. */
 int queue_simulate(const struct queue_run *run, struct queue_outcome *ret);
 /* queue_simulate for SEMANTICS_RLSCHEDULER, which needs no engine queue: fills starts and ends. */
 int rlscheduler_simulate(const struct queue_run *run, struct queue_outcome *outcome);
+/* Frees what is known of each job; the figures stay. */
 void queue_outcome_done(struct queue_outcome *outcome);
 #define _cleanup_outcome_ _cleanup_(queue_outcome_done)

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "base/text.h"
-#include "simulator/input.h"
 
 #define COLUMNS 18
 #define TIME_LIMIT INT64_C(1000000000000) /* 31,700 years of seconds: what is above is absurd */
@@ -44,7 +43,7 @@ struct reading {
 };
 
 void swf_done(struct swf_log *log) {
-    free(log->jobs);
+    array_done(&log->storage);
     *log = (struct swf_log){ 0 };
 }
 
@@ -162,13 +161,12 @@ static bool accept_rlscheduler(struct swf_log *log, struct swf_job *job, int64_t
 }
 
 static int add(struct swf_log *log, const struct swf_job *job) {
-    if (log->count == log->room) {
-        size_t room = log->room ? log->room * 2 : 4096;
-        struct swf_job *jobs = reallocarray(log->jobs, room, sizeof(*jobs));
-        if (!jobs)
-            return -ENOMEM;
-        log->jobs = jobs;
-        log->room = room;
+    if ((log->count + 1) * sizeof(*job) > log->storage.size) {
+        size_t room = log->count + log->count / 2 + 4096;
+        int r = array_grow(&log->storage, room * sizeof(*job));
+        if (r < 0)
+            return r;
+        log->jobs = log->storage.data;
     }
     log->jobs[log->count++] = *job;
     return 0;
@@ -204,7 +202,8 @@ static int read_line(struct reading *reading, char *line, struct error *error) {
         reading->any_request = true;
     if (log->count > 0 && job.submitted < log->jobs[log->count - 1].submitted)
         log->repairs[SWF_UNSORTED]++;
-    return add(log, &job) < 0 ? error_errno(error, -ENOMEM, "reading the log") : 0;
+    r = add(log, &job);
+    return r < 0 ? error_errno(error, r, "keeping the log's jobs (in " ARRAY_PLACE ")") : 0;
 }
 
 static void settle_requests(struct reading *reading) {
@@ -235,13 +234,19 @@ static bool comes_first(const struct swf_job *a, const struct swf_job *b, bool b
 
 /* Merge sort: those that are equal keep their order. */
 static int sort_jobs(struct swf_log *log, bool by_id) {
-    _cleanup_free_ struct swf_job *other = NULL;
+    _cleanup_array_ struct array other = { 0 };
     struct swf_job *from = log->jobs, *to;
+    size_t sorted = 1;
+    int r;
 
-    other = reallocarray(NULL, log->count + 1, sizeof(*other));
-    if (!other)
-        return -ENOMEM;
-    to = other;
+    while (sorted < log->count && comes_first(&from[sorted - 1], &from[sorted], by_id))
+        sorted++;
+    if (sorted >= log->count)
+        return 0;
+    r = array_grow(&other, log->count * sizeof(*from));
+    if (r < 0)
+        return r;
+    to = other.data;
     for (size_t width = 1; width < log->count; width *= 2) {
         for (size_t begin = 0; begin < log->count; begin += 2 * width) {
             size_t middle = begin + width < log->count ? begin + width : log->count;
@@ -262,15 +267,12 @@ static int sort_jobs(struct swf_log *log, bool by_id) {
     return 0;
 }
 
-int swf_read(const char *path, enum swf_rules rules, uint64_t processors, void (*progress)(double share),
+int swf_read(struct input *input, enum swf_rules rules, uint64_t processors, void (*progress)(double share),
              struct swf_log *ret, struct error *error) {
-    _cleanup_input_ struct input *input = NULL;
     _cleanup_(swf_done) struct swf_log log = { .processors = processors };
     char *line;
-    int r = input_open(path, &input, error);
+    int r;
 
-    if (r < 0)
-        return r;
     struct reading reading = { .input = input, .log = &log, .rules = rules, .given = processors };
     while ((r = input_line(input, &line, error)) > 0) {
         r = read_line(&reading, line, error);
@@ -284,8 +286,9 @@ int swf_read(const char *path, enum swf_rules rules, uint64_t processors, void (
     settle_requests(&reading);
     if (log.count == 0)
         return input_refuse(input, error, "jobs", "no line of the log is a job that can be run");
-    if (sort_jobs(&log, rules == SWF_RLSCHEDULER) < 0)
-        return error_errno(error, -ENOMEM, "reading %s", path);
+    r = sort_jobs(&log, rules == SWF_RLSCHEDULER);
+    if (r < 0)
+        return error_errno(error, r, "sorting the log's jobs (in " ARRAY_PLACE ")");
     *ret = log;
     log = (struct swf_log){ 0 };
     return 0;

@@ -6,6 +6,8 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "simulator/array.h"
+#include "simulator/input.h"
 
 /* Logs in the Standard Workload Format: 18 columns, header lines begin with ';'. Times in seconds. */
 
@@ -49,8 +51,9 @@ enum swf_repair {
 extern const char *const swf_repairs[SWF_REPAIR_COUNT];
 
 struct swf_log {
-    struct swf_job *jobs;
-    size_t count, room;
+    struct swf_job *jobs; /* of `storage` */
+    size_t count;
+    struct array storage;
     uint64_t processors;
     uint64_t part;        /* so many of them make one; 0: each is one */
     uint64_t memory;      /* bytes of the machine; 0: it does not count */
@@ -58,8 +61,9 @@ struct swf_log {
     uint64_t repairs[SWF_REPAIR_COUNT];
 };
 
-/* `processors` of the machine, 0: as the header says (MaxProcs, else MaxNodes). `progress` (may be NULL) is called now and
- * then with the share read. NOT_FOUND; BAD_INPUT names file, line and column. */
-int swf_read(const char *path, enum swf_rules rules, uint64_t processors, void (*progress)(double share),
+/* All that is left of the input. `processors` of the machine, 0: as the header says (MaxProcs, else MaxNodes). `progress` (may
+ * be NULL) is called now and then with the share read. The jobs, not the text, are kept: some 70 bytes each, in a file of
+ * its own where they are many (array.h). BAD_INPUT names file, line and column; INTERNAL for no room. */
+int swf_read(struct input *input, enum swf_rules rules, uint64_t processors, void (*progress)(double share),
              struct swf_log *ret, struct error *error);
 void swf_done(struct swf_log *log);

@@ -15,12 +15,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     _cleanup_error_ struct error error = ERROR_INIT;
     struct swf_log log = { 0 };
+    _cleanup_input_ struct input *input = NULL;
     char path[64];
     int fd = memfd_create("record", MFD_CLOEXEC);
 
     assert(fd >= 0);
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    if (write(fd, data, size) != (ssize_t) size || ledger_log_read(path, 0, NULL, &log, &error) < 0) {
+    if (write(fd, data, size) != (ssize_t) size || input_open(path, &input, &error) < 0 ||
+        ledger_log_read(input, 0, NULL, &log, &error) < 0) {
         assert(error.code != 0);
         close(fd);
         return 0;

@@ -2,8 +2,10 @@
 """polder-simulate queue: published results on real logs to the last digit, textbook cases by hand, bad logs."""
 import gzip
 import json
+import os
 import pathlib
 import random
+import resource
 import subprocess
 
 import naivequeue
@@ -200,6 +202,56 @@ def test_truncated_packing(tmp_path):
     path = tmp_path / "log.swf.gz"
     path.write_bytes(gzip.compress(whole)[:-2000])
     assert "line " in simulate(path, status=2).stderr
+
+
+BUSY = 1200000  # lines: their jobs do not fit in the memory that the program may have below
+
+
+def busy_lines(swapped=False):
+    """A line a second, on a machine that is never full; pairs of them the wrong way round, if asked."""
+    for i in range(BUSY):
+        number = i ^ 1 if swapped else i
+        yield f"{number + 1} {number} 0 {60 + number % 240} {1 + number % 7} -1 -1 {1 + number % 7} 300 -1 1 {number % 50} 1 1 1 1 -1 -1\n"
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_log_larger_than_memory_allowed(tmp_path, swapped):
+    """Through a pipe, while the program may have no more than 64 MiB of data; the jobs alone are 86 MB. What stands on the disk
+    instead is gone afterwards."""
+    pipe, place = tmp_path / "pipe", tmp_path / "place"
+    os.mkfifo(pipe)
+    place.mkdir()
+    words = [polderlib.build_directory() / "src/simulator/polder-simulate", "queue", "--policy", "fcfs", "-o", "json", pipe]
+    limit = (None if polderlib.build_option("b_sanitize") not in ("none", [], "")
+             else lambda: resource.setrlimit(resource.RLIMIT_DATA, (64 << 20, 64 << 20)))
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit,
+                          env={**os.environ, "TMPDIR": str(place)}) as running:
+        with open(pipe, "w", encoding="ascii") as file:
+            file.write("; MaxProcs: 2000\n")
+            file.writelines(busy_lines(swapped))
+        out, err = running.communicate()
+    assert running.returncode == 0, err
+    found = json.loads(out)[0]
+    assert found["count"] == BUSY and found["wait_max"] == 0 and found["wait_p95"] == 0
+    work = sum((60 + i % 240) * (1 + i % 7) for i in range(BUSY))
+    end = max(i + 60 + i % 240 for i in range(BUSY - 500, BUSY))
+    assert abs(found["utilisation"] - work / (2000 * end)) < 1e-9
+    assert not list(place.iterdir())
+
+
+def test_no_room_for_a_large_log(tmp_path):
+    """The error comes before the first job is simulated, and says where there is no room."""
+    place = tmp_path / "place"
+    place.mkdir()
+    log = tmp_path / "log.swf"
+    with log.open("w", encoding="ascii") as file:
+        file.write("; MaxProcs: 2000\n")
+        file.writelines(busy_lines())
+    script = 'mount -t tmpfs -o size=8M none "$1" && TMPDIR=$1 exec "$2" queue "$3"'
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script, "sh", place,
+                           polderlib.build_directory() / "src/simulator/polder-simulate", log],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "no space left" in done.stderr and "$TMPDIR" in done.stderr, done
 
 
 @pytest.mark.parametrize("words,named", [
