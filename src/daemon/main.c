@@ -25,6 +25,7 @@
 #include "base/process.h"
 #include "base/text.h"
 #include "daemon/configuration.h"
+#include "daemon/crash.h"
 #include "manager/manager.h"
 #include "store/store.h"
 
@@ -224,6 +225,7 @@ static void process_set_up(void) {
 
     (void) prctl(PR_SET_DUMPABLE, 0);
     (void) setrlimit(RLIMIT_CORE, &core);
+    crash_set_up();
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
         files.rlim_cur = files.rlim_max;
         (void) setrlimit(RLIMIT_NOFILE, &files);

@@ -329,6 +329,27 @@ def test_daemon_without_processor(group, make_daemon):
     daemon.check_clean()
 
 
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
+def test_a_crash_says_where(make_daemon, number):
+    """Without a core, and so that a reader of the journal can name the functions; instances go on, and the next polderd takes over."""
+    if polderlib.build_option("b_sanitize") not in ("none", None, []):
+        pytest.skip("sanitizers report instead")
+    daemon = make_daemon().start()
+    daemon.create("fake", start=True)
+    daemon.drop_clients()
+    daemon.signal(number)
+    assert daemon.process.wait(DEADLINE) == -number
+    text = daemon.log()
+    assert re.search(rf"ends by signal {int(number)}, sent by process {os.getpid()}; instances run on\. It was in:", text), text[-2000:]
+    frames = re.findall(r"polderd\(\+0x([0-9a-f]+)\)", text)
+    assert frames, text[-2000:]
+    named = subprocess.run(["addr2line", "-f", "-e", polderlib.build_directory() / "src/daemon/polderd", *frames],
+                           capture_output=True, text=True, check=True).stdout
+    assert {"fiber_main", "main"} & set(named.split()), named  # a fiber of its own, or the loop between two
+    daemon.start()
+    assert daemon.state_of("fake") == "running"
+
+
 def test_stalled_daemon_blames_no_machine(request):
     """polderd stands still for longer than a machine may take to answer: that is not the machine's fault."""
     with prepared(request) as daemon:
