@@ -418,21 +418,23 @@ static int run_image_pull(struct invocation *invocation, struct error *error) {
 
 /* --- rm, tag, prune ------------------------------------------------------------------------------------------------------ */
 
-static int run_image_rm(struct invocation *invocation, struct error *error) {
+static int remove_image(struct invocation *invocation, const char *name, struct error *error) {
+    _cleanup_response_ struct response response = RESPONSE_INIT;
+    _cleanup_free_ char *path = image_path(name, "");
     struct client *client;
-    int r = invocation_client(invocation, &client, error);
+    int r = path ? invocation_client(invocation, &client, error) : error_set(error, ERROR_NO_MEMORY, "");
 
-    for (size_t i = 0; r == 0 && i < invocation->count; i++) {
-        _cleanup_response_ struct response response = RESPONSE_INIT;
-        _cleanup_free_ char *path = image_path(invocation->arguments[i], "");
-        r = path ? client_request(client, "DELETE", path, NULL, &response, error)
-                 : error_set(error, ERROR_NO_MEMORY, "");
-        if (r == 0)
-            puts(invocation->arguments[i]);
-        else
-            suggest_image(invocation, invocation->arguments[i], false, error);
-    }
+    if (r == 0)
+        r = client_request(client, "DELETE", path, NULL, &response, error);
+    if (r == 0)
+        puts(name);
+    else
+        suggest_image(invocation, name, false, error);
     return r;
+}
+
+static int run_image_rm(struct invocation *invocation, struct error *error) {
+    return for_each_name(invocation, remove_image, error);
 }
 
 static int run_image_tag(struct invocation *invocation, struct error *error) {

@@ -25,7 +25,7 @@ void suggest_instance(struct invocation *invocation, const char *name, const str
 /* The same for an image; where no name is near, how to get it (unless that was asked for). */
 void suggest_image(struct invocation *invocation, const char *name, bool may_get, const struct error *error);
 bool is_missing_image(const struct error *error);
-/* Does it for each argument, an instance's name, whatever became of the one before. Tells the errors of all but the last; 1 if it
+/* Does it for each argument, an instance's name or an image's, whatever became of the one before. Tells the errors of all but the last; 1 if it
  * was not the last that failed. */
 int for_each_name(struct invocation *invocation,
                   int (*act)(struct invocation *invocation, const char *name, struct error *error), struct error *error);

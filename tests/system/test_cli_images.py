@@ -126,7 +126,9 @@ def test_import_of_archives(polder, busybox, tmp_path):
     tree.write_bytes(busybox.layers[0].tar)
     polder("image", "import", tree, "--name", "tree")
     assert polder.out("run", "--rm", "tree", "echo", "from a tree") == "from a tree\n"
-    polder("image", "rm", "layout", "tree")
+    done = polder("image", "rm", "layout", "nothing", "tree", status=None)  # whatever became of the one before
+    assert done.returncode == 1 and done.stdout.split() == ["layout", "tree"] and "nothing" in done.stderr, done
+    assert "tree" not in polder.out("image", "ls")
 
 
 def architecture(polder, name):
