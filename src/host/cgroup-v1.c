@@ -310,3 +310,15 @@ int cgroup_v1_squeeze(const struct cgroup *cgroup, uint64_t bytes, uint64_t floo
     r = cache_drop(cgroup, cgroup_find_hierarchy(cgroup->host, "memory"));
     return r < 0 ? r : 1;
 }
+
+/* Memory and swap have one limit together, which moving from the one to the other leaves as it is. */
+int cgroup_v1_swap_out(const struct cgroup *cgroup) {
+    const struct hierarchy *memory = cgroup_find_hierarchy(cgroup->host, "memory");
+    _cleanup_free_ char *usual = NULL;
+
+    if (!memory)
+        return -EOPNOTSUPP;
+    if (swappiness_usual(cgroup, memory, &usual) >= 0)
+        (void) cgroup_write(cgroup, memory, "memory.swappiness", usual);
+    return cgroup_write(cgroup, memory, "memory.force_empty", "0");
+}

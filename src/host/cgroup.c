@@ -489,6 +489,21 @@ int cgroup_squeeze(const struct cgroup *cgroup, uint64_t bytes, uint64_t floor) 
     return cgroup->host->layout == CGROUP_V2 ? cgroup_v2_squeeze(cgroup, bytes) : cgroup_v1_squeeze(cgroup, bytes, floor);
 }
 
+int cgroup_swap_out(const struct cgroup *cgroup, uint64_t *ret_left) {
+    bool unified = cgroup->host->layout == CGROUP_V2;
+    int r = unified ? cgroup_v2_swap_out(cgroup) : cgroup_v1_swap_out(cgroup);
+    uint64_t cache;
+
+    if (r < 0)
+        return r == -ENOENT || r == -ENODEV || r == -EINVAL ? -EOPNOTSUPP : r;
+    return cgroup_memory(cgroup, ret_left, &cache);
+}
+
+void cgroup_swap_end(const struct cgroup *cgroup) {
+    if (cgroup->host->layout == CGROUP_V2)
+        cgroup_v2_swap_end(cgroup);
+}
+
 /* --- emptying and removing ------------------------------------------------------------------------------------- */
 
 typedef int (*process_visitor)(int pid, void *userdata);

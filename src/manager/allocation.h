@@ -74,6 +74,8 @@ void allocation_changed(struct manager *manager);
 void allocation_settle(struct instance *instance);
 /* Bytes that the host could give to somebody now; 0 if it does not say. */
 uint64_t memory_available(void);
+/* Bytes of the host's swap that are free; 0: none, or it cannot be told. */
+uint64_t swap_free(void);
 /* Fiber for the manager's life: asks for memory back while the host is short of it. */
 int memory_start(struct manager *manager);
 /* It begins with a control group that nothing was counted in yet. */

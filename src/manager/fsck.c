@@ -197,7 +197,7 @@ static int check_instances(struct manager *manager, char ***problems) {
         struct instance *instance = sorted[i];
         if (instance->lock.owner || instance->uncommitted)
             continue; /* in the middle of a change */
-        if (state_is_active(instance->status.state) && !instance->admitted)
+        if (state_is_active(instance->status.state) && !instance->admitted && !instance->yielded)
             r = list_addf(problems, "instance '%s' is %s but holds no room", instance->name,
                           state_name(instance->status.state));
         if (r >= 0)

@@ -70,6 +70,7 @@ struct instance {
     bool admitted;               /* the engine gave it room */
     bool stands;                 /* the start under way follows a wish that stood before: nobody is there to be refused it */
     bool yielded;                /* paused, so that others can run: it waits in the queue, and goes on by itself */
+    bool swapped;                /* yielded, and its memory is in the host's swap */
     bool handover;               /* it is stopped by somebody who decides what follows: restart, delete */
     struct fiber_queue admission;
     struct instance_end end;     /* told by the driver */

@@ -15,14 +15,23 @@
 
 /* --- node show: promised versus real -------------------------------------------------------------------------------- */
 
-uint64_t memory_available(void) {
+/* `name` with its colon. */
+static uint64_t meminfo(const char *name) {
     _cleanup_free_ char *text = NULL;
     const char *line;
 
     if (file_read(AT_FDCWD, "/proc/meminfo", 8192, &text, NULL) < 0)
         return 0;
-    line = strstr(text, "MemAvailable:");
-    return line ? strtoull(line + strlen("MemAvailable:"), NULL, 10) * 1024 : 0;
+    line = strstr(text, name);
+    return line ? strtoull(line + strlen(name), NULL, 10) * 1024 : 0;
+}
+
+uint64_t memory_available(void) {
+    return meminfo("MemAvailable:");
+}
+
+uint64_t swap_free(void) {
+    return meminfo("SwapFree:");
 }
 
 static void emit_overcommit(const char *key, const uint64_t percent[KIND_COUNT], struct emitter *emitter) {

@@ -202,7 +202,7 @@ static void scene_find_waiter(struct manager *manager, struct scene *scene, cons
     scene->waiter = (struct optimizer_waiter){
         .priority = spec->priority,
         .cpus = missing(spec->cpus, manager->configuration.overcommit_cpu[kind], scene->node.cpus, totals->taken_cpus),
-        .memory = scene->waiting->yielded ? 0 : memory, /* who is paused has kept it */
+        .memory = scene->waiting->yielded && !scene->waiting->swapped ? 0 : memory, /* who is paused has kept it */
     };
     scene->input.waiter = &scene->waiter;
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* Giving way without loss. The engine says who and how; a fiber for each brings it about. What is paused keeps its memory and
  * its place among the running ones of the host, and goes on by itself when the engine admits it again. What is suspended
- * goes to disk, its room is given back, and it is started like anything that was suspended: through the queue.
+ * goes to disk, its room is given back, and it is started like anything that was suspended: through the queue. A container's
+ * memory cannot be saved; where the host has swap it is paused, and its memory goes there: for the engine that is the same.
  *
  * The wish stays "running" all the time. So after a crash at any point the next polderd resumes or restores it, and a stop,
  * a delete or a resume by the user is what it always is. */
@@ -13,10 +14,19 @@
 #include "base/text.h"
 #include "manager/internal.h"
 
+#define SWAP_REST (16 << 20) /* bytes that may stay, */
+#define SWAP_PART 8          /* or so large a part of what it asks for */
+
 struct preemption {
     struct instance *instance;
     enum engine_verdict how;
 };
+
+/* Only containers hold their memory in a control group and nowhere else; what is guaranteed there does not leave it. */
+static bool may_swap(const struct instance *instance) {
+    return instance->assigned.kind == KIND_CONTAINER && instance->spec.memory > 0 && reservation_floor(instance) == 0 &&
+           swap_free() >= instance->spec.memory;
+}
 
 unsigned preempt_ways(const struct instance *instance) {
     unsigned ways = 0;
@@ -25,7 +35,7 @@ unsigned preempt_ways(const struct instance *instance) {
         return 0;
     if (instance->driver->capabilities & DRIVER_PAUSE)
         ways |= QUEUE_YIELD_PAUSE;
-    if (instance->driver->capabilities & DRIVER_SUSPEND)
+    if (instance->driver->capabilities & DRIVER_SUSPEND || may_swap(instance))
         ways |= QUEUE_YIELD_SUSPEND;
     return ways;
 }
@@ -71,7 +81,7 @@ static void give_way_to_disk(struct instance *instance) {
 /* --- paused ---------------------------------------------------------------------------------------------------------- */
 
 void preempt_forget(struct instance *instance) {
-    instance->yielded = false;
+    instance->yielded = instance->swapped = false;
     fiber_queue_wake_all(&instance->admission);
 }
 
@@ -88,7 +98,7 @@ static void go_on(struct instance *instance, uint64_t since) {
     _cleanup_error_ struct error error = ERROR_INIT;
     int r;
 
-    instance->yielded = false;
+    instance->yielded = instance->swapped = false;
     instance->ran_since += clock_now() - since; /* a pause is no work */
     instance->control.since = (int64_t) instance->ran_since;
     instance->status.queue_position = 0;
@@ -103,30 +113,81 @@ static void go_on(struct instance *instance, uint64_t since) {
     audit_instance(instance->manager, &actor_daemon, "instance.resume", instance->name, r, &error);
 }
 
-static void give_way_paused(struct instance *instance) {
-    struct manager *manager = instance->manager;
+/* `swapped`: it holds nothing but its place on the host, and waits for room like one that was suspended. */
+static int yield_room(struct instance *instance, bool swapped) {
+    struct engine *engine = instance->manager->engine;
+    uint64_t now = clock_now();
+    struct engine_request request;
+    int r = FAILPOINT_ERROR("preempt-yield");
+
+    if (r < 0 || !swapped)
+        return r < 0 ? r : engine_paused(engine, instance->assigned.uuid, now);
+    room_request(instance, &request);
+    request.done += now - instance->ran_since;
+    request.wishes = (struct engine_wishes){ 0 }; /* it is here already, and here alone it can go on */
+    engine_release(engine, instance->assigned.uuid, false, now);
+    r = engine_submit(engine, &request, now);
+    if (r < 0) { /* as it was before: what ran holds its room, whatever is free */
+        instance->admitted = false;
+        room_occupy(instance, now - instance->ran_since);
+    }
+    return r;
+}
+
+struct swap_out {
+    struct cgroup *cgroup;
+    uint64_t left;
+};
+
+static int swap_out_job(void *userdata) {
+    struct swap_out *out = userdata;
+
+    return cgroup_swap_out(out->cgroup, &out->left);
+}
+
+/* What the kernel itself keeps for its processes cannot leave. */
+static int swap_out(struct instance *instance, struct error *error) {
+    struct swap_out out = { .cgroup = instance->view.cgroup };
+    uint64_t begun = clock_now(), held = 0, cache = 0;
+    int r = out.cgroup ? cgroup_memory(out.cgroup, &held, &cache) : -ENODEV;
+
+    if (r >= 0 && held - (cache < held ? cache : held) > swap_free())
+        return error_set(error, ERROR_BUSY, "the host's swap", "its memory does not fit in there any more");
+    if (r >= 0)
+        r = fiber_job(swap_out_job, &out);
+    if (r < 0)
+        return error_errno(error, r, "writing its memory to the host's swap");
+    if (out.left > SWAP_REST && out.left > instance->spec.memory / SWAP_PART)
+        return error_set(error, ERROR_BUSY, "its memory", "the kernel keeps too much of it out of the swap");
+    preempt_measured(instance, ENGINE_COST_SUSPEND, begun);
+    return 0;
+}
+
+static void give_way_paused(struct instance *instance, bool swaps) {
     _cleanup_error_ struct error error = ERROR_INIT;
     uint64_t since = clock_now();
-    int r = run_pause(instance, &error);
+    int r = run_pause(instance, &error), paused = r;
 
-    note(instance, r, &error);
-    if (r < 0) {
-        refuse(instance);
-        return;
+    if (r >= 0) {
+        run_timer_cancel(instance);
+        r = swaps ? swap_out(instance, &error) : 0;
     }
-    run_timer_cancel(instance);
-    r = FAILPOINT_ERROR("preempt-yield");
-    if (r >= 0)
-        r = engine_paused(manager->engine, instance->assigned.uuid, clock_now());
+    note(instance, r, &error);
+    if (r >= 0) {
+        r = yield_room(instance, swaps);
+        if (r < 0)
+            log_warning("instance '%s' does not give way: out of memory", instance->name);
+    }
     if (r < 0) { /* for the engine it still runs, so that nobody would ever let it go on */
-        log_warning("instance '%s' does not give way: out of memory", instance->name);
         refuse(instance);
-        go_on(instance, since);
+        if (paused >= 0)
+            go_on(instance, since);
         return;
     }
     instance->yielded = true;
+    instance->swapped = swaps;
     instance->admitted = false;
-    admission_run(manager);
+    admission_run(instance->manager);
     wait_paused(instance);
     if (instance->yielded && instance->admitted && !instance->removed && instance->status.state == STATE_PAUSED)
         go_on(instance, since);
@@ -142,10 +203,10 @@ static int preempt_main(void *userdata) {
     if (instance->removed || !instance->admitted || instance->status.state != STATE_RUNNING ||
         instance->control.power != POWER_RUNNING || instance->manager->stopping)
         refuse(instance);
-    else if (preemption->how == ENGINE_SUSPEND)
+    else if (preemption->how == ENGINE_SUSPEND && instance->driver->capabilities & DRIVER_SUSPEND)
         give_way_to_disk(instance);
     else
-        give_way_paused(instance);
+        give_way_paused(instance, preemption->how == ENGINE_SUSPEND);
     fiber_mutex_unlock(&instance->lock);
     instance_unref(instance);
     free(preemption);

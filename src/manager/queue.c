@@ -415,13 +415,15 @@ static char *obstacle_sentence(const struct manager *manager, const struct insta
 
 static void emit_yielder(const struct manager *manager, const struct instance *waiting, const struct engine_yielder *yielder,
                          bool never, struct emitter *emitter) {
-    bool suspend = yielder->way & QUEUE_YIELD_SUSPEND, by_policy = never && is_about_time(yielder);
+    const struct instance *instance = yielder->userdata;
+    bool suspend = yielder->way & QUEUE_YIELD_SUSPEND, swaps = !(instance->driver && instance->driver->capabilities & DRIVER_SUSPEND);
+    bool by_policy = never && is_about_time(yielder);
     _cleanup_free_ char *sentence = by_policy ? strdup("its policy asks nobody")
                                               : obstacle_sentence(manager, waiting, yielder);
 
     emit_object(emitter);
     emit_key_text(emitter, "name", yielder->name);
-    emit_key_text(emitter, "way", yielder->way ? (suspend ? "suspend" : "pause") : NULL);
+    emit_key_text(emitter, "way", yielder->way ? (!suspend ? "pause" : swaps ? "swap" : "suspend") : NULL);
     emit_key_text(emitter, "frees", yielder->way ? (suspend ? "cpus and memory" : "cpus") : NULL);
     emit_seconds(emitter, "cost", yielder->way ? yielder->cost : UINT64_MAX);
     emit_seconds(emitter, "asked_in", by_policy ? UINT64_MAX : yielder->asked_in);

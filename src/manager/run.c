@@ -431,6 +431,8 @@ int run_resume(struct instance *instance, struct operation *operation, enum powe
         instance_set_reason(instance, NULL);
     }
     FAILPOINT("resume-before-driver");
+    if (instance->view.cgroup && instance->assigned.kind == KIND_CONTAINER)
+        cgroup_swap_end(instance->view.cgroup); /* whoever was paused may have been let to swap, also by an earlier polderd */
     if (r >= 0)
         r = instance->driver->resume(instance->driver_data, &instance->view, error);
     FAILPOINT("resume-after-driver");

@@ -184,6 +184,64 @@ def test_memory_is_asked_back(container):
     wait_for(lambda: read(where / "memory.high") == "max", "all of it")
 
 
+@contextlib.contextmanager
+def swap(mebibytes):
+    place = pathlib.Path("/swap")
+    try:
+        subprocess.run(["fallocate", "-l", f"{mebibytes}M", place], check=True)
+        place.chmod(0o600)
+        subprocess.run(["mkswap", "-q", place], check=True)
+        subprocess.run(["swapon", place], check=True)
+        yield
+    finally:
+        subprocess.run(["swapoff", place], check=False)
+        place.unlink(missing_ok=True)
+
+
+HOLDS = f"dd if=/dev/zero of=/dev/shm/x bs=1M count=48 2>/dev/null; {COUNTER}"  # memory that only swap can take
+PREEMPTIVE = """queue_policy = priority:preemptive
+queue_residency = 0
+queue_parameters = yield.prior=0
+queue_backfill = none
+memory_reserve = 0
+overcommit_memory_container = 100
+overcommit_cpu_container = 1000"""
+
+
+def test_giving_way_by_swap(container):
+    """A container that must make room of memory goes to the host's swap, holds nothing meanwhile, and goes on where it was."""
+    total = int(re.search(r"MemTotal: +(\d+)", read("/proc/meminfo")).group(1)) >> 10
+    size = f"{total * 6 // 10}M"
+    with swap(total), configured(PREEMPTIVE):
+        low = container("low", "--memory", size, "--priority", "-10", "--cpus", "0.5", command=("sh", "-c", HOLDS))
+        wait_for(lambda: count("low") > 3, "its counter")
+        assert int(read(low / "memory.current")) > 45 << 20 and read(low / "memory.swap.max") == "0"
+        before, pid = count("low"), show("low")["status"]["pid"]
+        high = container("high", "--memory", size, "--priority", "10", "--cpus", "0.5", command=("sleep", "100000"))
+        wait_for(lambda: state("high") == "running", "its room")
+        assert state("low") == "paused" and show("low")["status"]["preemptions"] == 1
+        assert int(read(low / "memory.current")) < 16 << 20 and int(read(low / "memory.swap.current")) > 40 << 20
+        assert json.loads(polder("node", "show", "-o", "json").stdout)["memory"]["promised"] < total * 7 // 10 << 20
+        polder("fsck", "--deep")
+        polder("rm", "--force", "--purge", "high")
+        assert not high.exists()
+        wait_for(lambda: state("low") == "running", "going on")
+        wait_for(lambda: count("low") > before, "its counter")
+        assert show("low")["status"]["pid"] == pid and read(low / "memory.swap.max") == "0"
+
+
+def test_without_swap_nobody_is_paused_for_memory(container):
+    total = int(re.search(r"MemTotal: +(\d+)", read("/proc/meminfo")).group(1)) >> 10
+    assert "SwapTotal:             0 kB" in read("/proc/meminfo")
+    with configured(PREEMPTIVE):
+        container("low", "--memory", f"{total * 6 // 10}M", "--priority", "-10", "--cpus", "0.1")
+        container("high", "--memory", f"{total * 6 // 10}M", "--priority", "10", "--cpus", "0.1", run=("-d", "--no-wait", "--kind", "container"))
+        wait_for(lambda: state("high") == "queued", "waiting")
+        told = json.loads(polder("why", "high", "-o", "json").stdout)["could_give_way"]["who"]
+        assert [(row["name"], row["reason"]) for row in told] == [("low", "memory")], told
+        assert state("low") == "running"
+
+
 def test_processors_are_owned(container):
     """Where there is one to spare, fixed allocation owns it and everybody else makes way; where not, it is refused."""
     where = container("shared", "--cpus", "0.5", "--memory", "64M")
