@@ -82,7 +82,7 @@ static int display_accept(struct display *display) {
 
 static int display_main(void *userdata) {
     _cleanup_(display_unrefp) struct display *display = userdata;
-    _cleanup_(machine_unrefp) struct machine *machine = display->machine;
+    _cleanup_(machine_unrefp) _unused_ struct machine *machine = display->machine;
     int r = 0;
 
     while (r >= 0 && !display->freed) {
