@@ -662,11 +662,14 @@ static void *worker_main(void *userdata) {
 
 static int worker_start(void) {
     struct worker *worker = &loop.workers[loop.worker_count];
+    static const int faults[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT }; /* blocked, they would end us without a word */
     sigset_t all, before;
     int r;
 
     worker->since = 0;
     sigfillset(&all);
+    for (size_t i = 0; i < ELEMENTS(faults); i++)
+        sigdelset(&all, faults[i]);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     r = pthread_create(&worker->thread, NULL, worker_main, worker);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -692,6 +695,17 @@ unsigned fiber_jobs_stuck(void) {
     stuck = workers_stuck();
     pthread_mutex_unlock(&loop.lock);
     return stuck;
+}
+
+bool fiber_jobs_busy(void) {
+    bool busy;
+
+    pthread_mutex_lock(&loop.lock);
+    busy = loop.jobs_waiting > 0;
+    for (unsigned i = 0; i < loop.worker_count; i++)
+        busy = busy || loop.workers[i].since != 0;
+    pthread_mutex_unlock(&loop.lock);
+    return busy;
 }
 
 /* Does a job wait that a further worker should take? One that is at its job for long may never come back. */

@@ -66,6 +66,8 @@ int fiber_job(int (*function)(void *userdata), void *userdata);
  * so many workers. Who can do without a job, or comes from outside again and again, should not begin one when there are
  * FIBER_JOBS_STUCK_MOST. */
 unsigned fiber_jobs_stuck(void);
+/* Is any job waiting or being done? What it uses must not be freed. */
+bool fiber_jobs_busy(void);
 #define FIBER_JOBS_STUCK_MOST 32
 
 /* Something fibers wait for. A waiter always re-checks its condition. */

@@ -41,19 +41,18 @@ static void say_number(uint64_t value, unsigned base) {
 
 static void on_crash(int signal, siginfo_t *info, void *context _unused_) {
     void *calls[DEPTH];
-    int count = backtrace(calls, DEPTH);
 
     say("polderd " POLDER_VERSION " ends by signal ");
     say_number((uint64_t) signal, 10);
-    if (info->si_code > 0) {
+    if (info->si_code > 0 && info->si_code != SI_KERNEL) { /* the kernel tells no address of some */
         say(" at address ");
         say_number((uint64_t) (uintptr_t) info->si_addr, 16);
-    } else if (info->si_pid != getpid()) {
+    } else if (info->si_code <= 0 && info->si_pid != getpid()) {
         say(", sent by process ");
         say_number((uint64_t) info->si_pid, 10);
     }
     say("; instances run on. It was in:\n");
-    backtrace_symbols_fd(calls, count, STDERR_FILENO);
+    backtrace_symbols_fd(calls, backtrace(calls, DEPTH), STDERR_FILENO); /* last: a broken stack may end it here */
     (void) raise(signal); /* the handler is gone: the default ends the process */
 }
 

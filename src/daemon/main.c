@@ -421,8 +421,8 @@ int main(int argc, char **argv) {
         r = loop_run();
     if (r < 0)
         log_error("polderd cannot go on: %s", strerror(-r));
-    if (fiber_jobs_stuck() > 0)
-        _exit(r < 0 ? 1 : r); /* what a job that hangs still uses must not be freed, nor can its end be waited for */
+    if (fiber_jobs_busy())
+        _exit(r < 0 ? 1 : r); /* what a job still uses must not be freed, nor can the end of one that hangs be waited for */
     daemon_close(&daemon);
     loop_done();
     return r < 0 ? 1 : r;

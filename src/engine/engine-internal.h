@@ -31,7 +31,7 @@ struct engine_entry {
     int64_t first;         /* estimate it began with */
     int64_t since;         /* when it was admitted last */
     unsigned corrections;
-    bool service, admitted, paused; /* paused: waits and keeps its memory */
+    bool service, admitted, paused; /* paused: waits, is still there, and keeps its memory unless that was swapped out */
     char **wishes[WISH_COUNT]; /* those of `lists` */
     struct engine_guarantee guarantee;
     uint32_t handle;

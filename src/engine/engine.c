@@ -407,14 +407,14 @@ void engine_release(struct engine *engine, const char *id, bool ended, uint64_t 
     entry_remove(engine, entry, now);
 }
 
-int engine_paused(struct engine *engine, const char *id, uint64_t now) {
+int engine_paused(struct engine *engine, const char *id, bool swapped, uint64_t now) {
     struct engine_entry *entry = map_get(engine->entries, id);
     int r;
 
     if (!entry || !entry->admitted)
         return 0;
-    ledger_note_id(engine, "paused", id, false, now);
-    r = queue_yield(engine->queue, entry->handle, QUEUE_YIELD_PAUSE, (int64_t) now);
+    ledger_note_id(engine, swapped ? "swapped" : "paused", id, false, now);
+    r = queue_yield(engine->queue, entry->handle, swapped ? QUEUE_YIELD_SUSPEND : QUEUE_YIELD_PAUSE, (int64_t) now);
     if (r < 0)
         return ledger_outcome(engine, r);
     promise_back(engine, entry);

@@ -119,8 +119,9 @@ int engine_change(struct engine *engine, const struct engine_request *request, u
 /* Leaves the queue, or gives its room back; `ended`: by itself, after all of its work, which its class learns from.
  * Absent: nothing. */
 void engine_release(struct engine *engine, const char *id, bool ended, uint64_t now);
-/* It gave way by being paused: it waits again, and keeps its memory. Absent or not running: nothing. */
-int engine_paused(struct engine *engine, const char *id, uint64_t now);
+/* It gave way by being paused, asked for that or for a suspend: it waits again, and keeps its memory, or, swapped out, holds
+ * nothing. It is still there, for those that want to be near it or far from it. Absent or not running: nothing. */
+int engine_paused(struct engine *engine, const char *id, bool swapped, uint64_t now);
 /* It could not give way and runs on; it is not asked again. */
 void engine_refused(struct engine *engine, const char *id, uint64_t now);
 

@@ -577,8 +577,8 @@ int engine_repeat(struct engine *engine, struct json_object *line, struct error 
         r = repeat_request(engine, what, line, now, error);
     else if (text_equal(what, "release"))
         engine_release(engine, id, json_boolean(line, "ended", false), now);
-    else if (text_equal(what, "paused"))
-        r = engine_paused(engine, id, now);
+    else if (text_equal(what, "paused") || text_equal(what, "swapped"))
+        r = engine_paused(engine, id, text_equal(what, "swapped"), now);
     else if (text_equal(what, "refused"))
         engine_refused(engine, id, now);
     else if (text_equal(what, "measure"))

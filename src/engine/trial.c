@@ -56,7 +56,7 @@ static int try_less(const struct engine *engine, const struct engine_entry *entr
     const struct queue_entry *queued = queue_entry(engine->queue, entry->handle);
     struct demand room = queue_free_room(engine->queue, now);
     uint64_t cpus = engine_free_cpus(engine, entry->kind, room.cpus);
-    uint64_t memory = entry->paused ? entry->memory : engine_free_memory(engine, entry->kind, room.memory);
+    uint64_t memory = queued->held ? entry->memory : engine_free_memory(engine, entry->kind, room.memory);
     struct queue_request request = { .estimate = queue_estimate(engine->queue, entry->handle),
                                      .priority = queued->priority, .weight = queued->weight, .yields = queued->yields };
     struct change change = { &request, UINT32_MAX };

@@ -66,6 +66,6 @@ int cgroup_v2_freeze(const struct cgroup *cgroup, bool frozen, uint64_t deadline
 bool cgroup_v2_is_frozen(const struct cgroup *cgroup);
 int cgroup_v2_usage(const struct cgroup *cgroup, struct cgroup_usage *ret);
 int cgroup_v2_memory(const struct cgroup *cgroup, uint64_t *ret_held, uint64_t *ret_cache);
-int cgroup_v2_swap_out(const struct cgroup *cgroup);
+int cgroup_v2_swap_out(const struct cgroup *cgroup, uint64_t bytes);
 void cgroup_v2_swap_end(const struct cgroup *cgroup);
 int cgroup_v2_squeeze(const struct cgroup *cgroup, uint64_t bytes);

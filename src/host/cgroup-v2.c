@@ -19,7 +19,6 @@
 
 #define WEIGHT_MAX 10000
 #define BFQ_WEIGHT_MAX 1000
-#define SWAP_PROGRESS 16 /* one part in so many less, or it is not worth another try */
 
 static const struct hierarchy *tree(const struct cgroup_host *host) {
     return &host->hierarchies[0];
@@ -326,20 +325,13 @@ int cgroup_v2_squeeze(const struct cgroup *cgroup, uint64_t bytes) {
     return r < 0 ? r : 1;
 }
 
-/* The kernel says EAGAIN when it came not that far; it is asked again for as long as that helps. */
-int cgroup_v2_swap_out(const struct cgroup *cgroup) {
-    uint64_t held = read_number(cgroup, "memory.current", NULL), before = UINT64_MAX;
+/* The kernel says EAGAIN when it came not that far. */
+int cgroup_v2_swap_out(const struct cgroup *cgroup, uint64_t bytes) {
     int r = cgroup_write(cgroup, tree(cgroup->host), "memory.swap.max", "max");
 
-    while (r >= 0 && held > 0 && held < before - before / SWAP_PROGRESS) {
-        before = held;
-        r = cgroup_writef(cgroup, tree(cgroup->host), "memory.reclaim", "%llu", (unsigned long long) held);
-        r = r == -EAGAIN ? 0 : r;
-        held = read_number(cgroup, "memory.current", NULL);
-    }
-    if (r < 0)
-        cgroup_v2_swap_end(cgroup);
-    return r;
+    if (r >= 0)
+        r = cgroup_writef(cgroup, tree(cgroup->host), "memory.reclaim", "%llu", (unsigned long long) bytes);
+    return r == -EAGAIN ? 0 : r;
 }
 
 void cgroup_v2_swap_end(const struct cgroup *cgroup) {

@@ -489,9 +489,9 @@ int cgroup_squeeze(const struct cgroup *cgroup, uint64_t bytes, uint64_t floor) 
     return cgroup->host->layout == CGROUP_V2 ? cgroup_v2_squeeze(cgroup, bytes) : cgroup_v1_squeeze(cgroup, bytes, floor);
 }
 
-int cgroup_swap_out(const struct cgroup *cgroup, uint64_t *ret_left) {
+int cgroup_swap_out(const struct cgroup *cgroup, uint64_t bytes, uint64_t *ret_left) {
     bool unified = cgroup->host->layout == CGROUP_V2;
-    int r = unified ? cgroup_v2_swap_out(cgroup) : cgroup_v1_swap_out(cgroup);
+    int r = unified ? cgroup_v2_swap_out(cgroup, bytes) : cgroup_v1_swap_out(cgroup);
     uint64_t cache;
 
     if (r < 0)

@@ -110,10 +110,10 @@ int cgroup_memory(const struct cgroup *cgroup, uint64_t *ret_held, uint64_t *ret
  * and slows it above; v1 has no such mark: what is kept of files is dropped once, if it takes more than `bytes` and has
  * `floor` without that. May take a while: for a worker thread. Returns 1 if something was written, else 0. */
 int cgroup_squeeze(const struct cgroup *cgroup, uint64_t bytes, uint64_t floor);
-/* Writes what it holds of memory out to the host's swap, as far as the kernel can, and says what it still holds then. Only for a group
- * that is frozen: others would take it in again. v2 lets it swap until cgroup_swap_end; v1 counts swap with memory, and needs no
- * leave. May take long: for a worker thread. -EOPNOTSUPP where the kernel cannot. */
-int cgroup_swap_out(const struct cgroup *cgroup, uint64_t *ret_left);
+/* Writes about `bytes` of what it holds of memory out to the host's swap (v1: all), as far as the kernel can, and says what it
+ * still holds then. Only for a group that is frozen: others would take it in again. v2 lets it swap until cgroup_swap_end; v1
+ * counts swap with memory, and needs no leave. May take long: for a worker thread. -EOPNOTSUPP where the kernel cannot. */
+int cgroup_swap_out(const struct cgroup *cgroup, uint64_t bytes, uint64_t *ret_left);
 /* No more of it is swapped out, if it has a limit of memory (which swap would evade); what is out comes back as it is needed. */
 void cgroup_swap_end(const struct cgroup *cgroup);
 /* uuids of the groups that exist beneath polder/, for reconcile and fsck. */

@@ -92,7 +92,20 @@ static bool same_boot(const struct instance *instance) {
     return text_equal(instance->control.boot_id, clock_boot_id());
 }
 
-/* It holds its room, and what it ran so far counts. */
+/* What it ran so far counts, but not that it is paused for others. */
+static void adopted_time(struct instance *instance, uint64_t now) {
+    struct instance_control *control = &instance->control;
+
+    if (control->yielded <= control->since || (uint64_t) control->yielded >= now) {
+        control->yielded = 0;
+        return;
+    }
+    instance->ran_since += now - (uint64_t) control->yielded;
+    control->since = (int64_t) instance->ran_since;
+    control->yielded = (int64_t) now;
+}
+
+/* It holds its room. */
 static void adopted_room(struct instance *instance) {
     uint64_t now = clock_now();
 
@@ -101,11 +114,14 @@ static void adopted_room(struct instance *instance) {
     if (same_boot(instance) && instance->control.since > 0 && (uint64_t) instance->control.since < now &&
         instance->status.started)
         instance->ran_since = (uint64_t) instance->control.since;
+    adopted_time(instance, now);
     room_occupy(instance, now - instance->ran_since);
 }
 
 /* It runs: keep it. An interrupted stop, pause or delete goes on later (wants_follow). */
 static void adopted_running(struct instance *instance, bool paused) {
+    if (!paused)
+        instance->control.yielded = 0; /* it went on, and nobody was there to note that */
     adopted_room(instance);
     instance_set_state(instance, paused ? STATE_PAUSED : STATE_RUNNING);
     instance_set_reason(instance, NULL);
@@ -117,6 +133,8 @@ static void adopted_running(struct instance *instance, bool paused) {
     if (!instance->status.started)
         instance->status.started = clock_wall();
     (void) run_arm_timeout(instance);
+    if (instance->control.yielded && instance->control.swapped && instance->control.power == POWER_RUNNING)
+        preempt_take_up(instance);
 }
 
 /* It ran, and ended while nobody looked. */
@@ -457,6 +475,8 @@ static bool wants_follow(const struct instance *instance) {
 
     if (instance->removed || instance->unreachable || !instance->driver)
         return false;
+    if (instance->yielded && instance->control.power == POWER_RUNNING) /* it goes on by itself */
+        return false;
     if (instance->timer && !state_is_active(state)) /* its restart is under way */
         return false;
     switch (instance->control.power) {
@@ -485,6 +505,8 @@ static int compare_arrival(const void *a, const void *b) {
 static void follow_one(struct instance *instance) {
     enum state state = instance->status.state;
 
+    if (instance->yielded)
+        admission_run(instance->manager); /* now that all are known that hold room */
     if (!wants_follow(instance))
         return;
     if (instance->control.power == POWER_RUNNING && (state == STATE_FAILED || state == STATE_STOPPED) &&

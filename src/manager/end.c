@@ -149,7 +149,7 @@ int run_arm_timeout(struct instance *instance) {
 
     ran += (uint64_t) instance->control.worked; /* before it was suspended */
     run_timer_cancel(instance);
-    if (limit == 0)
+    if (limit == 0 || instance->control.yielded) /* paused for others: that is no work, and its end arms it again */
         return 0;
     return timer_start(instance, "time limit", ran < limit ? limit - ran : 0, timeout_act);
 }

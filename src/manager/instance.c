@@ -22,6 +22,8 @@ static const struct field control_fields[] = {
     { .name = "purge", .type = FIELD_BOOLEAN, .offset = CONTROL(purge), .initial = "false" },
     { .name = "restarting", .type = FIELD_BOOLEAN, .offset = CONTROL(restarting), .initial = "false" },
     { .name = "worked", .type = FIELD_INTEGER, .offset = CONTROL(worked), .maximum = INT64_MAX, .initial = "0" },
+    { .name = "yielded", .type = FIELD_INTEGER, .offset = CONTROL(yielded), .maximum = INT64_MAX, .initial = "0" },
+    { .name = "swapped", .type = FIELD_BOOLEAN, .offset = CONTROL(swapped), .initial = "false" },
     { .name = "memory_most", .type = FIELD_SIZE, .offset = CONTROL(memory_most), .initial = "0" },
     { .name = "memory_left", .type = FIELD_SIZE, .offset = CONTROL(memory_left), .initial = "0" },
     { .name = "memory_run", .type = FIELD_TIME, .offset = CONTROL(memory_run) },

@@ -32,11 +32,13 @@ struct instance_control {
     uint64_t deleted;  /* wall time it went to the trash */
     uint64_t queued;   /* wall time it began to wait for room: the order in which those who wait are taken again */
     int64_t worked;    /* µs it ran before it was last suspended: work that is kept */
+    int64_t yielded;   /* boot time since when it is paused for others; 0: it is not. That time is no work */
     int64_t failures;  /* short runs in a row, for the restart back-off */
     uint64_t memory_most; /* bytes promised before the optimiser took some; 0: it did not */
     uint64_t memory_left; /* what is promised since; when that is no longer so, somebody else decided */
     uint64_t memory_run;  /* status.started of the run that this is about */
     bool purge;        /* with power deleted: not into the trash */
+    bool swapped;      /* and its memory went to the host's swap, its room to others */
     bool restarting;   /* stopped to be started again: its end is no end */
 };
 extern const struct table instance_control_table;
@@ -71,6 +73,7 @@ struct instance {
     bool stands;                 /* the start under way follows a wish that stood before: nobody is there to be refused it */
     bool yielded;                /* paused, so that others can run: it waits in the queue, and goes on by itself */
     bool swapped;                /* yielded, and its memory is in the host's swap */
+    bool unswappable;            /* that did not work out in this run: it is not asked for it again */
     bool handover;               /* it is stopped by somebody who decides what follows: restart, delete */
     struct fiber_queue admission;
     struct instance_end end;     /* told by the driver */

@@ -88,6 +88,7 @@ struct manager {
     struct flows_state flows;
     struct fiber *explainer; /* tells those who wait for room why */
     struct fiber_queue explain_queue;
+    uint64_t swap_seen, swap_room; /* free swap of the host, and when that was looked up */
     bool explain_stale;
     unsigned thoughts; /* that have a turn */
     struct fiber_mutex thought_lock; /* held by who is next */
@@ -318,6 +319,10 @@ void preempt_measured(struct instance *instance, enum engine_cost what, uint64_t
 void preempt_start(struct instance *instance, enum engine_verdict how);
 /* Somebody else decided about one that was paused for others. */
 void preempt_forget(struct instance *instance);
+/* It runs again, or is to be saved: the pause for others, if it was in one, was no work. True if it was. */
+bool preempt_pause_ends(struct instance *instance);
+/* An earlier polderd paused it for others and gave its room away: it goes on waiting for room. */
+void preempt_take_up(struct instance *instance);
 
 /* --- running (fibers; the instance's lock is held) --------------------------------------------------------------- */
 /* From any resting state to running: queue, room, driver. Unlocks while it waits for room. After a failure the state

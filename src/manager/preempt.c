@@ -14,18 +14,32 @@
 #include "base/text.h"
 #include "manager/internal.h"
 
-#define SWAP_REST (16 << 20) /* bytes that may stay, */
-#define SWAP_PART 8          /* or so large a part of what it asks for */
+#define SWAP_REST (UINT64_C(16) << 20) /* bytes that may stay, */
+#define SWAP_PART 8                    /* or so large a part of what it asks for */
+#define SWAP_PORTION (UINT64_C(256) << 20)
 
 struct preemption {
     struct instance *instance;
     enum engine_verdict how;
 };
 
+/* Looked up once for many that start at once. */
+static uint64_t swap_room(struct manager *manager) {
+    uint64_t now = clock_now();
+
+    if (manager->swap_seen == 0 || now - manager->swap_seen >= CLOCK_SECOND) {
+        manager->swap_seen = now;
+        manager->swap_room = swap_free();
+    }
+    return manager->swap_room;
+}
+
 /* Only containers hold their memory in a control group and nowhere else; what is guaranteed there does not leave it. */
 static bool may_swap(const struct instance *instance) {
-    return instance->assigned.kind == KIND_CONTAINER && instance->spec.memory > 0 && reservation_floor(instance) == 0 &&
-           swap_free() >= instance->spec.memory;
+    uint64_t most = instance_memory_limit(&instance->spec);
+
+    return instance->assigned.kind == KIND_CONTAINER && !instance->unswappable && most > 0 && reservation_floor(instance) == 0 &&
+           swap_room(instance->manager) >= most;
 }
 
 unsigned preempt_ways(const struct instance *instance) {
@@ -94,13 +108,11 @@ static void wait_paused(struct instance *instance) {
     }
 }
 
-static void go_on(struct instance *instance, uint64_t since) {
+static void go_on(struct instance *instance) {
     _cleanup_error_ struct error error = ERROR_INIT;
     int r;
 
     instance->yielded = instance->swapped = false;
-    instance->ran_since += clock_now() - since; /* a pause is no work */
-    instance->control.since = (int64_t) instance->ran_since;
     instance->status.queue_position = 0;
     instance_set_reason(instance, NULL);
     if (instance->control.power != POWER_RUNNING)
@@ -108,30 +120,39 @@ static void go_on(struct instance *instance, uint64_t since) {
     r = run_resume(instance, NULL, POWER_RUNNING, &error);
     if (r < 0)
         instance_set_reason(instance, &error);
-    else if (run_arm_timeout(instance) < 0)
-        log_warning("instance '%s': its time limit cannot be watched", instance->name);
     audit_instance(instance->manager, &actor_daemon, "instance.resume", instance->name, r, &error);
 }
 
-/* `swapped`: it holds nothing but its place on the host, and waits for room like one that was suspended. */
-static int yield_room(struct instance *instance, bool swapped) {
-    struct engine *engine = instance->manager->engine;
+static void wait_and_go_on(struct instance *instance) {
+    wait_paused(instance);
+    if (instance->yielded && instance->admitted && !instance->removed && instance->status.state == STATE_PAUSED)
+        go_on(instance);
+}
+
+bool preempt_pause_ends(struct instance *instance) {
     uint64_t now = clock_now();
-    struct engine_request request;
+
+    if (instance->control.yielded == 0)
+        return false;
+    instance->ran_since += now - (uint64_t) instance->control.yielded;
+    instance->control.since = (int64_t) instance->ran_since;
+    instance->control.yielded = 0;
+    instance->control.swapped = false;
+    manager_mark_dirty(instance->manager, instance);
+    return true;
+}
+
+static int yield_room(struct instance *instance, bool swapped) {
     int r = FAILPOINT_ERROR("preempt-yield");
 
-    if (r < 0 || !swapped)
-        return r < 0 ? r : engine_paused(engine, instance->assigned.uuid, now);
-    room_request(instance, &request);
-    request.done += now - instance->ran_since;
-    request.wishes = (struct engine_wishes){ 0 }; /* it is here already, and here alone it can go on */
-    engine_release(engine, instance->assigned.uuid, false, now);
-    r = engine_submit(engine, &request, now);
-    if (r < 0) { /* as it was before: what ran holds its room, whatever is free */
-        instance->admitted = false;
-        room_occupy(instance, now - instance->ran_since);
-    }
-    return r;
+    if (r >= 0)
+        r = engine_paused(instance->manager->engine, instance->assigned.uuid, swapped, clock_now());
+    if (r < 0)
+        return r;
+    instance->yielded = true;
+    instance->swapped = swapped;
+    instance->admitted = false;
+    return 0;
 }
 
 struct swap_out {
@@ -142,55 +163,98 @@ struct swap_out {
 static int swap_out_job(void *userdata) {
     struct swap_out *out = userdata;
 
-    return cgroup_swap_out(out->cgroup, &out->left);
+    return cgroup_swap_out(out->cgroup, SWAP_PORTION, &out->left);
 }
 
-/* What the kernel itself keeps for its processes cannot leave. */
+/* In portions, between which a newer wish is heard. What the kernel itself keeps for its processes cannot leave. */
 static int swap_out(struct instance *instance, struct error *error) {
     struct swap_out out = { .cgroup = instance->view.cgroup };
-    uint64_t begun = clock_now(), held = 0, cache = 0;
+    uint64_t begun = clock_now(), held = 0, cache = 0, before = UINT64_MAX;
     int r = out.cgroup ? cgroup_memory(out.cgroup, &held, &cache) : -ENODEV;
 
     if (r >= 0 && held - (cache < held ? cache : held) > swap_free())
         return error_set(error, ERROR_BUSY, "the host's swap", "its memory does not fit in there any more");
-    if (r >= 0)
+    out.left = held;
+    while (r >= 0 && out.left > SWAP_REST / 4 && out.left < before) {
+        if (instance->control.power != POWER_RUNNING || instance->manager->stopping)
+            return error_set(error, ERROR_CANCELED, "giving way");
+        before = out.left - (out.left < SWAP_PORTION ? out.left : SWAP_PORTION) / SWAP_PART; /* less helps no more */
         r = fiber_job(swap_out_job, &out);
+    }
     if (r < 0)
         return error_errno(error, r, "writing its memory to the host's swap");
     if (out.left > SWAP_REST && out.left > instance->spec.memory / SWAP_PART)
         return error_set(error, ERROR_BUSY, "its memory", "the kernel keeps too much of it out of the swap");
-    preempt_measured(instance, ENGINE_COST_SUSPEND, begun);
+    if (held > out.left + SWAP_REST) { /* of less the time tells nothing */
+        uint64_t now = clock_now();
+        engine_measure(instance->manager->engine, ENGINE_COST_SUSPEND, held - out.left, now - begun, now);
+    }
     return 0;
+}
+
+/* It was paused already, and goes on: for the engine it still runs, so that nobody else would ever let it. */
+static void take_back(struct instance *instance, bool swaps) {
+    if (swaps && !instance->unswappable) {
+        instance->unswappable = true;
+        if (room_change(instance, NULL) < 0) /* it can still be paused for processors */
+            refuse(instance);
+    } else {
+        refuse(instance);
+    }
+    go_on(instance);
 }
 
 static void give_way_paused(struct instance *instance, bool swaps) {
     _cleanup_error_ struct error error = ERROR_INIT;
     uint64_t since = clock_now();
-    int r = run_pause(instance, &error), paused = r;
+    int r = run_pause(instance, &error);
 
-    if (r >= 0) {
-        run_timer_cancel(instance);
-        r = swaps ? swap_out(instance, &error) : 0;
+    if (r < 0) {
+        note(instance, r, &error);
+        refuse(instance);
+        return;
     }
+    instance->control.yielded = (int64_t) since;
+    instance->control.swapped = swaps;
+    manager_mark_dirty(instance->manager, instance);
+    run_timer_cancel(instance);
+    r = swaps ? swap_out(instance, &error) : 0;
+    if (r >= 0 && swaps)
+        r = instance_flush(instance, &error); /* before its room is another's: the next polderd must not let both run */
     note(instance, r, &error);
     if (r >= 0) {
         r = yield_room(instance, swaps);
+        swaps = swaps && r >= 0; /* no fault of the swap */
         if (r < 0)
             log_warning("instance '%s' does not give way: out of memory", instance->name);
     }
-    if (r < 0) { /* for the engine it still runs, so that nobody would ever let it go on */
-        refuse(instance);
-        if (paused >= 0)
-            go_on(instance, since);
+    if (r < 0) {
+        take_back(instance, swaps);
         return;
     }
-    instance->yielded = true;
-    instance->swapped = swaps;
-    instance->admitted = false;
     admission_run(instance->manager);
-    wait_paused(instance);
-    if (instance->yielded && instance->admitted && !instance->removed && instance->status.state == STATE_PAUSED)
-        go_on(instance, since);
+    wait_and_go_on(instance);
+}
+
+static int take_up_main(void *userdata) {
+    struct instance *instance = userdata;
+
+    (void) fiber_mutex_lock(&instance->lock, DEADLINE_NONE);
+    wait_and_go_on(instance);
+    fiber_mutex_unlock(&instance->lock);
+    instance_unref(instance);
+    return 0;
+}
+
+/* Where that cannot be done it is resumed at once, as one that was only paused. */
+void preempt_take_up(struct instance *instance) {
+    if (!instance->admitted || yield_room(instance, true) < 0)
+        return;
+    if (fiber_start(NULL, "preempt", take_up_main, instance_ref(instance)) >= 0)
+        return;
+    instance_unref(instance);
+    room_occupy(instance, 0);
+    preempt_forget(instance);
 }
 
 /* --- all ------------------------------------------------------------------------------------------------------------- */

@@ -212,6 +212,8 @@ static int start_steps(struct instance *instance, struct operation *operation, c
     options.restore = instance->status.state == STATE_SUSPENDED;
     if (r >= 0 && !options.restore)
         instance->control.worked = 0;
+    instance->control.yielded = 0;
+    instance->control.swapped = instance->unswappable = false;
     if (r >= 0)
         r = room_take(instance, operation, error);
     if (r < 0)
@@ -424,6 +426,8 @@ int run_resume(struct instance *instance, struct operation *operation, enum powe
     r = lifecycle_check(instance->status.state, EVENT_RESUME, &(enum state){ 0 }, error);
     if (r >= 0)
         r = lacks_driver(instance, error);
+    if (r >= 0 && instance->swapped) /* what runs now may need the memory that it had */
+        return error_set(error, ERROR_BUSY, "its room", "it gave way to others, and goes on by itself when there is room again");
     if (r >= 0 && instance->yielded) { /* it was paused for others, and its user does not want that */
         room_occupy(instance, 0);
         preempt_forget(instance);
@@ -436,7 +440,11 @@ int run_resume(struct instance *instance, struct operation *operation, enum powe
     if (r >= 0)
         r = instance->driver->resume(instance->driver_data, &instance->view, error);
     FAILPOINT("resume-after-driver");
-    return r < 0 ? r : instance_advance(instance, EVENT_RESUME, error);
+    if (r < 0)
+        return r;
+    if (preempt_pause_ends(instance) && run_arm_timeout(instance) < 0)
+        log_warning("instance '%s': its time limit cannot be watched", instance->name);
+    return instance_advance(instance, EVENT_RESUME, error);
 }
 
 int run_suspend(struct instance *instance, struct error *error) {
@@ -462,6 +470,7 @@ int run_suspend(struct instance *instance, struct error *error) {
     fiber_shield();
     preempt_measured(instance, ENGINE_COST_SUSPEND, begun);
     (void) instance_advance(instance, EVENT_SUSPENDED, NULL);
+    (void) preempt_pause_ends(instance);
     instance->control.worked += (int64_t) (clock_now() - instance->ran_since);
     instance->status.pid = 0;
     instance_set_vnc(instance, NULL);

@@ -250,6 +250,8 @@ static int add_cell(struct request *request, size_t log, const char *policy, con
         return r;
     queue_run_on(&cell->run, &request->logs[log]);
     choose_part(request, &request->logs[log], &cell->run);
+    if (cell->run.count == 0)
+        return error_set(error, ERROR_BAD_VALUE, "--part", request->part, "the log has a single job, and none in that half");
     cell->path = request->paths[log];
     cell->sequences = request->sequences;
     for (size_t i = 0; i < list_count(request->sequences); i++) {

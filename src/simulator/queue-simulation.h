@@ -72,7 +72,8 @@ struct queue_outcome {
     size_t waiting_maximum;
 };
 
-/* Memory grows with the jobs that wait or run; what is known of each job is kept as in array.h. -ENOMEM, -ENOSPC for a job
+/* At least one job. Memory grows with the jobs that wait or run (under SEMANTICS_RLSCHEDULER with all); what is known of each job is
+ * kept as in array.h. -ENOMEM, -ENOSPC for a job
  * above the machine's size, negative errno of that file. */
 int queue_simulate(const struct queue_run *run, struct queue_outcome *ret);
 /* queue_simulate for SEMANTICS_RLSCHEDULER, which needs no engine queue: fills starts and ends. */

@@ -425,6 +425,23 @@ def test_giving_way_survives_a_restart(make_daemon, kill):
     wait_for(daemon, "long", "running")
 
 
+@pytest.mark.parametrize("end", ["resume", "restart"])
+def test_a_time_limit_counts_no_pause_for_others(make_daemon, end):
+    """Paused for longer than it may run; then its user has it go on beside the other, or polderd starts anew. It still has its time,
+    and ends by its limit when that is over."""
+    daemon = small_node(make_daemon, "--queue_policy", "priority:preemptive", *PREEMPTIVE)
+    create(daemon, "long", duration="1h", timeout="8s")
+    create(daemon, "short", duration="1h", priority=10)
+    wait_for(daemon, "short", "running")
+    assert daemon.state_of("long") == "paused"
+    time.sleep(9)
+    daemon.act("long", "resume") if end == "resume" else daemon.restart()
+    wait_for(daemon, "long", "running")
+    time.sleep(1)
+    assert daemon.state_of("long") == "running"
+    wait_for(daemon, "long", "stopped")
+
+
 def test_priority_gives_way_to_higher_and_services_to_nobody(make_daemon):
     daemon = small_node(make_daemon, "--queue_policy", "priority:preemptive", *PREEMPTIVE)
     create(daemon, "low", duration="1h", priority=0)

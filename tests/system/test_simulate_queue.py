@@ -218,17 +218,18 @@ def busy_lines(swapped=False):
 def test_a_log_larger_than_memory_allowed(tmp_path, swapped):
     """Through a pipe, while the program may have no more than 64 MiB of data; the jobs alone are 86 MB. What stands on the disk
     instead is gone afterwards."""
-    pipe, place = tmp_path / "pipe", tmp_path / "place"
-    os.mkfifo(pipe)
+    log, place = tmp_path / "log.swf", tmp_path / "place"
     place.mkdir()
-    words = [polderlib.build_directory() / "src/simulator/polder-simulate", "queue", "--policy", "fcfs", "-o", "json", pipe]
+    with log.open("w", encoding="ascii") as file:
+        file.write("; MaxProcs: 2000\n")
+        file.writelines(busy_lines(swapped))
+    words = [polderlib.build_directory() / "src/simulator/polder-simulate", "queue", "--policy", "fcfs", "-o", "json", "/dev/stdin"]
     limit = (None if polderlib.build_option("b_sanitize") not in ("none", [], "")
              else lambda: resource.setrlimit(resource.RLIMIT_DATA, (64 << 20, 64 << 20)))
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit,
-                          env={**os.environ, "TMPDIR": str(place)}) as running:
-        with open(pipe, "w", encoding="ascii") as file:
-            file.write("; MaxProcs: 2000\n")
-            file.writelines(busy_lines(swapped))
+    with subprocess.Popen(["cat", log], stdout=subprocess.PIPE) as source, \
+            subprocess.Popen(words, stdin=source.stdout, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit,
+                             env={**os.environ, "TMPDIR": str(place)}) as running:
+        source.stdout.close()  # so that cat ends when nobody reads any more
         out, err = running.communicate()
     assert running.returncode == 0, err
     found = json.loads(out)[0]
@@ -252,6 +253,13 @@ def test_no_room_for_a_large_log(tmp_path):
                            polderlib.build_directory() / "src/simulator/polder-simulate", log],
                           capture_output=True, text=True, check=False)
     assert done.returncode != 0 and "no space left" in done.stderr and "$TMPDIR" in done.stderr, done
+
+
+def test_a_half_without_jobs_is_refused(tmp_path):
+    log = tmp_path / "log.swf"
+    log.write_text("; MaxProcs: 4\n1 0 0 5 1 -1 -1 1 10 -1 1 1 1 1 1 1 -1 -1\n")
+    assert "--part" in simulate(log, "--part", "first", status=2).stderr
+    assert results(log, "--part", "second")[0]["count"] == 1
 
 
 @pytest.mark.parametrize("words,named", [

@@ -102,7 +102,7 @@ static void random_event(struct engine *engine, bool plain, uint64_t *seed, uint
     if (what < 11)
         submit_one(engine, id, plain, what > 8, seed, now);
     else if (what == 11)
-        assert_int_equal(engine_paused(engine, id, now), 0);
+        assert_int_equal(engine_paused(engine, id, false, now), 0);
     else if (what == 12 && !plain)
         assert_int_equal(engine_set_place(engine, traits, random_next(seed) % 2 ? taints : NULL, now), 0);
     else

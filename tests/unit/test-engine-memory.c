@@ -24,7 +24,7 @@ static void drain(struct engine *engine, uint64_t now) {
     assert_int_equal(engine_run(engine, now), 0);
     while (engine_next(engine, &decision))
         if (decision.verdict == ENGINE_PAUSE)
-            assert_int_equal(engine_paused(engine, decision.userdata, now), 0);
+            assert_int_equal(engine_paused(engine, decision.userdata, false, now), 0);
 }
 
 static struct engine_request request_of(const char *id, uint64_t owner) {
@@ -47,7 +47,7 @@ static struct engine *engine_busy(void) {
         assert_int_equal(engine_submit(engine, &request, i), 0);
         drain(engine, 10 + i);
         if (i == 1)
-            assert_int_equal(engine_paused(engine, "paused", 20), 0);
+            assert_int_equal(engine_paused(engine, "paused", false, 20), 0);
     }
     return engine;
 }
@@ -85,7 +85,7 @@ static int call_release(struct engine *engine) {
 }
 
 static int call_paused(struct engine *engine) {
-    return engine_paused(engine, "a", NOW);
+    return engine_paused(engine, "a", false, NOW);
 }
 
 static int call_run(struct engine *engine) {

@@ -467,7 +467,7 @@ static void test_giving_way(void **state _unused_) {
     expect_no_decision(engine);
     assert_int_equal(engine_run(engine, 3 * SECONDS), 0);
     expect_no_decision(engine); /* it was asked already, and holds its room */
-    assert_int_equal(engine_paused(engine, "long", 3 * SECONDS), 0);
+    assert_int_equal(engine_paused(engine, "long", false, 3 * SECONDS), 0);
     engine_totals(engine, &totals);
     assert_int_equal(totals.taken_cpus, 0);
     assert_int_equal(totals.taken_memory, GIB);
@@ -484,6 +484,33 @@ static void test_giving_way(void **state _unused_) {
     engine_release(engine, "long", false, 14 * SECONDS);
     engine_totals(engine, &totals);
     assert_int_equal(totals.taken_memory, 0);
+    engine_free(engine);
+}
+
+/* Paused and swapped out it holds nothing, but is still there for who wants to be far from it. */
+static void test_swapped_out(void **state _unused_) {
+    struct engine *engine = engine_with("srtf", BACKFILL_NONE);
+    struct engine_totals totals;
+
+    submit_batch(engine, "long", 2000, 1000, 1);
+    assert_int_equal(engine_run(engine, 1 * SECONDS), 0);
+    expect_decision(engine, ENGINE_START, "long");
+    submit_batch(engine, "short", 2000, 10, 2);
+    assert_int_equal(engine_run(engine, 2 * SECONDS), 0);
+    expect_decision(engine, ENGINE_PAUSE, "long");
+    assert_int_equal(engine_paused(engine, "long", true, 3 * SECONDS), 0);
+    engine_totals(engine, &totals);
+    assert_int_equal(totals.taken_cpus, 0);
+    assert_int_equal(totals.taken_memory, 0);
+    assert_int_equal(totals.admitted, 0);
+    assert_int_equal(engine_run(engine, 3 * SECONDS), 0);
+    expect_decision(engine, ENGINE_START, "short");
+    engine_release(engine, "short", true, 13 * SECONDS);
+    assert_int_equal(engine_run(engine, 13 * SECONDS), 0);
+    expect_decision(engine, ENGINE_START, "long");
+    engine_totals(engine, &totals);
+    assert_int_equal(totals.taken_memory, GIB);
+    engine_release(engine, "long", false, 14 * SECONDS);
     engine_free(engine);
 }
 
@@ -668,7 +695,7 @@ static void test_an_alarm_makes_others_give_way(void **state _unused_) {
             assert_true(json_object_get_double(json_member(json_member(json_member(json, "gives_way"), "pause"), "cost")) == .2);
             assert_true(json_object_get_double(json_member(json_member(json_member(json, "gives_way"), "suspend"), "cost")) == 10.2);
             json_put(json);
-            assert_int_equal(engine_paused(engine, "small", 53 * SECONDS), 0);
+            assert_int_equal(engine_paused(engine, "small", false, 53 * SECONDS), 0);
             expect_start(engine, "large", 54);
         }
         expect_nothing(engine, 500); /* its own alarm rang too, but it came later */
@@ -790,7 +817,7 @@ static void random_event(struct engine *engine, uint64_t *seed, uint64_t now) {
     else if (what == 14)
         engine_refused(engine, id, now);
     else if (what == 15 && number < 30)
-        assert_int_equal(engine_paused(engine, id, now), 0);
+        assert_int_equal(engine_paused(engine, id, false, now), 0);
     else
         engine_measure(engine, (enum engine_cost) (number % ENGINE_COST_COUNT), request.memory, request.cpus * 1000, now);
 }
@@ -1055,7 +1082,7 @@ int main(void) {
         cmocka_unit_test(test_a_snapshot_stays_as_it_was), cmocka_unit_test(test_a_trial_stays_as_it_was),
         cmocka_unit_test(test_who_could_give_way), cmocka_unit_test(test_who_could_not_give_way),
         cmocka_unit_test(test_who_is_asked_was_told),
-        cmocka_unit_test(test_a_pause_frees_no_memory), cmocka_unit_test(test_replay_gives_the_same_bytes),
+        cmocka_unit_test(test_a_pause_frees_no_memory), cmocka_unit_test(test_swapped_out), cmocka_unit_test(test_replay_gives_the_same_bytes),
         cmocka_unit_test(test_another_version_is_refused_by_name), cmocka_unit_test(test_a_decision_tells),
         cmocka_unit_test(test_overcommit_is_per_kind),
         cmocka_unit_test(test_explains_the_wait),
