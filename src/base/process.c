@@ -26,6 +26,7 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
+#define SHORTAGE_PAUSE (50 * CLOCK_MILLISECOND)
 #define CHILD_STACK (128 * 1024)
 #define CHILD_FDS_MAX 256
 
@@ -289,12 +290,23 @@ static int process_reap(struct process *process) {
     return status_from_siginfo(&info);
 }
 
+static bool is_shortage(int r) {
+    return r == -ENOMEM || r == -EMFILE || r == -ENFILE || r == -ENOSPC; /* of memory, descriptors, watches of epoll */
+}
+
 int process_wait(struct process *process, uint64_t deadline, int *ret_status) {
     int status, r;
 
     if (process->pidfd < 0)
         return -ESRCH;
-    r = fiber_wait_fd(process->pidfd, EPOLLIN, deadline);
+    /* Nobody else will ever tell of this end: what is short now is there again later. */
+    while ((r = fiber_wait_fd(process->pidfd, EPOLLIN, deadline)) < 0 && is_shortage(r)) {
+        if (clock_now() >= deadline)
+            return -ETIMEDOUT;
+        r = fiber_sleep(SHORTAGE_PAUSE);
+        if (r < 0)
+            return r;
+    }
     if (r < 0)
         return r;
     status = process_reap(process);

@@ -90,7 +90,8 @@ static int walk_job(void *userdata) {
 int fsck_modes(struct manager *manager, char ***problems, struct error *error) {
     static const char *const state_public[] = { "kernels" /* Debian's, as in /boot */, NULL };
     static const char *const run_public[] = { "network" /* names and addresses, for dnsmasq */, "kvm-probe.json",
-                                              "polder-ro.sock", "polder.sock" /* the group's, or whose it was given to */,
+                                              "pid" /* of quickstart, or whatever else starts polderd */, "polder-ro.sock",
+                                              "polder.sock" /* the group's, or whose it was given to */,
                                               NULL };
     struct walk walks[] = {
         { .place = manager->configuration.state_path, .public = state_public, .problems = problems },

@@ -160,6 +160,17 @@ def test_files_that_others_may_read(host, where):
     host.check_clean()
 
 
+def test_a_pid_file_is_no_secret(host):
+    """quickstart, and service managers, leave one in the run directory."""
+    path = host.run / "pid"
+    path.write_text("1\n")
+    path.chmod(0o644)
+    try:
+        host.check_clean()
+    finally:
+        path.unlink()
+
+
 def test_places_that_others_may_write_to(host):
     folder = host.state / "images"
     mode = folder.stat().st_mode & 0o7777

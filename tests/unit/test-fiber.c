@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/fiber.h"
@@ -298,6 +299,44 @@ static void missing_program_and_deadline(void) {
     assert_false(process_is_alive(&process));
 }
 
+/* A second waiter on one process needs a descriptor, which there is none of for a while: it still learns of the end. */
+static int first_waiter(void *userdata) {
+    return process_wait(userdata, DEADLINE_NONE, NULL);
+}
+
+static int killer(void *userdata) {
+    struct rlimit *usual = userdata;
+    int r = fiber_sleep(150 * CLOCK_MILLISECOND);
+
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, usual), 0);
+    return r;
+}
+
+static void wait_without_descriptors(void) {
+    char *arguments[] = { "sleep", "1000", NULL };
+    struct process_spec spec = { .program = "/bin/sleep", .arguments = arguments };
+    _cleanup_process_ struct process process = PROCESS_INIT;
+    struct fiber *first, *later;
+    struct rlimit usual, none = { .rlim_cur = 4 }; /* below it all are open */
+    int result;
+
+    assert_int_equal(process_start(&spec, &process), 0);
+    assert_int_equal(fiber_start(&first, "first", first_waiter, &process), 0);
+    assert_int_equal(fiber_yield(), 0);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &usual), 0);
+    none.rlim_max = usual.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    assert_int_equal(process_wait(&process, deadline_in(20 * CLOCK_MILLISECOND), NULL), -ETIMEDOUT);
+    assert_int_equal(fiber_start(&later, "later", killer, &usual), 0);
+    assert_int_equal(process_signal(&process, SIGKILL), 0);
+    assert_int_equal(process_wait(&process, deadline_in(20 * CLOCK_SECOND), NULL), 0);
+    assert_int_equal(fiber_join(first, deadline_in(20 * CLOCK_SECOND), &result), 0);
+    assert_int_equal(fiber_join(later, deadline_in(20 * CLOCK_SECOND), &result), 0);
+    assert_int_equal(result, 0);
+    fiber_unref(first);
+    fiber_unref(later);
+}
+
 #define ON_FIBER(name)                                                                                       \
     static void test_##name(void **state) {                                                                  \
         (void) state;                                                                                        \
@@ -313,6 +352,7 @@ ON_FIBER(jobs_run_beside)
 ON_FIBER(two_thousand)
 ON_FIBER(runs_processes)
 ON_FIBER(missing_program_and_deadline)
+ON_FIBER(wait_without_descriptors)
 
 /* --- yielding --------------------------------------------------------------------------------------------------------- */
 
@@ -362,6 +402,7 @@ int main(void) {
         cmocka_unit_test(test_waits_for_bytes),  cmocka_unit_test(test_jobs_run_beside),
         cmocka_unit_test(test_two_thousand),     cmocka_unit_test(test_runs_processes),
         cmocka_unit_test(test_missing_program_and_deadline),
+        cmocka_unit_test(test_wait_without_descriptors),
         cmocka_unit_test(test_yield),
     };
 

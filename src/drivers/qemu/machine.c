@@ -31,6 +31,7 @@
 #include "drivers/qemu/watch.h"
 #include "host/cgroup.h"
 
+#define SHORTAGE_PAUSE (50 * CLOCK_MILLISECOND)
 #define CONNECT_DEADLINE (30 * CLOCK_SECOND)
 #define ADOPT_DEADLINE (3 * CLOCK_SECOND) /* who does not answer by then is taken over without */
 #define RECONNECT_PAUSE (1 * CLOCK_SECOND)
@@ -608,7 +609,11 @@ static int watcher_main(void *userdata) {
     _cleanup_fiber_ struct fiber *quitter = NULL;
     int status = -1, r;
 
-    if (fiber_start(&quitter, "halted", halted_main, machine) >= 0)
+    /* Without it a machine whose guest ended would stand there for ever. */
+    while ((r = fiber_start(&quitter, "halted", halted_main, machine)) < 0 && process_is_alive(&machine->process))
+        if (fiber_sleep(SHORTAGE_PAUSE) < 0)
+            break;
+    if (r >= 0)
         machine->references++;
     r = process_wait(&machine->process, DEADLINE_NONE, &status);
     if (quitter)
