@@ -421,7 +421,7 @@ static int run_image_pull(struct invocation *invocation, struct error *error) {
 static int remove_image(struct invocation *invocation, const char *name, struct error *error) {
     _cleanup_response_ struct response response = RESPONSE_INIT;
     _cleanup_free_ char *path = image_path(name, "");
-    struct client *client;
+    struct client *client = NULL;
     int r = path ? invocation_client(invocation, &client, error) : error_set(error, ERROR_NO_MEMORY, "");
 
     if (r == 0)

@@ -424,7 +424,8 @@ static int member_update(struct network *network, const struct network_member *f
         fiber_unshield();
         return r;
     }
-    return renamed ? files_write(network, network_find(network, from->uuid), error) : 0;
+    const struct member *entered = renamed ? network_find(network, from->uuid) : NULL;
+    return entered ? files_write(network, entered, error) : 0;
 }
 
 int network_update(struct network *network, const struct network_member *member, struct error *error) {

@@ -77,7 +77,7 @@ static double spread(const double *values, size_t length) {
 /* 1 less what the plane leaves over of the series' squares. */
 static int square_of_r(const double *const *series, size_t count, size_t length, size_t which, double *ret) {
     struct plane plane = { .length = length };
-    double factors[CORRELATION_MAX], residue = 0, all = spread(series[which], length);
+    double factors[CORRELATION_MAX] = { 0 }, residue = 0, all = spread(series[which], length);
     size_t place;
 
     fill(&plane, series, count, which);
