@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The advisor, asked through the API and the command; and that the simulator starts from the command."""
 import json
+import shutil
 import subprocess
 
 import polderlib
@@ -64,6 +65,7 @@ def test_what_would_change_it_does(daemon):
         assert advice(daemon, "?weights=" + weights)["kind"] == change["kind"]
 
 
+@pytest.mark.skipif(not shutil.which("qemu-system-x86_64"), reason="without QEMU there is no other kind")
 def test_what_rules_a_kind_out(daemon):
     kinds = {kind["kind"]: kind for kind in advice(daemon, "?own_kernel=true")["kinds"]}
     assert "shares the host's kernel" in kinds["container"]["excluded"]

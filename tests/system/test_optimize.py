@@ -60,6 +60,8 @@ def spec_of(daemon, name):
 @pytest.fixture
 def node(make_daemon):
     """Fake instances take what they ask for."""
+    if CPUS < 2:
+        pytest.skip("worked out for two processors")
     return make_daemon(arguments=["--overcommit_cpu_fake", "100", "--overcommit_memory_fake", "100"]).start()
 
 
