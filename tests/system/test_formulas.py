@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import time
 
@@ -254,6 +255,10 @@ def test_optimiser(tmp_path):
         assert found["start"]["total"] == 60 and (found["found"]["total"], found["found"]["moved"]) == (total, moved), found
 
 
+needs_qemu = pytest.mark.skipif(not shutil.which("qemu-system-x86_64"), reason="without QEMU a container is the only kind")
+
+
+@needs_qemu
 def test_advisor_takes_the_disk_of_the_same_name(daemon, tmp_path):
     """A name is an OCI image and, with "-disk" behind it, a disk: what only a machine can do takes the disk, as `--kind vm` would."""
     daemon.get("/v1/doctor")
@@ -274,6 +279,7 @@ def test_advisor_takes_the_disk_of_the_same_name(daemon, tmp_path):
     subprocess.run([*polder, "image", "rm", "busybox-disk"], check=True, capture_output=True)
 
 
+@needs_qemu
 def test_advisor(daemon):
     """The total is the weighted mean of the scores of performance, resources, security, compatibility and cost, and the largest is
     advised. What is wished for rules kinds out: then `--kind auto` takes another."""
