@@ -602,18 +602,18 @@ def test_the_ledger_is_in_order_whoever_looks(make_daemon):
 def test_after_a_gap_another_file_begins(make_daemon):
     """What cannot be written costs the replay of what was decided meanwhile, and nothing else."""
     daemon = small_node(make_daemon)
-    create(daemon, "before", cpus=1, duration="1h")
+    create(daemon, "before", cpus=0.5, duration="1h")
     number = daemon.get("/v1/instances/before/why")["decision"]["decision"]
     assert daemon.get(f"/v1/decisions/{number}?replay=true")["same"] is True
     ledger, away = daemon.state / "ledger", daemon.state / "ledger-away"
     files = sorted(file.name for file in ledger.glob("*.jsonl"))
     ledger.rename(away)
     for count in range(6):
-        daemon.create(f"lost{count}", cpus=1, memory="16M", duration="1h", start=True)
+        daemon.create(f"lost{count}", cpus=0.5, memory="16M", duration="1h", start=True)
         assert daemon.request("GET", "/v1/ledger").status == 200  # tries to write
         daemon.act(f"lost{count}", "stop", {"force": True})
     away.rename(ledger)
-    create(daemon, "after", cpus=1, duration="1h")
+    create(daemon, "after", cpus=0.5, duration="1h")
     wait_for(daemon, "after", "running")
     daemon.act("before", "stop", {"force": True})
     assert daemon.request("GET", "/v1/ledger").status == 200
