@@ -215,12 +215,14 @@ static void give_way_paused(struct instance *instance, bool swaps) {
         return;
     }
     instance->control.yielded = (int64_t) since;
-    instance->control.swapped = swaps;
     manager_mark_dirty(instance->manager, instance);
     run_timer_cancel(instance);
     r = swaps ? swap_out(instance, &error) : 0;
-    if (r >= 0 && swaps)
-        r = instance_flush(instance, &error); /* before its room is another's: the next polderd must not let both run */
+    if (r >= 0 && swaps) { /* noted before its room is another's: the next polderd must not let both run */
+        instance->control.swapped = true;
+        manager_mark_dirty(instance->manager, instance);
+        r = instance_flush(instance, &error);
+    }
     note(instance, r, &error);
     if (r >= 0) {
         r = yield_room(instance, swaps);
