@@ -26,7 +26,6 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
-#define SHORTAGE_PAUSE (50 * CLOCK_MILLISECOND)
 #define CHILD_STACK (128 * 1024)
 #define CHILD_FDS_MAX 256
 
@@ -303,7 +302,7 @@ int process_wait(struct process *process, uint64_t deadline, int *ret_status) {
     while ((r = fiber_wait_fd(process->pidfd, EPOLLIN, deadline)) < 0 && is_shortage(r)) {
         if (clock_now() >= deadline)
             return -ETIMEDOUT;
-        r = fiber_sleep(SHORTAGE_PAUSE);
+        r = fiber_sleep(PROCESS_SHORTAGE_PAUSE);
         if (r < 0)
             return r;
     }

@@ -57,6 +57,8 @@ int process_await_storage(const char *directory);
 /* Closes the pidfd; never kills. */
 void process_done(struct process *process);
 int process_signal(const struct process *process, int signal);
+/* Until memory or descriptors that were short are asked for again. */
+#define PROCESS_SHORTAGE_PAUSE (50 * CLOCK_MILLISECOND)
 /* Fiber: waits for the end, also while memory or descriptors are short. *ret_status: exit code, or 128 + signal; -1 if unknown (an adopted process). */
 int process_wait(struct process *process, uint64_t deadline, int *ret_status);
 /* TERM, waits `grace` microseconds, KILL, reaps. Not cancellable. */

@@ -452,18 +452,23 @@ static void test_rules_change(void **state _unused_) {
     engine_free(engine);
 }
 
+/* "long" runs, and is asked to make room for "short". Processors alone are wanted: the cheaper way. */
+static void ask_to_give_way(struct engine *engine) {
+    submit_batch(engine, "long", 2000, 1000, 1);
+    assert_int_equal(engine_run(engine, 1 * SECONDS), 0);
+    expect_decision(engine, ENGINE_START, "long");
+    submit_batch(engine, "short", 2000, 10, 2);
+    assert_int_equal(engine_run(engine, 2 * SECONDS), 0);
+    expect_decision(engine, ENGINE_PAUSE, "long");
+}
+
 /* Who is asked to give way keeps its room until it has; paused, its memory stays taken. */
 static void test_giving_way(void **state _unused_) {
     struct engine *engine = engine_with("srtf", BACKFILL_NONE);
     struct engine_totals totals;
     struct engine_explanation why;
 
-    submit_batch(engine, "long", 2000, 1000, 1);
-    assert_int_equal(engine_run(engine, 1 * SECONDS), 0);
-    expect_decision(engine, ENGINE_START, "long");
-    submit_batch(engine, "short", 2000, 10, 2);
-    assert_int_equal(engine_run(engine, 2 * SECONDS), 0);
-    expect_decision(engine, ENGINE_PAUSE, "long"); /* processors alone are wanted: the cheaper way */
+    ask_to_give_way(engine);
     expect_no_decision(engine);
     assert_int_equal(engine_run(engine, 3 * SECONDS), 0);
     expect_no_decision(engine); /* it was asked already, and holds its room */
@@ -492,12 +497,7 @@ static void test_swapped_out(void **state _unused_) {
     struct engine *engine = engine_with("srtf", BACKFILL_NONE);
     struct engine_totals totals;
 
-    submit_batch(engine, "long", 2000, 1000, 1);
-    assert_int_equal(engine_run(engine, 1 * SECONDS), 0);
-    expect_decision(engine, ENGINE_START, "long");
-    submit_batch(engine, "short", 2000, 10, 2);
-    assert_int_equal(engine_run(engine, 2 * SECONDS), 0);
-    expect_decision(engine, ENGINE_PAUSE, "long");
+    ask_to_give_way(engine);
     assert_int_equal(engine_paused(engine, "long", true, 3 * SECONDS), 0);
     engine_totals(engine, &totals);
     assert_int_equal(totals.taken_cpus, 0);

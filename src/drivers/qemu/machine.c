@@ -31,7 +31,6 @@
 #include "drivers/qemu/watch.h"
 #include "host/cgroup.h"
 
-#define SHORTAGE_PAUSE (50 * CLOCK_MILLISECOND)
 #define CONNECT_DEADLINE (30 * CLOCK_SECOND)
 #define ADOPT_DEADLINE (3 * CLOCK_SECOND) /* who does not answer by then is taken over without */
 #define RECONNECT_PAUSE (1 * CLOCK_SECOND)
@@ -611,7 +610,7 @@ static int watcher_main(void *userdata) {
 
     /* Without it a machine whose guest ended would stand there for ever. */
     while ((r = fiber_start(&quitter, "halted", halted_main, machine)) < 0 && process_is_alive(&machine->process))
-        if (fiber_sleep(SHORTAGE_PAUSE) < 0)
+        if (fiber_sleep(PROCESS_SHORTAGE_PAUSE) < 0)
             break;
     if (r >= 0)
         machine->references++;
